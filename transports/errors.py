@@ -1,0 +1,47 @@
+"""Errors that a transport or a result store raises. All carry data; messages name the remedy."""
+
+from __future__ import annotations
+
+
+class TransportError(Exception):
+    """Base of everything that a transport raises on purpose. Caught by the worker loop."""
+
+
+class BrokerUnavailable(TransportError):
+    """The broker could not be reached in time. Raised by every operation; callers may retry.
+
+    :param outcome_unknown: the operation may have taken effect, so a retry must keep the id.
+    """
+
+    def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown
+
+
+class BrokerFull(BrokerUnavailable):
+    """The broker refuses new messages for want of space; what it holds can still be drained."""
+
+
+class ResultStoreUnavailable(TransportError):
+    """The result store could not be reached in time."""
+
+
+class UnsupportedTransport(TransportError):
+    """No transport (or store) is registered for the scheme of a URL."""
+
+    def __init__(self, scheme: str, known: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.scheme = scheme
+        self.known = known
+
+
+class UnsafeStorage(TransportError):
+    """A directory or file of the broker is not what it must be (owner, mode, kind, place).
+
+    Raised at start; found later, such an object is quarantined instead.
+    """
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+        self.why = why
