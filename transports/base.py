@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-TAG_BYTES_MAX = 64
+TAG_BYTES_MAX = 62
 """An upper bound for `Delivery.tag`: tags are kept in fixed-size fields of the scoreboard."""
 
 
