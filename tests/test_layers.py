@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.source_tree import ROOT, SourceModule, SourceTree
 
 FILE_LINES_MAX = 400
