@@ -45,3 +45,16 @@ class UnsafeStorage(TransportError):
         super().__init__(f"{path}: {why}")
         self.path = path
         self.why = why
+
+
+class OwnerLost(TransportError):
+    """An owner was recovered by somebody else (or closed), so it must not reserve any more.
+
+    Raised by `Consumer.reserve`, because nobody would ever recover what such an owner took. The worker
+    loop answers it by ending its process, or by opening a consumer with a new owner.
+    """
+
+    def __init__(self, owner: str, why: str) -> None:
+        super().__init__(f"owner {owner}: {why}")
+        self.owner = owner
+        self.why = why
