@@ -1,0 +1,148 @@
+"""`prefork worker`: from arguments to a boot specification, and then to the supervisor."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from ..boot import BootSpec, exec_supervisor
+from .failures import CommandError, ExitCode
+from .options import GlobalOptions
+from .process import Privileges, detach
+from .worker_options import LEVELS, WITHOUT_EFFECT, add_options
+
+# Pools of Celery's that no code here can stand in for; `processes` is its other name for prefork.
+_POOLS = {"prefork": "prefork", "processes": "prefork", "solo": "solo"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `worker`."""
+    add_options(parser)
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Become the supervisor of a new worker. Returns only when that fails."""
+    spec = specification(arguments, options)
+    privileges = Privileges.named(arguments.uid, arguments.gid, arguments.umask)
+    if arguments.detach:
+        detach(spec.logfile)
+    privileges.apply()
+    try:
+        exec_supervisor(spec)
+    except OSError as error:
+        raise CommandError(f"cannot start {sys.executable}: {error}", ExitCode.BOOT_FAILED) from error
+    return ExitCode.BOOT_FAILED
+
+
+def specification(arguments: argparse.Namespace, options: GlobalOptions) -> BootSpec:
+    """What the supervisor is told.
+
+    :raises CommandError: an option is missing, out of range or contradicts another.
+    """
+    if not options.app:
+        raise CommandError(
+            "worker: which application? Give -A MODULE[:ATTRIBUTE] or set PREFORK_APP", ExitCode.USAGE
+        )
+    workdir = os.path.abspath(options.workdir or os.getcwd())
+    if not os.path.isdir(workdir):
+        raise CommandError(f"--workdir {workdir}: no such directory", ExitCode.USAGE)
+    return BootSpec(
+        app=options.app,
+        workdir=workdir,
+        sys_path=[workdir],
+        settings=_settings(arguments, options),
+        hostname=arguments.hostname,
+        queues=_listed(arguments.queues),
+        exclude_queues=_listed(arguments.exclude_queues),
+        include=_listed(arguments.include),
+        pool=_pool(arguments.pool),
+        loglevel=_level(arguments.loglevel),
+        logfile=arguments.logfile,
+        pidfile=arguments.pidfile,
+        statedb=arguments.statedb,
+        autoscale=_autoscale(arguments.autoscale),
+        purge=arguments.purge,
+        task_events=arguments.task_events,
+        no_effect=[*_no_effect(arguments), *options.ignored],
+        banner=not options.quiet,
+    )
+
+
+def _settings(arguments: argparse.Namespace, options: GlobalOptions) -> dict[str, Any]:
+    """Configuration keys that the command line sets; a key that was not given stays out."""
+    given = {
+        "broker_url": options.broker,
+        "result_backend": options.result_backend,
+        "worker_concurrency": _concurrency(arguments.concurrency),
+        "worker_prefetch_multiplier": arguments.prefetch_multiplier,
+        "task_time_limit": arguments.time_limit,
+        "task_soft_time_limit": arguments.soft_time_limit,
+        "worker_max_tasks_per_child": arguments.max_tasks_per_child,
+        "worker_max_memory_per_child": arguments.max_memory_per_child,
+        "worker_send_task_events": True if arguments.task_events else None,
+    }
+    settings = {key: value for key, value in given.items() if value is not None}
+    for override in arguments.overrides:
+        key, separator, value = override.partition("=")
+        section, dot, rest = key.partition(".")
+        if not separator or not dot or not section or not rest:
+            raise CommandError(
+                f"worker: {override!r} is no option; a setting is written section.key=value",
+                ExitCode.USAGE,
+            )
+        settings[f"{section}_{rest}"] = value
+    return settings
+
+
+def _concurrency(text: str | None) -> int | None:
+    if text is None or text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise CommandError(f"--concurrency {text}: a number of children from 1 on, or 'auto'", ExitCode.USAGE)
+    return int(text)
+
+
+def _autoscale(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+        raise CommandError(f"--autoscale {text}: MAX,MIN or MAX, both whole numbers", ExitCode.USAGE)
+    maximum = int(parts[0])
+    # One child always stays: it is what notices that there is work.
+    minimum = max(1, int(parts[1])) if len(parts) == 2 else 1
+    if maximum < minimum:
+        raise CommandError(
+            f"--autoscale {text}: the maximum comes first, and {maximum} is less than {minimum}",
+            ExitCode.USAGE,
+        )
+    return [maximum, minimum]
+
+
+def _pool(name: str) -> str:
+    if name not in _POOLS:
+        raise CommandError(
+            f"--pool {name}: not available; a task that must not block others runs in a process of its own "
+            f"(choose from {', '.join(sorted(_POOLS))})",
+            ExitCode.USAGE,
+        )
+    return _POOLS[name]
+
+
+def _level(text: str) -> str:
+    name = text.upper()
+    if name not in LEVELS:
+        raise CommandError(f"--loglevel {text}: one of {', '.join(LEVELS)}", ExitCode.USAGE)
+    return "CRITICAL" if name == "FATAL" else name
+
+
+def _listed(values: list[str] | None) -> list[str]:
+    names = [name.strip() for value in values or [] for name in value.split(",")]
+    return [name for name in names if name]
+
+
+def _no_effect(arguments: argparse.Namespace) -> list[str]:
+    given = vars(arguments)
+    return [flag for flag, name in WITHOUT_EFFECT.items() if given[name] not in (None, False)]
