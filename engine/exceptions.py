@@ -1,0 +1,260 @@
+"""Every exception and warning of the engine, under the names users already catch (parity §6).
+
+The time-limit and lost-worker classes are billiard's own, so that code which catches those keeps
+working. They are looked up on first use: billiard costs 12 ms to import, and a client that only
+sends never meets them.
+"""
+
+from __future__ import annotations
+
+import builtins
+from datetime import datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..transports.errors import BrokerUnavailable, ResultStoreUnavailable
+
+if TYPE_CHECKING:
+    from billiard.exceptions import (
+        SoftTimeLimitExceeded as SoftTimeLimitExceeded,
+    )
+    from billiard.exceptions import (
+        Terminated as Terminated,
+    )
+    from billiard.exceptions import (
+        TimeLimitExceeded as TimeLimitExceeded,
+    )
+    from billiard.exceptions import (
+        WorkerLostError as WorkerLostError,
+    )
+
+    from .retrying import RetryPlan
+
+_FROM_BILLIARD = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded", "WorkerLostError", "Terminated"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM_BILLIARD:
+        value = getattr(import_module("billiard.exceptions"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class PreforkError(Exception):
+    """Base of the engine's errors."""
+
+
+CeleryError = PreforkError
+
+OperationalError = BrokerUnavailable
+"""Publishing failed after its retries (the field's name for it)."""
+
+
+class PreforkWarning(UserWarning):
+    """Base of the engine's warnings."""
+
+
+CeleryWarning = PreforkWarning
+
+
+class AlwaysEagerIgnored(PreforkWarning):
+    """`send_task` has no task to run in process, so `task_always_eager` does not apply to it."""
+
+
+class DuplicateNodenameWarning(PreforkWarning):
+    """Several workers answer to one node name."""
+
+
+class DuplicateTaskNameWarning(PreforkWarning):
+    """Two different functions were registered as one task name; the first one stays."""
+
+
+class FixupWarning(PreforkWarning):
+    """The integration with a web framework does not work."""
+
+
+class NotConfigured(PreforkWarning):
+    """No configuration was found."""
+
+
+class SecurityWarning(PreforkWarning):
+    """Something is less safe than it could be."""
+
+
+class CPendingDeprecationWarning(PendingDeprecationWarning):
+    """Something will be deprecated."""
+
+
+class CDeprecationWarning(DeprecationWarning):
+    """Something is deprecated."""
+
+
+class ImproperlyConfigured(PreforkError):
+    """A setting, an option or their combination cannot be honoured."""
+
+
+class SecurityError(PreforkError):
+    """Something was refused because it could do harm."""
+
+
+class TaskPredicate(PreforkError):
+    """Base of what a task raises to say how it wants to be treated; not a failure."""
+
+
+class Retry(TaskPredicate):
+    """The task will run again.
+
+    :param exc: what went wrong, if anything; what a caller's `get` shows meanwhile.
+    :param when: seconds from the attempt, or a datetime; for people and logs.
+    :param plan: what whoever runs the task needs in order to send it again. None when user code
+        raised `Retry` by itself: then nothing is sent, and only the state says RETRY.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        exc: BaseException | str | None = None,
+        when: datetime | float | None = None,
+        is_eager: bool = False,
+        sig: Any = None,
+        *,
+        plan: RetryPlan | None = None,
+    ) -> None:
+        self.message = message
+        self.exc = exc if isinstance(exc, BaseException) else None
+        self.excs = None if exc is None else (exc if isinstance(exc, str) else repr(exc))
+        self.when = when
+        self.is_eager = is_eager
+        self.sig = sig
+        self.plan = plan
+        super().__init__(message, self.excs, str(when) if isinstance(when, datetime) else when)
+
+    def humanize(self) -> str:
+        """When it will run again, in words."""
+        return f"in {self.when}s" if isinstance(self.when, (int, float)) else f"at {self.when}"
+
+    def __str__(self) -> str:
+        if self.message:
+            return self.message
+        if self.excs:
+            return f"Retry {self.humanize()}: {self.excs}"
+        return f"Retry {self.humanize()}"
+
+
+RetryTaskError = Retry
+
+
+class Ignore(TaskPredicate):
+    """Acknowledge the message and leave the task's state untouched."""
+
+
+class Reject(TaskPredicate):
+    """Refuse the broker's message.
+
+    :param reason: kept with the dead letter.
+    :param requeue: True puts it back into its queue, False makes it a dead letter.
+    """
+
+    def __init__(self, reason: Any = None, requeue: bool = False) -> None:
+        self.reason = reason
+        self.requeue = requeue
+        super().__init__(reason, requeue)
+
+
+class TaskError(PreforkError):
+    """Base of errors that concern one task."""
+
+
+class QueueNotFound(KeyError, TaskError):
+    """The call names a queue that `task_queues` lacks while `task_create_missing_queues` is off."""
+
+
+class IncompleteStream(TaskError):
+    """The end of a stream was found before the data was complete."""
+
+
+class NotRegistered(KeyError, TaskError):
+    """No task of this name is registered.
+
+    :param name: the unknown name.
+    """
+
+    def __str__(self) -> str:
+        name = self.args[0] if self.args else "?"
+        return f"no task is registered as {name!r}: import its module (`include=`, `imports`), or check the name"
+
+
+class AlreadyRegistered(TaskError):
+    """A task of this name exists already."""
+
+
+class MaxRetriesExceededError(TaskError):
+    """The task was retried as often as `max_retries` allows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.task_args = kwargs.pop("task_args", [])
+        self.task_kwargs = kwargs.pop("task_kwargs", {})
+        super().__init__(*args)
+
+
+class TaskRevokedError(TaskError):
+    """The task was revoked, so there is no result."""
+
+
+class InvalidTaskError(TaskError):
+    """The message of a task, or an option of a call, is not what it must be."""
+
+
+class ChordError(TaskError):
+    """A member of the header of a chord failed."""
+
+
+class RemoteTaskError(TaskError):
+    """A task failed with an exception that this process cannot, or must not, rebuild.
+
+    :param type_name: dotted name of the original class, as text. Never looked up or imported.
+    :param text: its arguments, as text.
+    :param traceback: the worker's traceback, as text, if it was stored.
+    """
+
+    def __init__(self, type_name: str, text: str = "", traceback: str | None = None) -> None:
+        super().__init__(type_name, text)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}({self.text})"
+
+
+class TimeoutError(PreforkError, builtins.TimeoutError):  # noqa: A001 - the name users know
+    """The result did not arrive in time."""
+
+
+BackendError = ResultStoreUnavailable
+
+
+class BackendGetMetaError(BackendError):
+    """A result could not be read."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.task_id = kwargs.get("task_id", "")
+        super().__init__(*args)
+
+
+class BackendStoreError(BackendError):
+    """A result could not be stored."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.state = kwargs.get("state", "")
+        self.task_id = kwargs.get("task_id", "")
+        super().__init__(*args)
+
+
+class WorkerTerminate(SystemExit):
+    """Raise it in a hook to stop the worker at once."""
+
+
+class WorkerShutdown(SystemExit):
+    """Raise it in a hook to stop the worker after what runs."""

@@ -1,0 +1,184 @@
+"""Runs one task, from its request to its outcome; used by worker children and in process alike.
+
+Nothing here stores, sends or acknowledges: `Executed` says what happened, and the caller acts.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+from . import signals, states
+from .clock import mono_s
+from .einfo import ExceptionInfo
+from .exceptions import Ignore, Reject, Retry
+from .local import running
+from .request import Context
+from .retrying import RetryPlan, backoff_s, wants_autoretry
+
+_logger = logging.getLogger("celery.app.trace")
+
+
+class Executed:
+    """What came of one execution.
+
+    :ivar state: SUCCESS, FAILURE, RETRY, IGNORED or REJECTED.
+    :ivar value: the return value; for FAILURE the exception; for RETRY what went wrong (or `Retry`).
+    :ivar einfo: the traceback of a FAILURE or RETRY.
+    :ivar retry: the plan of the next attempt, if the task is to run again.
+    :ivar requeue: for REJECTED: back to the queue (True) or dead letter.
+    """
+
+    __slots__ = ("einfo", "requeue", "retry", "state", "value")
+
+    def __init__(
+        self,
+        state: str,
+        value: Any,
+        einfo: ExceptionInfo | None = None,
+        retry: RetryPlan | None = None,
+        requeue: bool = False,
+    ) -> None:
+        self.state = state
+        self.value = value
+        self.einfo = einfo
+        self.retry = retry
+        self.requeue = requeue
+
+
+def execute(task: Any, request: Context) -> Executed:
+    """Run a task with everything around it: request, hooks, signals, automatic retries.
+
+    `request.args` and `request.kwargs` are what it is called with. An exception that is no
+    `Exception` (`SystemExit`, `KeyboardInterrupt`) passes through to the caller.
+    """
+    args = request.args = request.args if request.args is not None else ()
+    kwargs = request.kwargs = request.kwargs if request.kwargs is not None else {}
+    token = running.set((task, request, running.get()))
+    try:
+        if signals.task_prerun.receivers:
+            signals.task_prerun.send(task, task_id=request.id, task=task, args=args, kwargs=kwargs)
+        hooks = task.hooks
+        started_mono_s = mono_s()
+        try:
+            if hooks and "before_start" in hooks:
+                task.before_start(request.id, args, kwargs)
+            if hooks and "__call__" in hooks:
+                value = task(*args, **kwargs)
+            else:
+                value = task.run(*args, **kwargs)
+        except Exception as exc:
+            done = _after_exception(task, request, exc)
+        else:
+            done = Executed(states.SUCCESS, value, retry=request.retry_plan)
+            if signals.task_success.receivers:
+                runtime_s = mono_s() - started_mono_s
+                signals.task_success.send(task, result=value, runtime=runtime_s)
+            if hooks and "on_success" in hooks:
+                _hook(task, request, task.on_success, value, request.id, args, kwargs)
+        if hooks and "after_return" in hooks and done.state not in (states.IGNORED, states.REJECTED):
+            _hook(
+                task, request, task.after_return, done.state, done.value, request.id, args, kwargs, done.einfo
+            )
+        if signals.task_postrun.receivers:
+            signals.task_postrun.send(
+                task,
+                task_id=request.id,
+                task=task,
+                args=args,
+                kwargs=kwargs,
+                retval=done.value,
+                state=done.state,
+            )
+        return done
+    finally:
+        running.reset(token)
+
+
+def _hook(task: Any, request: Context, hook: Any, *values: Any) -> None:
+    """Call a hook of the user's; what it raises is reported and does not change the outcome."""
+    try:
+        hook(*values)
+    except Exception as exc:
+        _logger.exception("hook %s of task %s[%s] raised", hook.__name__, task.name, request.id)
+        report_internal_error(task, request, exc)
+
+
+def report_internal_error(task: Any, request: Context, exc: Exception) -> None:
+    """Send `task_internal_error`."""
+    if signals.task_internal_error.receivers:
+        einfo = ExceptionInfo(exc)
+        signals.task_internal_error.send(
+            task,
+            task_id=request.id,
+            args=request.args,
+            kwargs=request.kwargs,
+            request=request,
+            exception=exc,
+            traceback=exc.__traceback__,
+            einfo=einfo,
+        )
+
+
+def autoretry(task: Any, request: Context, exc: Exception) -> Exception:
+    """What an exception becomes once the task's `autoretry_for` was considered: often itself.
+
+    :returns: a `Retry` with its plan, or the exception that ends the task.
+    """
+    if isinstance(exc, (Ignore, Reject, Retry)) or not wants_autoretry(
+        exc, tuple(task.autoretry_for), tuple(task.dont_autoretry_for)
+    ):
+        return exc
+    options = dict(task.retry_kwargs)
+    if task.retry_backoff:
+        options["countdown"] = backoff_s(
+            max(1.0, float(task.retry_backoff)),
+            request.retries,
+            task.retry_backoff_max,
+            jitter=task.retry_jitter,
+            uniform=random.uniform,
+        )
+    if hasattr(task, "override_max_retries"):
+        options["max_retries"] = task.override_max_retries
+    try:
+        task.retry(exc=exc, **options)
+    except Exception as decided:
+        return decided
+    return exc
+
+
+def _after_exception(task: Any, request: Context, exc: Exception) -> Executed:
+    if task.autoretry_for:
+        exc = autoretry(task, request, exc)
+    if isinstance(exc, Retry):
+        return _retried(task, request, exc)
+    if isinstance(exc, Ignore):
+        return Executed(states.IGNORED, exc)
+    if isinstance(exc, Reject):
+        return Executed(states.REJECTED, exc, requeue=exc.requeue)
+    # The first frame is this module's; the reader wants to see the task's.
+    einfo = ExceptionInfo(exc, skip_frames=1)
+    if "on_failure" in task.hooks:
+        _hook(task, request, task.on_failure, exc, request.id, request.args, request.kwargs, einfo)
+    if signals.task_failure.receivers:
+        signals.task_failure.send(
+            task,
+            task_id=request.id,
+            exception=exc,
+            args=request.args,
+            kwargs=request.kwargs,
+            traceback=einfo.tb,
+            einfo=einfo,
+        )
+    return Executed(states.FAILURE, exc, einfo)
+
+
+def _retried(task: Any, request: Context, exc: Retry) -> Executed:
+    reason: BaseException = exc.exc if exc.exc is not None else exc
+    einfo = ExceptionInfo(exc, skip_frames=1)
+    if "on_retry" in task.hooks:
+        _hook(task, request, task.on_retry, reason, request.id, request.args, request.kwargs, einfo)
+    if signals.task_retry.receivers:
+        signals.task_retry.send(task, request=request, reason=exc, einfo=einfo)
+    return Executed(states.RETRY, reason, einfo, retry=exc.plan)

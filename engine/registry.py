@@ -1,0 +1,105 @@
+"""The tasks of an app, by name, and how a function becomes one of them."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
+
+if TYPE_CHECKING:
+    from .app import App
+    from .task import Task
+
+
+class TaskRegistry(dict[str, "Task[Any, Any]"]):
+    """Tasks by name. Written while modules are imported; read by everybody afterwards."""
+
+    NotRegistered = NotRegistered
+
+    def __missing__(self, name: str) -> Task[Any, Any]:
+        raise NotRegistered(name)
+
+    def register(self, task: Any) -> None:
+        """Add a task (or a task class, which is instantiated)."""
+        if isinstance(task, type):
+            task = task()
+        if not task.name:
+            raise ImproperlyConfigured(f"{type(task).__name__} has no name: set `name`, or register it with an app")
+        self[task.name] = task
+
+    def unregister(self, name: Any) -> None:
+        """Remove a task, by name or itself.
+
+        :raises NotRegistered: no such task.
+        """
+        key = getattr(name, "name", name)
+        if key not in self:
+            raise NotRegistered(key)
+        del self[key]
+
+    def regular(self) -> dict[str, Task[Any, Any]]:
+        """Tasks that the project defined: all but the built-in ``celery.*``."""
+        return {name: task for name, task in self.items() if not name.startswith("celery.")}
+
+
+def _same_definition(known: Any, function: Callable[..., Any]) -> bool:
+    """Whether a task was made of an earlier import (or reload) of the same function."""
+    other = getattr(known, "__wrapped__", None)
+    return (
+        getattr(other, "__module__", None) == function.__module__
+        and getattr(other, "__qualname__", None) == function.__qualname__
+    )
+
+
+def task_from_function(
+    app: App,
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    base: type[Any] | None = None,
+    bind: bool = False,
+    **options: Any,
+) -> Task[Any, Any]:
+    """Make a task of a function and register it.
+
+    A name that is taken by another function keeps its first owner, with a
+    `DuplicateTaskNameWarning`; the same function, imported again, replaces itself.
+
+    :param base: the class to derive the task from; None takes `app.Task`.
+    :param bind: pass the task itself as first argument.
+    :param options: attributes of the task (parity §4).
+    :raises ImproperlyConfigured: the function is a coroutine function.
+    """
+    if inspect.iscoroutinefunction(function):
+        raise ImproperlyConfigured(
+            f"{function.__qualname__} is an `async def` function: a worker runs tasks as plain calls; "
+            "define a function that calls `asyncio.run(...)`"
+        )
+    task_name = name or app.gen_task_name(function.__name__, function.__module__)
+    known = app.registry.get(task_name)
+    if known is not None and not _same_definition(known, function):
+        warnings.warn(
+            f"task {task_name!r} is already defined by {known!r}: {function.__module__}."
+            f"{function.__qualname__} is ignored; give one of them another `name=`",
+            DuplicateTaskNameWarning,
+            stacklevel=3,
+        )
+        return known
+    attributes: dict[str, Any] = {
+        "_app": app,
+        "name": task_name,
+        "run": function if bind else staticmethod(function),
+        "bind": bind,
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+        "__wrapped__": staticmethod(function),
+        **options,
+    }
+    cls = type(function.__name__, (base or app.Task,), attributes)
+    task: Task[Any, Any] = cls()
+    app.registry[task_name] = task
+    app.adopt(task)
+    return task

@@ -1,0 +1,145 @@
+"""`Context`: what a task knows about its own execution (``self.request``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NOT_CUSTOM = frozenset({"lang", "task", "argsrepr", "kwargsrepr", "compression"})
+
+
+class Context:
+    """The request of one execution; every field has a default, so the worker sets what it knows.
+
+    Written by whoever runs the task, before it starts. `children` grows while the task runs, and
+    `retry_plan` is set by `Task.retry`.
+
+    :ivar eta: ISO 8601 text or None, as in the message.
+    :ivar timelimit: ``[hard, soft]`` in seconds, or None.
+    :ivar headers: custom headers of the message, or None.
+    """
+
+    _protected = 0
+    id: str | None = None
+    task: str | None = None
+    args: Any = None
+    kwargs: Any = None
+    retries: int = 0
+    called_directly: bool = True
+    is_eager: bool = False
+    hostname: str | None = None
+    delivery_info: dict[str, Any] | None = None
+    redelivered: bool | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    group: str | None = None
+    group_index: int | None = None
+    taskset: str | None = None
+    chord: Any = None
+    chain: Any = None
+    callbacks: Any = None
+    errbacks: Any = None
+    eta: str | None = None
+    expires: str | None = None
+    timelimit: Any = None
+    headers: dict[str, Any] | None = None
+    properties: dict[str, Any] | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    origin: str | None = None
+    shadow: str | None = None
+    ignore_result: bool | None = None
+    replaced_task_nesting: int = 0
+    stamped_headers: list[str] | None = None
+    stamps: dict[str, Any] | None = None
+    compression: str | None = None
+    serializer: str | None = None
+    priority: int | None = None
+    utc: bool = True
+    loglevel: int | None = None
+    logfile: str | None = None
+    crashes: int = 0
+    _children: list[Any] | None = None
+    retry_plan: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for fields in args:
+            self.__dict__.update(fields)
+        if kwargs:
+            self.__dict__.update(kwargs)
+
+    @property
+    def children(self) -> list[Any]:
+        """Results of the tasks that this one sent."""
+        if self._children is None:
+            self._children = []
+        return self._children
+
+    @children.setter
+    def children(self, value: list[Any] | None) -> None:
+        self._children = value
+
+    @property
+    def time_limit_s(self) -> float | None:
+        """The hard limit in seconds that came with the message."""
+        return self.timelimit[0] if self.timelimit else None
+
+    @property
+    def soft_time_limit_s(self) -> float | None:
+        """The soft limit in seconds that came with the message."""
+        return self.timelimit[1] if self.timelimit else None
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set fields, as `dict.update` does."""
+        self.__dict__.update(*args, **kwargs)
+
+    def clear(self) -> None:
+        """Forget everything that was set."""
+        self.__dict__.clear()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field by name."""
+        return getattr(self, key, default)
+
+    def __repr__(self) -> str:
+        return f"<Context: {self.__dict__!r}>"
+
+    def as_execution_options(self) -> dict[str, Any]:
+        """What a copy of this task must be sent with in order to be the same one."""
+        limits = self.timelimit or (None, None)
+        return {
+            "task_id": self.id,
+            "root_id": self.root_id,
+            "parent_id": self.parent_id,
+            "group_id": self.group,
+            "group_index": self.group_index,
+            "shadow": self.shadow,
+            "chord": self.chord,
+            "chain": self.chain,
+            "link": self.callbacks,
+            "link_error": self.errbacks,
+            "expires": self.expires,
+            "soft_time_limit": limits[1],
+            "time_limit": limits[0],
+            "headers": self.custom_headers(),
+            "retries": self.retries,
+            "reply_to": self.reply_to,
+            "replaced_task_nesting": self.replaced_task_nesting,
+            "origin": self.origin,
+        }
+
+    def custom_headers(self) -> dict[str, Any] | None:
+        """The message's headers that no protocol defines; ``x-death`` stays behind (interop §2.1)."""
+        if not self.headers:
+            return None
+        return {key: value for key, value in self.headers.items() if key != "x-death"} or None
+
+
+def custom_headers_of(raw: dict[str, Any]) -> dict[str, Any] | None:
+    """The unknown top-level keys of a message's headers, or None (interop §2.1)."""
+    explicit = raw.get("headers")
+    if explicit is not None:
+        return explicit if isinstance(explicit, dict) else None
+    found = {
+        key: value for key, value in raw.items() if key not in _NOT_CUSTOM and not hasattr(Context, key)
+    }
+    return found or None

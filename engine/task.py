@@ -1,0 +1,402 @@
+"""`Task`: what ``@app.task`` makes of a function, and the base of class-based tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cast
+
+from typing_extensions import ParamSpec
+
+from .binder import ArgumentCheck
+from .canvas import Signature, chunks, xmap, xstarmap
+from .clock import wall_s
+from .eager import apply_eagerly
+from .exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry
+from .local import get_current_app, running
+from .options import TaskPlan, plan_for
+from .request import Context
+from .result import AsyncResult, EagerResult
+from .retrying import DEFAULT_BACKOFF_MAX_S, RetryPlan, due_wall_s, exhausted
+
+if TYPE_CHECKING:
+    from .app import App
+    from .options import TaskOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_HOOKS = ("before_start", "on_success", "on_failure", "on_retry", "after_return", "__call__")
+
+
+def _task_by_name(name: str) -> Task[Any, Any]:
+    """Unpickle a task: it is looked up in the current app, never rebuilt."""
+    return cast("Task[Any, Any]", get_current_app().tasks[name])
+
+
+class Task(Generic[P, R]):
+    """A unit of work that can be called here, or sent to a worker.
+
+    Options are class attributes (parity §4); None means "as configured". They are resolved once,
+    call > task > configuration, into `options`.
+    """
+
+    name: str = ""
+    bind: bool = False
+    abstract: bool = True
+    typing: bool | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    store_eager_result: bool | None = None
+    track_started: bool | None = None
+    max_retries: int | None = 3
+    default_retry_delay: float = 180.0
+    autoretry_for: Iterable[type[BaseException]] = ()
+    dont_autoretry_for: Iterable[type[BaseException]] = ()
+    retry_kwargs: Mapping[str, Any] = {}
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = DEFAULT_BACKOFF_MAX_S
+    retry_jitter: bool = True
+    throws: tuple[type[BaseException], ...] = ()
+    rate_limit: str | float | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    acks_late: bool | None = None
+    acks_on_failure: bool | None = None
+    acks_on_timeout: bool | None = None
+    acks_on_failure_or_timeout: bool | None = None
+    reject_on_worker_lost: bool | None = None
+    retry_on_worker_lost: bool | None = None
+    trail: bool = True
+    send_events: bool = True
+    expires: float | datetime | None = None
+    priority: int | None = None
+    queue: Any = None
+    exchange: Any = None
+    exchange_type: str | None = None
+    routing_key: str | None = None
+    delivery_mode: int | str | None = None
+    resultrepr_maxsize: int = 1024
+
+    MaxRetriesExceededError: ClassVar[type[Exception]] = MaxRetriesExceededError
+
+    _app: App | None = None
+    _plan: TaskPlan | None = None
+    _check: ArgumentCheck | None = None
+    _hooks: frozenset[str] | None = None
+    _default_request: Context | None = None
+    _bound: bool = False
+
+    if TYPE_CHECKING:
+
+        def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+            """The body of the task."""
+
+    else:
+
+        def run(self, *args, **kwargs):
+            """The body of the task."""
+            raise ImproperlyConfigured(f"{type(self).__name__} defines no run() method")
+
+    # -- the app ------------------------------------------------------------------------------
+
+    @property
+    def app(self) -> App:
+        """The app that the task belongs to."""
+        return self._app or get_current_app()
+
+    @app.setter
+    def app(self, app: App) -> None:
+        self._app = app
+
+    @property
+    def backend(self) -> Any:
+        """The result store of the app."""
+        return self.app.backend
+
+    def on_bound(self, app: App) -> None:
+        """Called when the task has been bound to an app. Override it."""
+
+    # -- calling ------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the task here, as a plain function call."""
+        outer = running.get()
+        if outer is not None and outer[0] is self and not outer[1].called_directly:
+            # An overridden __call__ that hands over to this one: the request stays as it is.
+            return self.run(*args, **kwargs)
+        token = running.set((self, Context(args=args, kwargs=kwargs), outer))
+        try:
+            return self.run(*args, **kwargs)
+        finally:
+            running.reset(token)
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send the task to a worker, with the arguments of the function itself."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """Send the task to a worker, with options of this call (parity §5).
+
+        :param options: countdown (s), eta, expires (s or datetime), queue, exchange, routing_key,
+            priority (0-9), serializer, compression, time_limit (s), soft_time_limit (s),
+            ignore_result, headers, retry, retry_policy, add_to_parent, and properties of the message.
+        :raises TypeError: the arguments do not fit the signature (`typing=False` skips that).
+        :raises EncodeError: an argument cannot be serialized; the message names its place.
+        :raises OperationalError: the broker did not take the message in time.
+        """
+        plan = self.plan()
+        positional = args if type(args) is tuple else tuple(args or ())
+        keywords = dict(kwargs) if kwargs else {}
+        if plan.check is not None:
+            plan.check(positional, keywords)
+        if link is not None:
+            options["link"] = link
+        if link_error is not None:
+            options["link_error"] = link_error
+        if shadow is not None:
+            options["shadow"] = shadow
+        if plan.always_eager:
+            if task_id is not None:
+                options["task_id"] = task_id
+            eager = apply_eagerly(self, positional, keywords, options, through_serializer=True)
+            return cast("AsyncResult[R]", eager)
+        return cast(
+            "AsyncResult[R]", plan.client.send(plan, positional, keywords, task_id, options, producer)
+        )
+
+    def apply(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        link: Any = None,
+        link_error: Any = None,
+        task_id: str | None = None,
+        retries: int = 0,
+        throw: bool | None = None,
+        **options: Any,
+    ) -> EagerResult[R]:
+        """Run the task here and now, with request, hooks and retries as in a worker.
+
+        :param throw: re-raise what the task raised; None follows `task_eager_propagates`.
+        """
+        options.update(link=link, link_error=link_error, task_id=task_id, retries=retries, throw=throw)
+        return apply_eagerly(self, tuple(args or ()), dict(kwargs or {}), options)
+
+    # -- retrying -----------------------------------------------------------------------------
+
+    def retry(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """Have this execution end as RETRY and the task run again under its own id.
+
+        Whoever runs the task sends the next attempt, together with the acknowledgement of this one.
+
+        :param args: new positional arguments; None keeps the old ones. Likewise `kwargs`.
+        :param exc: what to raise when there are no retries left.
+        :param countdown: seconds until the next attempt; else `eta`, else `default_retry_delay`.
+        :param throw: False returns the `Retry` instead of raising it, and the task goes on.
+        :raises Retry: always, unless `throw` is False or no retry is left.
+        :raises MaxRetriesExceededError: no retry is left and no `exc` was given.
+        """
+        request = self.request
+        if request.called_directly:
+            _raise_or(exc, Retry("Task can be retried", None))
+        limit = self.max_retries if max_retries is None else max_retries
+        if exhausted(request.retries, limit):
+            _raise_or(
+                exc,
+                MaxRetriesExceededError(
+                    f"can't retry {self.name}[{request.id}]: {request.retries} of {limit} retries are used up",
+                    task_args=request.args,
+                    task_kwargs=request.kwargs,
+                ),
+            )
+        due = due_wall_s(
+            wall_s(), eta=eta, countdown_s=countdown, default_delay_s=float(self.default_retry_delay)
+        )
+        plan = RetryPlan(
+            retries=request.retries + 1,
+            due_wall_s=due,
+            args=None if args is None else tuple(args),
+            kwargs=None if kwargs is None else dict(kwargs),
+            options=options,
+        )
+        when: Any = eta if eta is not None else (self.default_retry_delay if countdown is None else countdown)
+        decision = Retry(exc=exc, when=when, is_eager=request.is_eager, plan=plan)
+        if not throw:
+            request.retry_plan = plan
+            return decision
+        raise decision from exc
+
+    # -- state --------------------------------------------------------------------------------
+
+    def update_state(
+        self,
+        task_id: str | None = None,
+        state: str | None = None,
+        meta: Any = None,
+        **_fields: Any,
+    ) -> None:
+        """Store a state of one's own, such as progress.
+
+        :param meta: becomes `AsyncResult.info`; None stores null.
+        """
+        request = self.request
+        self.app.client.store_state(
+            task_id or request.id, state or "PENDING", meta, request=request, options=self.options
+        )
+
+    @property
+    def request(self) -> Context:
+        """The request of the execution that runs here; a blank one outside of any."""
+        entry = running.get()
+        while entry is not None:
+            if entry[0] is self:
+                return entry[1]
+            entry = entry[2]
+        if self._default_request is None:
+            object.__setattr__(self, "_default_request", Context())
+        return cast(Context, self._default_request)
+
+    def push_request(self, *args: Any, **kwargs: Any) -> None:
+        """Make a request current for this task; pair it with `pop_request`."""
+        request = args[0] if args and isinstance(args[0], Context) else Context(*args, **kwargs)
+        running.set((self, request, running.get()))
+
+    def pop_request(self) -> None:
+        """Undo the last `push_request`."""
+        entry = running.get()
+        if entry is not None:
+            running.set(entry[2])
+
+    def add_trail(self, result: Any) -> Any:
+        """Note a task that this one sent."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
+
+    # -- canvas -------------------------------------------------------------------------------
+
+    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
+        """A call that has not been made: ``signature((2, 2), countdown=1)``."""
+        starkwargs.setdefault("app", self.app)
+        return Signature(self, args, *starargs, **starkwargs)
+
+    subtask = signature
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """``.s(*a, **k) -> .signature(a, k)``."""
+        return self.signature(args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Like `s`, and ignores what the task before it returned."""
+        return self.signature(args, kwargs, immutable=True)
+
+    def map(self, it: Iterable[Any]) -> Signature:
+        """One message that calls the task with each item."""
+        return xmap(self.s(), it, app=self.app)
+
+    def starmap(self, it: Iterable[Any]) -> Signature:
+        """One message that calls the task with each item as its arguments."""
+        return xstarmap(self.s(), it, app=self.app)
+
+    def chunks(self, it: Iterable[Any], n: int) -> Signature:
+        """Calls of `n` items each."""
+        return chunks(self.s(), it, n, app=self.app)
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - users' name
+        """The result of an id, from any process."""
+        return AsyncResult(task_id, app=self.app, task_name=self.name, **kwargs)
+
+    # -- hooks: override them -----------------------------------------------------------------
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called before the body, in the process that runs it."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called after the body returned."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called after the body raised and no retry follows."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called after the body asked to be run again."""
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
+        """Called last, whatever happened."""
+
+    # -- machinery ----------------------------------------------------------------------------
+
+    @property
+    def options(self) -> TaskOptions:
+        """The options as they are in force: task over configuration."""
+        return self.plan().options
+
+    def plan(self) -> TaskPlan:
+        """Everything about sending this task that does not depend on the call; made once."""
+        app = self._app or self.app
+        config = app.config
+        plan = self._plan
+        if plan is None or plan.config is not config or plan.app is not app:
+            plan = plan_for(self, app, config)
+            object.__setattr__(self, "_plan", plan)
+        return plan
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        """Names of the hooks that this task's class overrides."""
+        hooks = self._hooks
+        if hooks is None:
+            cls = type(self)
+            hooks = frozenset(n for n in _HOOKS if getattr(cls, n) is not getattr(Task, n))
+            object.__setattr__(self, "_hooks", hooks)
+        return hooks
+
+    def argument_check(self) -> ArgumentCheck:
+        """What the body accepts."""
+        return ArgumentCheck(self.name, self.run)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        # An option changed after its first use takes effect: whatever was derived is made anew.
+        object.__setattr__(self, "_plan", None)
+        object.__setattr__(self, key, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_task_by_name, (self.name,))
+
+    @property
+    def __signal_key__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        main = (self._app.main if self._app else None) or "app"
+        return f"<@task: {self.name} of {main}>"
+
+
+def _raise_or(exc: BaseException | None, otherwise: Exception) -> NoReturn:
+    if exc is not None:
+        raise exc
+    raise otherwise
