@@ -9,6 +9,7 @@ from typing import Any
 
 from .base import ContentDisallowed, DecodeError, DecodeFault, Serializer, UnknownSerializer
 from .compression import OUTPUT_BYTES_MAX, decompress
+from .json import JsonSerializer
 
 ENTRY_POINT_GROUP = "prefork.serializers"
 
@@ -39,6 +40,8 @@ class SerializerTable:
     :param output_bytes_max: what a compressed body may grow to.
     :raises UnknownSerializer: a name or content type that nobody provides.
 
+    `json` is the instance that also reads and writes headers; register extended types with it.
+
     >>> table = SerializerTable()
     >>> table.decode(*table.encode([1, 2], "json"))
     [1, 2]
@@ -56,6 +59,8 @@ class SerializerTable:
         self._by_content_type: dict[str, Serializer] = {}
         self._input_bytes_max = input_bytes_max
         self._output_bytes_max = output_bytes_max
+        self.json = JsonSerializer()
+        self._by_name["json"] = self.json
         for name in names:
             self._writer(name)
         for wanted in accept:
