@@ -1,0 +1,1 @@
+"""The settings, one file per section of the reference page."""

@@ -1,0 +1,76 @@
+"""The periodic scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..kinds import BOOLEAN, COUNT, MAP, OBJECT, SECONDS, WORD, optional
+from ..reasons import BEAT
+from ..setting import setting
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class BeatSettings:
+    """The periodic scheduler."""
+
+    beat_schedule: dict[str, Any] = setting(
+        MAP,
+        {},
+        "Map name to entry.",
+        old="CELERYBEAT_SCHEDULE",
+        no_effect=BEAT,
+    )
+    beat_scheduler: Any = setting(
+        OBJECT,
+        "celery.beat:PersistentScheduler",
+        "Scheduler class or alias.",
+        old="CELERYBEAT_SCHEDULER",
+        no_effect=BEAT,
+    )
+    beat_schedule_filename: str = setting(
+        WORD,
+        "celerybeat-schedule",
+        "Schedule database path.",
+        old="CELERYBEAT_SCHEDULE_FILENAME",
+        no_effect=BEAT,
+    )
+    beat_sync_every: int = setting(
+        COUNT,
+        0,
+        "Sync the store after that many sends (0 = by time).",
+        old="CELERYBEAT_SYNC_EVERY",
+        no_effect=BEAT,
+    )
+    beat_max_loop_interval: float = setting(
+        SECONDS,
+        0.0,
+        "Longest sleep between ticks; 0 = scheduler default, 300 s (the persistent scheduler also writes "
+        "its file every 180 s).",
+        unit="s",
+        old="CELERYBEAT_MAX_LOOP_INTERVAL",
+        no_effect=BEAT,
+    )
+    beat_cron_starting_deadline: float | None = setting(
+        optional(SECONDS),
+        None,
+        "Skip crontab runs missed by more than that many seconds.",
+        unit="s",
+        old="CELERYBEAT_CRON_STARTING_DEADLINE",
+        no_effect=BEAT,
+    )
+    beat_enable_remote_control: bool = setting(
+        BOOLEAN,
+        False,
+        "Answer inspect ping.",
+        old="CELERYBEAT_ENABLE_REMOTE_CONTROL",
+        no_effect=BEAT,
+    )
+    beat_remote_control_max_tick_age: float | None = setting(
+        optional(SECONDS),
+        None,
+        "Do not answer if the last tick is older.",
+        unit="s",
+        old="CELERYBEAT_REMOTE_CONTROL_MAX_TICK_AGE",
+        no_effect=BEAT,
+    )

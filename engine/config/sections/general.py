@@ -1,0 +1,66 @@
+"""Contents, time and modules to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..kinds import BOOLEAN, NAMES, POSITIVE, WORD, optional
+from ..setting import setting
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class GeneralSettings:
+    """Contents, time and modules to import."""
+
+    accept_content: tuple[str, ...] = setting(
+        NAMES,
+        ("json",),
+        "Serializer names or content types the worker and control/event consumers will decode; anything "
+        "else is refused.",
+        old="CELERY_ACCEPT_CONTENT",
+    )
+    result_accept_content: tuple[str, ...] | None = setting(
+        optional(NAMES),
+        None,
+        'Same, for results; null means "use accept_content".',
+        old="RESULT_ACCEPT_CONTENT",
+    )
+    enable_utc: bool = setting(
+        BOOLEAN,
+        True,
+        "Compute times in UTC; false makes everything local time.",
+        old="ENABLE_UTC",
+    )
+    timezone: str | None = setting(
+        optional(WORD),
+        None,
+        "Name of the time zone of schedules, of naive eta values and of date_done; none means UTC, or "
+        "local time when enable_utc is false.",
+        old="CELERY_TIMEZONE",
+    )
+    imports: tuple[str, ...] = setting(
+        NAMES,
+        (),
+        "Modules imported by the worker at start.",
+        old="CELERY_IMPORTS",
+    )
+    include: tuple[str, ...] = setting(
+        NAMES,
+        (),
+        "Like imports; appended by the app constructor include=.",
+        old="CELERY_INCLUDE",
+    )
+    serializer_max_decompressed_bytes: int = setting(
+        POSITIVE,
+        16 * 1024 * 1024,
+        "A compressed body that grows beyond this is malformed.",
+        unit="bytes",
+        ours=True,
+    )
+    serializer_max_message_bytes: int = setting(
+        POSITIVE,
+        64 * 1024 * 1024,
+        "A message larger than this is malformed, and refused when it is sent.",
+        unit="bytes",
+        ours=True,
+    )

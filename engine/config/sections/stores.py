@@ -1,0 +1,158 @@
+"""Result stores: Redis, cache, database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..kinds import BOOLEAN, COUNT, FLAG_OR_MAP, MAP, OBJECT, POSITIVE, SECONDS, TEXT, integer, optional
+from ..reasons import REDIS, STORES
+from ..setting import setting
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class StoresSettings:
+    """Result stores: Redis, cache, database."""
+
+    redis_backend_use_ssl: bool | dict[str, Any] | None = setting(
+        optional(FLAG_OR_MAP),
+        None,
+        "TLS options for the Redis result backend.",
+        old="CELERY_REDIS_BACKEND_USE_SSL",
+        no_effect=REDIS,
+    )
+    redis_max_connections: int | None = setting(
+        optional(POSITIVE),
+        None,
+        "Result connection pool size.",
+        old="CELERY_REDIS_MAX_CONNECTIONS",
+        no_effect=REDIS,
+    )
+    redis_socket_timeout: float = setting(
+        SECONDS,
+        120.0,
+        "Read/write timeout seconds.",
+        unit="s",
+        old="CELERY_REDIS_SOCKET_TIMEOUT",
+        no_effect=REDIS,
+    )
+    redis_socket_connect_timeout: float | None = setting(
+        optional(SECONDS),
+        None,
+        "Connect timeout.",
+        unit="s",
+        old="CELERY_REDIS_SOCKET_CONNECT_TIMEOUT",
+        no_effect=REDIS,
+    )
+    redis_retry_on_timeout: bool = setting(
+        BOOLEAN,
+        False,
+        "Retry a command that timed out.",
+        old="CELERY_REDIS_RETRY_ON_TIMEOUT",
+        no_effect=REDIS,
+    )
+    redis_socket_keepalive: bool = setting(
+        BOOLEAN,
+        False,
+        "TCP keepalive.",
+        old="CELERY_REDIS_SOCKET_KEEPALIVE",
+        no_effect=REDIS,
+    )
+    redis_host: str | None = setting(
+        optional(TEXT),
+        None,
+        "Piecewise backend address (use the URL).",
+        old="CELERY_REDIS_HOST",
+        no_effect=REDIS,
+    )
+    redis_port: int | None = setting(
+        optional(integer(1, 65535)),
+        None,
+        "Piecewise backend port.",
+        old="CELERY_REDIS_PORT",
+        no_effect=REDIS,
+    )
+    redis_db: int | None = setting(
+        optional(COUNT),
+        None,
+        "Piecewise backend db.",
+        old="CELERY_REDIS_DB",
+        no_effect=REDIS,
+    )
+    redis_username: str | None = setting(
+        optional(TEXT),
+        None,
+        "Piecewise backend user.",
+        old="CELERY_REDIS_USERNAME",
+        no_effect=REDIS,
+    )
+    redis_password: str | None = setting(
+        optional(TEXT),
+        None,
+        "Piecewise backend password.",
+        old="CELERY_REDIS_PASSWORD",
+        no_effect=REDIS,
+    )
+    cache_backend: str | None = setting(
+        optional(TEXT),
+        None,
+        "Cache backend URL when result_backend is cache.",
+        old="CELERY_CACHE_BACKEND",
+        no_effect=STORES,
+    )
+    cache_backend_options: dict[str, Any] = setting(
+        MAP,
+        {},
+        "Memcached client options.",
+        old="CELERY_CACHE_BACKEND_OPTIONS",
+        no_effect=STORES,
+    )
+    database_url: str | None = setting(
+        optional(TEXT),
+        None,
+        "Database URL when result_backend is database.",
+        old="CELERY_RESULT_DBURI",
+        no_effect=STORES,
+    )
+    database_engine_options: dict[str, Any] = setting(
+        MAP,
+        {"pool_pre_ping": True, "pool_recycle": 3600},
+        "SQLAlchemy create_engine options.",
+        old="CELERY_RESULT_ENGINE_OPTIONS",
+        no_effect=STORES,
+    )
+    database_engine_callback: Any = setting(
+        OBJECT,
+        None,
+        "Callable applied to the engine.",
+        old="DATABASE_ENGINE_CALLBACK",
+        no_effect=STORES,
+    )
+    database_short_lived_sessions: bool = setting(
+        BOOLEAN,
+        False,
+        "New session per operation.",
+        old="CELERY_RESULT_DB_SHORT_LIVED_SESSIONS",
+        no_effect=STORES,
+    )
+    database_table_schemas: dict[str, Any] | None = setting(
+        optional(MAP),
+        None,
+        "{task, group} to schema.",
+        old="DATABASE_TABLE_SCHEMAS",
+        no_effect=STORES,
+    )
+    database_table_names: dict[str, Any] | None = setting(
+        optional(MAP),
+        None,
+        "{task, group} to table name.",
+        old="CELERY_RESULT_DB_TABLENAMES",
+        no_effect=STORES,
+    )
+    database_create_tables_at_setup: bool = setting(
+        BOOLEAN,
+        True,
+        "Create tables on first use.",
+        old="DATABASE_CREATE_TABLES_AT_SETUP",
+        no_effect=STORES,
+    )

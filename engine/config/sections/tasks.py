@@ -1,0 +1,228 @@
+"""How tasks are sent and executed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..kinds import (
+    BOOLEAN,
+    DURATION,
+    MAP,
+    POSITIVE,
+    PRIORITY,
+    RATE,
+    SECONDS,
+    STRUCTURE,
+    WORD,
+    integer,
+    optional,
+)
+from ..reasons import CHORDS, EVENTS
+from ..setting import setting
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class TasksSettings:
+    """How tasks are sent and executed."""
+
+    task_annotations: Any = setting(
+        STRUCTURE,
+        None,
+        'Map/list that overrides attributes of tasks by name ("*", name) or by a function.',
+        old="CELERY_ANNOTATIONS",
+    )
+    task_compression: str | None = setting(
+        optional(WORD),
+        None,
+        "Default message compression name.",
+        old="CELERY_MESSAGE_COMPRESSION",
+    )
+    task_protocol: int = setting(
+        integer(1, 2),
+        2,
+        "1 or 2: message protocol used when sending.",
+        old="CELERY_TASK_PROTOCOL",
+    )
+    task_serializer: str = setting(
+        WORD,
+        "json",
+        "Default serializer for task messages and control messages.",
+        old="CELERY_TASK_SERIALIZER",
+    )
+    task_publish_retry: bool = setting(
+        BOOLEAN,
+        True,
+        "Retry publishing on connection errors.",
+        old="CELERY_TASK_PUBLISH_RETRY",
+    )
+    task_publish_retry_policy: dict[str, Any] = setting(
+        MAP,
+        {"max_retries": 3, "interval_start": 0, "interval_max": 1, "interval_step": 0.2},
+        "Map with max_retries, interval_start, interval_step, interval_max (and retry_errors).",
+        old="CELERY_TASK_PUBLISH_RETRY_POLICY",
+    )
+    task_always_eager: bool = setting(
+        BOOLEAN,
+        False,
+        "Run apply_async/delay in-process, immediately.",
+        old="CELERY_ALWAYS_EAGER",
+    )
+    task_eager_propagates: bool = setting(
+        BOOLEAN,
+        False,
+        "Eager tasks re-raise exceptions.",
+        old="CELERY_EAGER_PROPAGATES_EXCEPTIONS",
+    )
+    task_store_eager_result: bool = setting(
+        BOOLEAN,
+        False,
+        "Eager tasks also write to the result backend.",
+        old="CELERY_STORE_EAGER_RESULT",
+    )
+    task_ignore_result: bool = setting(
+        BOOLEAN,
+        False,
+        "Default for not storing results.",
+        old="CELERY_IGNORE_RESULT",
+    )
+    task_store_errors_even_if_ignored: bool = setting(
+        BOOLEAN,
+        False,
+        "Store failures even when the result is ignored.",
+        old="CELERY_STORE_ERRORS_EVEN_IF_IGNORED",
+    )
+    task_track_started: bool = setting(
+        BOOLEAN,
+        False,
+        "Report the STARTED state.",
+        old="CELERY_TRACK_STARTED",
+    )
+    task_time_limit: float | None = setting(
+        optional(DURATION),
+        None,
+        "Hard time limit seconds: worker process is killed.",
+        unit="s",
+        old="CELERYD_TASK_TIME_LIMIT",
+    )
+    task_soft_time_limit: float | None = setting(
+        optional(DURATION),
+        None,
+        "Soft time limit seconds: SoftTimeLimitExceeded is raised in the task.",
+        unit="s",
+        old="CELERYD_TASK_SOFT_TIME_LIMIT",
+    )
+    task_acks_late: bool = setting(
+        BOOLEAN,
+        True,
+        "Acknowledge a message after it was executed rather than before, so that nothing is lost when a "
+        "process dies.",
+        celery=False,
+        old="CELERY_ACKS_LATE",
+    )
+    task_acks_on_failure: bool | None = setting(
+        optional(BOOLEAN),
+        None,
+        "(late ack) ack failing tasks; null = follow the combined setting, then true.",
+        old="CELERY_ACKS_ON_FAILURE",
+    )
+    task_acks_on_timeout: bool | None = setting(
+        optional(BOOLEAN),
+        None,
+        "(late ack) ack timed-out tasks; null = follow the combined setting, then true.",
+        old="CELERY_ACKS_ON_TIMEOUT",
+    )
+    task_acks_on_failure_or_timeout: bool = setting(
+        BOOLEAN,
+        True,
+        "Combined form of the two keys above - deprecated since 6.0, removal 7.0.",
+        old="CELERY_ACKS_ON_FAILURE_OR_TIMEOUT",
+    )
+    task_reject_on_worker_lost: bool | None = setting(
+        optional(BOOLEAN),
+        None,
+        "With late acknowledgement, what happens when the child process dies: requeue (none or true, up "
+        "to task_max_crashes), or store FAILURE/WorkerLostError (false); in Celery, none means the "
+        "latter.",
+        old="CELERY_REJECT_ON_WORKER_LOST",
+    )
+    task_retry_on_worker_lost: bool = setting(
+        BOOLEAN,
+        False,
+        "Re-send a task as a retry when its child process dies, respecting max_retries.",
+        old="CELERY_RETRY_ON_WORKER_LOST",
+        no_effect="superseded: a task whose process died is run again up to task_max_crashes",
+    )
+    task_remote_tracebacks: bool = setting(
+        BOOLEAN,
+        False,
+        "Attach the worker traceback to re-raised remote exceptions (needs tblib).",
+        old="CELERY_REMOTE_TRACEBACKS",
+        no_effect="the traceback of the worker is always kept as text",
+    )
+    task_repr_maxlevels: int = setting(
+        POSITIVE,
+        3,
+        "Nesting depth of argsrepr/kwargsrepr.",
+        old="CELERY_REPR_MAXLEVELS",
+    )
+    task_send_sent_event: bool = setting(
+        BOOLEAN,
+        False,
+        "Client emits task-sent events.",
+        old="CELERY_SEND_TASK_SENT_EVENT",
+        no_effect=EVENTS,
+    )
+    task_inherit_parent_priority: bool = setting(
+        BOOLEAN,
+        False,
+        "Child tasks default to the parent's priority.",
+        old="CELERY_INHERIT_PARENT_PRIORITY",
+    )
+    task_default_priority: int | None = setting(
+        optional(PRIORITY),
+        None,
+        "Priority when none is given.",
+        old="CELERY_DEFAULT_PRIORITY",
+    )
+    task_default_rate_limit: str | float | None = setting(
+        optional(RATE),
+        None,
+        "Rate limit for tasks without their own.",
+        old="CELERY_DEFAULT_RATE_LIMIT",
+    )
+    task_allow_error_cb_on_chord_header: bool = setting(
+        BOOLEAN,
+        False,
+        "Also attach a chord's link_error to every header task.",
+        old="CELERY_ALLOW_ERROR_CB_ON_CHORD_HEADER",
+        no_effect=CHORDS,
+    )
+    task_max_crashes: int = setting(
+        POSITIVE,
+        3,
+        "A message whose process died this often goes to the dead letters, with the causes.",
+        ours=True,
+    )
+    task_unknown_grace: float = setting(
+        SECONDS,
+        300.0,
+        "How long a message of an unknown task is put off, for the sake of rolling deploys, before it "
+        "goes to the dead letters.",
+        unit="s",
+        ours=True,
+    )
+    task_unknown_retry_delay: float = setting(
+        DURATION,
+        5.0,
+        "How long a message of an unknown task is put off at a time.",
+        unit="s",
+        ours=True,
+    )
+    task_send_argsrepr: bool = setting(
+        BOOLEAN,
+        False,
+        "Send readable arguments along with each message, as Celery does, for event viewers; they can "
+        "hold secrets.",
+        ours=True,
+    )
