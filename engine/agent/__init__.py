@@ -1,0 +1,1 @@
+"""Runs only in the agent: the worker's housekeeper towards the broker."""

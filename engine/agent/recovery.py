@@ -1,0 +1,195 @@
+"""Carries out what the supervisor reports: a child died, or its unstarted messages are recalled.
+
+Everything here may be asked twice (by a supervisor that got no answer) and may find that a
+predecessor did half of it; every step is checked by the broker, message by message.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from ..exceptions import TimeLimitExceeded, WorkerLostError
+from ..message import MalformedMessage, TaskMessage, parse
+from ..process_link import ProcessLink
+from ..result_writer import ResultWriter
+from ..scoreboard import A_MOVED, C_BATCH, C_CURSOR, C_HELD, C_POLICY, C_RUNNING, S_GENERATION, Policy, Slot, Texts
+from ..settle import Ending, Settlement, policy_of_bits, settlement
+from ..settling import decode_outcome
+from ..storage import Storage
+from ..template.load import Loaded
+from ...transports.base import Consumer, DeadLetter, Outcome, Recovery, StoredResult, Verdict
+
+_ENDINGS = {
+    "crash": Ending.LOST,
+    "exit": Ending.LOST,
+    "boot": Ending.LOST,
+    "timeout": Ending.HARD_LIMIT,
+    "memory": Ending.MEMORY,
+    "shutdown": Ending.SHUTDOWN,
+}
+
+
+class Recoverer:
+    """Takes back what dead children held and recalls what stuck ones have not started."""
+
+    def __init__(self, link: ProcessLink, loaded: Loaded, storage: Storage, log: logging.Logger) -> None:
+        self._link = link
+                self._storage = storage
+        self._max_crashes: int = loaded.config.task_max_crashes
+        self._results = ResultWriter(
+            loaded.config, storage.table, enabled=storage.store is not None, node=loaded.node
+        )
+        self._log = log
+
+    def carry_out(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Do what the supervisor asks; returns the answer.
+
+        :raises TransportError: the broker cannot be reached; ask again.
+        """
+        if message["op"] == "recall":
+            return self._recall(message)
+        if message["op"] == "dead":
+            return self._dead(message)
+        raise ValueError(f"unknown request of the supervisor: {message!r}")
+
+    def report_lapsed(self, recovery: Recovery) -> None:
+        """Say, and store, what came of the messages of workers whose lease ran out."""
+        if recovery.returned or recovery.dead:
+            self._log.warning(
+                "took over from lost workers: %d messages returned, %d suspects, %d dead letters",
+                recovery.returned,
+                recovery.suspects,
+                len(recovery.dead),
+            )
+        for letter in recovery.dead:
+            self._report_dead_letter(letter)
+
+    # --- recall -----------------------------------------------------------------------------------
+
+    def _recall(self, message: dict[str, Any]) -> dict[str, Any]:
+        slot = self._link.scoreboard.slot(message["slot"])
+        batch, index = message["batch"], message["index"]
+        moved = 0
+        if slot.words[S_GENERATION] == message["generation"]:
+            consumer = self._storage.transport.attach(self._owner(message))
+            self._settle_finished(consumer, slot)
+            tags = slot.read_tags(index, slot.words[C_HELD])
+            # The tags carry the batch as well; this only saves a vain call.
+            if slot.words[C_BATCH] == batch and tags:
+                moved = consumer.give_back(tags)
+            slot.words[A_MOVED] = batch
+        answer = {"op": "moved", "slot": message["slot"], "generation": message["generation"]}
+        return answer | {"batch": batch, "moved": moved}
+
+    def _settle_finished(self, consumer: Consumer, slot: Slot) -> None:
+        """Settle what the child finished and could not settle itself."""
+        outcomes = []
+        for record in slot.read_outcomes():
+            try:
+                outcomes.append(decode_outcome(record))
+            except msgspec.DecodeError as error:
+                # A task that scribbled over shared memory: its messages run again.
+                self._log.error("outcome area of slot %d is damaged: %s", slot.index, error)
+                break
+        if outcomes:
+            self._storage.settler.settle(consumer, outcomes)
+
+    # --- death ------------------------------------------------------------------------------------
+
+    def _dead(self, message: dict[str, Any]) -> dict[str, Any]:
+        slot = self._link.scoreboard.slot(message["slot"])
+        owner = self._owner(message)
+        recovery = Recovery()
+        if slot.words[S_GENERATION] == message["generation"]:
+            consumer = self._storage.transport.attach(owner)
+            self._settle_finished(consumer, slot)
+            charged = self._charged(consumer, slot, message)
+            recovery = self._storage.transport.recover(
+                owner,
+                running=charged,
+                cause=message["cause"] if charged is not None else "",
+                max_crashes=self._max_crashes,
+            )
+            for letter in recovery.dead:
+                self._report_dead_letter(letter)
+        return {
+            "op": "recovered",
+            "slot": message["slot"],
+            "generation": message["generation"],
+            "returned": recovery.returned,
+            "dead": len(recovery.dead),
+        }
+
+    def _charged(self, consumer: Consumer, slot: Slot, message: dict[str, Any]) -> bytes | None:
+        """The tag of the message that the death is charged to, if there is one."""
+        if slot.words[C_RUNNING]:
+            return self._end_running(consumer, slot, message)
+        cursor = slot.words[C_CURSOR]
+        if message["verdict"] == "crash" and 0 < cursor <= slot.words[C_HELD]:
+            # It died between two executions: of the message it was decoding, if of any. Should
+            # that one be settled already, the charge has no effect.
+            return slot.read_tags(cursor - 1, cursor)[0]
+        return None
+
+    def _end_running(self, consumer: Consumer, slot: Slot, message: dict[str, Any]) -> bytes | None:
+        """Settle the message that was running, by the table; returns its tag if it is charged."""
+        texts = slot.read_texts()
+        bits = slot.words[C_POLICY]
+        decided = settlement(_ENDINGS[message["verdict"]], policy_of_bits(bits))
+        if decided.verdict is Verdict.REQUEUE:
+            return texts.tag if decided.charged and message.get("charge", True) else None
+        results = self._failure(texts, consumer, bits, decided, message)
+        if decided.verdict is not None:
+            outcome = Outcome(tag=texts.tag, verdict=decided.verdict, reason="lost", results=results)
+            self._storage.settler.settle(consumer, [outcome])
+        elif results and self._storage.store is not None:
+            self._storage.store.store(results)
+        return None
+
+    def _failure(
+        self,
+        texts: Texts,
+        consumer: Consumer,
+        bits: int,
+        decided: Settlement,
+        message: dict[str, Any],
+    ) -> tuple[StoredResult, ...]:
+        """The FAILURE of an execution that was ended from outside."""
+        if decided.state is None or (bits & Policy.IGNORE_RESULT and not bits & Policy.STORE_ERRORS):
+            return ()
+        if message["verdict"] == "timeout":
+            error: Exception = TimeLimitExceeded(message.get("limit_s"))
+        else:
+            error = WorkerLostError(f"Worker exited prematurely: {message['cause']}")
+        # An early acknowledged message is no longer there to be read; its id is on the scoreboard.
+        delivery = consumer.fetch(texts.tag)
+        parsed = None if delivery is None else self._parsed(delivery.document)
+        task_id = texts.task_id if parsed is None else parsed.id
+        return self._results.failure(error, task_id=task_id, message=parsed)
+
+    def _parsed(self, document: bytes) -> TaskMessage | None:
+        try:
+            return parse(document, self._storage.table)
+        except MalformedMessage as error:
+            self._log.warning("no result can be stored: %s", error)
+            return None
+
+    def _report_dead_letter(self, letter: DeadLetter) -> None:
+        causes = "; ".join(letter.causes) or letter.reason
+        self._log.error(
+            "dead letter %s: queue %s, %d crashes: %s", letter.key, letter.queue, letter.crashes, causes
+        )
+        parsed = self._parsed(letter.document)
+        if parsed is None or self._storage.store is None:
+            return
+        error = WorkerLostError(f"dead-lettered after {letter.crashes} crashes: {causes}")
+        self._storage.store.store(self._results.failure(error, task_id=parsed.id, message=parsed))
+
+    def _owner(self, message: dict[str, Any]) -> str:
+        owner = message.get("owner")
+        return owner or f"{self._link.worker_id}.{message['slot']}.{message['generation']}"
+
+

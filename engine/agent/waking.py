@@ -1,0 +1,48 @@
+"""Wakes idle children: as many as there are messages, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...transports.base import Transport
+from ..linux import Futex, Linux, PollingFutex
+from ..scoreboard import A_WAITING, C_STATE, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard, State
+
+
+class Waker:
+    """Knows the children's futexes."""
+
+    def __init__(self, scoreboard: Scoreboard, transport: Transport, queues: Sequence[str]) -> None:
+        self._board = scoreboard
+        self._transport = transport
+        self._queues = queues
+        self._linux = Linux()
+        self._futexes: dict[int, Futex | PollingFutex] = {}
+
+    def wake(self) -> bool:
+        """Wake idle children for what waits; True if something waits and nobody was idle."""
+        waiting = self._transport.ready(self._queues)
+        self._board.words[A_WAITING] = waiting
+        if not waiting:
+            return False
+        idle = self._idle_slots(waiting)
+        for index in idle:
+            self._futex(index).wake()
+        return not idle
+
+    def _idle_slots(self, at_most: int) -> list[int]:
+        idle: list[int] = []
+        for index in range(min(self._board.words[S_HIGH_SLOT], SLOTS)):
+            words = self._board.slot(index).words
+            if words[S_PID] and words[C_STATE] == State.IDLE:
+                idle.append(index)
+                if len(idle) >= at_most:
+                    break
+        return idle
+
+    def _futex(self, index: int) -> Futex | PollingFutex:
+        futex = self._futexes.get(index)
+        if futex is None:
+            address = self._board.slot(index).wake_address()
+            futex = self._futexes[index] = self._linux.futex(self._board.buffer, address)
+        return futex

@@ -1,0 +1,1 @@
+"""Runs only in children: the worker loop and what surrounds it."""

@@ -1,0 +1,58 @@
+"""How a child waits when there is nothing to do.
+
+The agent is the one waiter of a worker: it sees that messages are ready and wakes no more idle
+children than there are messages (design §4.2). Without it, a child looks by itself, ever less
+often.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from ..clock import mono_ns
+from ..linux import Linux
+from ..process_link import ProcessLink
+from ..scoreboard import A_LOOP_NS, Slot
+
+_SAFETY_S: Final = 1.0
+_AGENT_GONE_NS: Final = 2_500_000_000
+_POLL_FIRST_S: Final = 0.01
+_POLL_LAST_S: Final = 0.25
+
+
+class Idle(Protocol):
+    """Waits for something to do."""
+
+    def before_looking(self) -> int:
+        """A token; take it before looking for messages."""
+
+    def wait(self, token: int) -> None:
+        """Sleep until something may have changed since the token was taken."""
+
+    def worked(self) -> None:
+        """There was something to do."""
+
+
+class AgentWakes:
+    """Sleeps on the slot's futex, which the agent and the supervisor change."""
+
+    def __init__(self, link: ProcessLink, slot: Slot) -> None:
+        self._board_words = link.scoreboard.words
+        self._futex = Linux().futex(link.scoreboard.buffer, slot.wake_address())
+        self._poll_s = _POLL_FIRST_S
+
+    def before_looking(self) -> int:
+        """The futex's value."""
+        return self._futex.value()
+
+    def wait(self, token: int) -> None:
+        """Sleep until woken; at most a second, or much less while the agent is away."""
+        if mono_ns() - self._board_words[A_LOOP_NS] < _AGENT_GONE_NS:
+            self._futex.wait(token, _SAFETY_S)
+            return
+        self._futex.wait(token, self._poll_s)
+        self._poll_s = min(self._poll_s * 2, _POLL_LAST_S)
+
+    def worked(self) -> None:
+        """Poll often again, should the agent be away."""
+        self._poll_s = _POLL_FIRST_S

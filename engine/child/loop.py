@@ -1,0 +1,296 @@
+"""The worker loop: reserve, decode, execute, store, acknowledge. It reads from message to outcome.
+
+One thread of one child runs it. Everything it decides is decided elsewhere, by pure functions:
+`admit` (may it run), `settle` (what becomes of the message), `readahead` (how many to hold).
+
+The claim protocol (design §4, tests/engine/child/test_recall_simulation.py): the child writes its
+claim (C_CURSOR), then looks at the recall mark (S_MARK), then runs. The supervisor moves the mark
+only while the child is confirmed stopped. So each message is either claimed before the mark was
+moved, and then it is the child's, or the child sees the mark.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from ...transports.base import Delivery, Outcome
+from ...transports.errors import TransportError
+from ..clock import mono_ns, wall_s
+from ..message import Embed, MalformedMessage, TaskMessage, parse
+from ..scoreboard import (
+    C_BATCH,
+    C_BUSY_NS,
+    C_CURSOR,
+    C_EXECUTIONS,
+    C_HARD_LIMIT_MS,
+    C_HARD_NS,
+    C_HELD,
+    C_LOOP_NS,
+    C_POLICY,
+    C_RESERVED_NS,
+    C_SOFT_LIMIT_MS,
+    C_SOFT_NS,
+    C_START_NS,
+    C_STATE,
+    S_MARK,
+    S_PAUSED,
+    S_STOP,
+    Policy,
+    State,
+    Stop,
+)
+from ..settling import encode_outcome
+from .admit import admit
+from .idle import Idle
+from .outcomes import Outcomes
+from .parts import Parts
+from .plan import RunPlan
+from .trial import run_body
+
+# Outcomes are settled at the latest this long after the first of them.
+_SETTLE_NS: Final = 4_000_000
+_BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+_TRIES_WHEN_LEAVING: Final = 5
+
+T = TypeVar("T")
+
+_log = logging.getLogger("prefork.child")
+
+
+class WorkerLoop:
+    """Runs messages until told to leave."""
+
+    def __init__(self, parts: Parts, idle: Idle) -> None:
+        self._parts = parts
+        self._idle = idle
+        self._consumer = parts.consumer
+        self._slot = parts.slot
+        self._words = parts.slot.words
+        self._board = parts.board_words
+        self._outcomes = Outcomes(parts)
+        self._ahead = parts.read_ahead
+        # Outcomes that are not settled yet, oldest first, and when the first of them came.
+        self._pending: list[Outcome] = []
+        self._pending_since_ns = 0
+        self._failures = 0
+
+    def run(self) -> None:
+        """Run until the supervisor says to leave; what is held is settled or given back."""
+        words = self._words
+        words[C_STATE] = State.IDLE
+        os.eventfd_write(self._parts.doorbell_fd, 1)
+        while words[S_STOP] == Stop.RUN:
+            token = self._idle.before_looking()
+            now_ns = mono_ns()
+            words[C_LOOP_NS] = now_ns
+            if self._parts.retired():
+                self._announce(State.RETIRING)
+                self._idle.wait(token)
+                continue
+            deliveries = self._reserve()
+            if deliveries:
+                words[C_STATE] = State.WORKING
+                self._idle.worked()
+                self._batch(deliveries)
+            elif words[C_STATE] != State.IDLE:
+                # Announce first, look once more, and only then sleep: whoever brings a message
+                # after that look sees the announcement.
+                self._announce(State.IDLE)
+            else:
+                self._idle.wait(token)
+        self._settle()
+
+    def _announce(self, state: int) -> None:
+        if self._words[C_STATE] != state:
+            self._words[C_STATE] = state
+            if state == State.RETIRING:
+                os.eventfd_write(self._parts.doorbell_fd, 1)
+
+    def _reserve(self) -> list[Delivery]:
+        if self._board[S_PAUSED]:
+            return []
+        try:
+            deliveries = self._consumer.reserve(self._ahead.limit(), 0.0)
+        except TransportError as error:
+            self._unreachable(error)
+            return []
+        self._words[C_RESERVED_NS] = mono_ns()
+        self._failures = 0
+        return deliveries
+
+    # --- one batch -------------------------------------------------------------------------------
+
+    def _batch(self, deliveries: list[Delivery]) -> None:
+        """Run a batch: claim each message, run it, settle now and then, give back the rest."""
+        words, held = self._words, len(deliveries)
+        batch = self._announce_batch(deliveries)
+        all_short, slowest_s, ran = True, 0.0, 0
+        for index, delivery in enumerate(deliveries):
+            words[C_CURSOR] = index + 1
+            mark = words[S_MARK]
+            if mark >> 16 == batch and index >= mark & 0xFFFF:
+                held = index  # recalled: these are not ours any more
+                break
+            if words[S_STOP] != Stop.RUN:
+                words[C_CURSOR] = index
+                held = index
+                break
+            plan = self._one(delivery, deliveries, index, held)
+            if plan is not None:
+                ran += 1
+                all_short = all_short and plan.kind.short
+                slowest_s = max(slowest_s, plan.kind.average_s)
+            if words[C_HELD] <= index + 1:
+                held = index + 1
+                break
+            if self._pending and mono_ns() - self._pending_since_ns > _SETTLE_NS:
+                self._settle()
+        self._settle()
+        if held < len(deliveries) and words[C_HELD] > held:
+            # Recalled by the supervisor, or told to leave. Giving back is checked per message and
+            # batch, so it does no harm if the agent has done it already (or will, later).
+            self._give_back(deliveries[held:])
+        words[C_HELD] = 0
+        self._ahead.batch_done(ran, all_short, slowest_s)
+
+    def _announce_batch(self, deliveries: list[Delivery]) -> int:
+        words = self._words
+        batch = words[C_BATCH] + 1
+        words[C_HELD] = 0
+        words[C_CURSOR] = 0
+        self._slot.write_tags([delivery.tag for delivery in deliveries])
+        words[C_BATCH] = batch
+        words[C_HELD] = len(deliveries)
+        return batch
+
+    def _give_back(self, deliveries: list[Delivery]) -> None:
+        self._attempt(lambda: self._consumer.give_back([delivery.tag for delivery in deliveries]))
+
+    # --- one message -----------------------------------------------------------------------------
+
+    def _one(self, delivery: Delivery, batch: list[Delivery], index: int, held: int) -> RunPlan | None:
+        """Take one message from its bytes to its outcome; returns its plan if it ran."""
+        parts = self._parts
+        try:
+            message = parse(delivery.document, parts.table)
+            plan = parts.plan(message.task)
+            refusal = admit(
+                wall_s(),
+                known=plan is not None,
+                task_name=message.task,
+                eta_wall_s=message.eta_wall_s,
+                expires_wall_s=message.expires_wall_s,
+                headers=None if plan is not None else message.all_headers(parts.table),
+                unknown_grace_s=parts.config.task_unknown_grace,
+            )
+            if refusal is not None:
+                self._done(self._outcomes.refused(delivery, message, refusal), index + 1 < held)
+                return None
+            assert plan is not None  # an unknown task is always refused
+            args, kwargs, embed = message.payload(parts.table)
+        except MalformedMessage as error:
+            self._done(self._outcomes.malformed(delivery, error), index + 1 < held)
+            return None
+        if not plan.kind.short or delivery.suspect:
+            # Not known to be short: nobody else's work or result may have to wait for it.
+            self._settle()
+            if index + 1 < held:
+                self._words[C_HELD] = index + 1
+                self._give_back(batch[index + 1 :])
+                held = index + 1
+            parts.set_title(plan.name)
+        if not self._start(delivery, message, plan):
+            return None
+        self._run(delivery, message, plan, args, kwargs, embed, index + 1 < held)
+        return plan
+
+    def _start(self, delivery: Delivery, message: TaskMessage, plan: RunPlan) -> bool:
+        """What must be on record before the first instruction of the task; False: taken back."""
+        if delivery.suspect and not self._consumer.mark_started(delivery.tag):
+            return False
+        if plan.acks.late:
+            if plan.track_started:
+                self._parts.store_started(message, plan)
+            return True
+        return self._consumer.settle([Outcome(tag=delivery.tag)])[0]
+
+    def _run(
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        plan: RunPlan,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        embed: Embed,
+        more: bool,
+    ) -> None:
+        words = self._words
+        number = words[C_EXECUTIONS] + 1
+        words[C_EXECUTIONS] = number
+        self._slot.write_texts(message.id.encode("utf-8", "replace"), plan.name_bytes, delivery.tag)
+        soft_s = plan.soft_limit_s if message.soft_time_limit_s is None else message.soft_time_limit_s
+        hard_s = plan.hard_limit_s if message.time_limit_s is None else message.time_limit_s
+        ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
+        words[C_POLICY] = plan.policy_bits | (Policy.IGNORE_RESULT if ignored else 0)
+        start_ns = mono_ns()
+        words[C_START_NS] = start_ns
+        words[C_SOFT_LIMIT_MS] = int(soft_s * 1000) if soft_s else 0
+        words[C_HARD_LIMIT_MS] = int(hard_s * 1000) if hard_s else 0
+        words[C_SOFT_NS] = start_ns + int(soft_s * 1e9) if soft_s else 0
+        words[C_HARD_NS] = start_ns + int(hard_s * 1e9) if hard_s else 0
+        request = self._outcomes.request(delivery, message, args, kwargs, embed)
+        executed = run_body(plan.task, request, words, number)
+        runtime_ns = mono_ns() - start_ns
+        words[C_BUSY_NS] += runtime_ns
+        plan.kind.add(runtime_ns / 1e9)
+        self._parts.executed += 1
+        self._done(self._outcomes.executed(delivery, message, plan, request, executed, runtime_ns), more)
+
+    # --- settling --------------------------------------------------------------------------------
+
+    def _done(self, outcome: Outcome | None, more: bool) -> None:
+        """Keep an outcome until the next settle, where it survives this process if more will run."""
+        if outcome is None:
+            return
+        if not self._pending:
+            self._pending_since_ns = mono_ns()
+        self._pending.append(outcome)
+        if more and not self._slot.append_outcome(encode_outcome(outcome)):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Settle what is pending; tries until it succeeds or the worker is told to leave."""
+        pending = self._pending
+        if not pending:
+            return
+        answers = self._attempt(lambda: self._parts.settler.settle(self._consumer, pending))
+        for outcome, settled in zip(pending, answers or (), strict=False):
+            if not settled:
+                _log.info("delivery %s was settled or taken back meanwhile", outcome.tag.hex())
+        self._pending = []
+        self._slot.clear_outcomes()
+
+    def _attempt(self, action: Callable[[], T]) -> T | None:
+        """Do it, however long the broker is away; None when the worker leaves before that."""
+        while True:
+            try:
+                result = action()
+            except TransportError as error:
+                self._unreachable(error)
+                if self._words[S_STOP] != Stop.RUN and self._failures > _TRIES_WHEN_LEAVING:
+                    # Nothing is lost: the lease runs out, and the messages go to another worker.
+                    _log.error("leaving without settling: %s", error)
+                    return None
+            else:
+                self._failures = 0
+                return result
+
+    def _unreachable(self, error: TransportError) -> None:
+        if self._failures == 0:
+            _log.error("broker: %s; trying again", error)
+        delay_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        self._failures += 1
+        self._parts.pause(delay_s)

@@ -1,0 +1,91 @@
+"""The life of one child: set the process up, boot, run the loop, leave."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import random
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Final
+
+from .. import signals as hooks
+from ..exceptions import SoftTimeLimitExceeded
+from ..process_link import ProcessLink
+from ..scoreboard import C_RUNNING, C_STATE, S_SOFT_TARGET, Slot, State
+from ..template.load import Loaded
+from .idle import AgentWakes
+from .loop import WorkerLoop
+from .parts import build
+
+EXIT_AS_TOLD: Final = 0
+EXIT_BOOT_FAILED: Final = 3
+_OOM_SCORE_ADJ: Final = b"300"
+
+
+def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> int:
+    """Be the child of a slot until told to leave; returns the exit code.
+
+    The process is already in its own group and dies with the supervisor.
+    """
+    slot = link.scoreboard.slot(slot_index)
+    slot.words[C_STATE] = State.BOOTING
+    try:
+        _set_up_process(slot)
+        owner = f"{link.worker_id}.{slot_index}.{generation}"
+        parts = build(link, loaded, slot, owner)
+        hooks.worker_process_init.send(sender=link.node)
+    except BaseException:
+        slot.write_report(traceback.format_exc())
+        slot.words[C_STATE] = State.BOOT_FAILED
+        os.eventfd_write(link.doorbell_fd, 1)
+        return EXIT_BOOT_FAILED
+    loop = WorkerLoop(parts, AgentWakes(link, slot))
+    try:
+        loop.run()
+    finally:
+        hooks.worker_process_shutdown.send(sender=link.node, pid=os.getpid(), exitcode=EXIT_AS_TOLD)
+    parts.close()
+    return EXIT_AS_TOLD
+
+
+def _set_up_process(slot: Slot) -> None:
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    # Ctrl-C reaches the whole foreground group; only the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arm_soft_limit(slot)
+    if sys.__stderr__ is not None:
+        # In C, so that a task that holds the GIL can be looked at as well.
+        faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    prefer_as_oom_victim()
+    random.seed()
+    gc.enable()
+
+
+def arm_soft_limit(slot: Slot) -> None:
+    """Raise `SoftTimeLimitExceeded` on SIGUSR1, in the execution it is meant for and no other."""
+    words = slot.words
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        running = words[C_RUNNING]
+        if running and running == words[S_SOFT_TARGET]:
+            raise SoftTimeLimitExceeded()
+
+    signal.signal(signal.SIGUSR1, on_signal)
+
+
+def prefer_as_oom_victim() -> None:
+    """Have the kernel prefer this process to the supervisor when memory runs out (faults.md §5)."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(_OOM_SCORE_ADJ)
+    except OSError as error:
+        # A hint to the kernel; some sandboxes forbid it, and the worker works without.
+        print(f"oom_score_adj not set: {error}", file=sys.stderr)
+
+

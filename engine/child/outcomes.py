@@ -1,0 +1,218 @@
+"""From what happened to what is sent: the `Outcome` of each delivery, by the table in `settle`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from ...transports.base import Delivery, Outcome, Outgoing, StoredResult, Verdict
+from .. import states
+from ..clock import wall_s
+from ..einfo import safe_text
+from ..exceptions import NotRegistered, Reject, SoftTimeLimitExceeded, TaskRevokedError
+from ..execution import Executed
+from ..follow_ups import on_failure, on_success
+from ..message import Embed, MalformedMessage, TaskMessage, retry_of
+from ..request import Context
+from ..settle import AckPolicy, Ending, settlement
+from .admit import UNKNOWN_SINCE_HEADER, Refusal
+from .parts import Parts
+from .plan import RunPlan
+from .report import Reporter
+
+_log = logging.getLogger("prefork.child")
+
+_ENDINGS = {
+    states.SUCCESS: Ending.SUCCESS,
+    states.RETRY: Ending.RETRY,
+    states.IGNORED: Ending.IGNORE,
+}
+
+
+def ending_of(executed: Executed) -> Ending:
+    """What kind of end an execution came to."""
+    if executed.state == states.FAILURE:
+        return Ending.SOFT_LIMIT if isinstance(executed.value, SoftTimeLimitExceeded) else Ending.FAILURE
+    if executed.state == states.REJECTED:
+        return Ending.REJECT_REQUEUE if executed.requeue else Ending.REJECT
+    return _ENDINGS[executed.state]
+
+
+class Outcomes:
+    """Builds outcomes for one child."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._report = Reporter(parts)
+        self._defaults = AckPolicy()
+
+    def request(
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        embed: Embed,
+    ) -> Context:
+        """What the task sees as ``self.request``."""
+        return Context(
+            {
+                "id": message.id,
+                "task": message.task,
+                "args": args,
+                "kwargs": kwargs,
+                "retries": message.retries,
+                "called_directly": False,
+                "hostname": self._parts.node,
+                "delivery_info": {
+                    "exchange": message.exchange,
+                    "routing_key": message.routing_key or delivery.queue,
+                    "priority": message.priority,
+                    "redelivered": delivery.redelivered,
+                },
+                "redelivered": delivery.redelivered,
+                "root_id": message.root_id or message.id,
+                "parent_id": message.parent_id,
+                "group": message.group,
+                "group_index": message.group_index,
+                "chord": embed.chord,
+                "chain": embed.chain,
+                "callbacks": embed.callbacks,
+                "errbacks": embed.errbacks,
+                "timelimit": (message.time_limit_s, message.soft_time_limit_s),
+                "reply_to": message.reply_to,
+                "correlation_id": message.correlation_id,
+                "origin": message.origin,
+                "shadow": message.shadow,
+                "ignore_result": message.ignore_result,
+                "replaced_task_nesting": message.replaced_task_nesting,
+                "stamped_headers": message.stamped_headers,
+                "stamps": message.stamps,
+                "priority": message.priority,
+                "crashes": delivery.crashes,
+                "message": message,
+            }
+        )
+
+    # --- messages that do not run -------------------------------------------------------------------
+
+    def malformed(self, delivery: Delivery, error: MalformedMessage) -> Outcome:
+        """The outcome of bytes that are no task message, or one that may not be read."""
+        _log.error("malformed message in queue %r: %s", delivery.queue, error)
+        ending = Ending.MALFORMED
+        decided = settlement(ending, self._defaults)
+        results: tuple[StoredResult, ...] = ()
+        if error.task_id:
+            results = self._parts.results.failure(error, task_id=error.task_id)
+        assert decided.verdict is not None
+        return Outcome(
+            tag=delivery.tag,
+            verdict=decided.verdict,
+            reason=error.reason.value,
+            causes=(error.detail,),
+            results=results,
+        )
+
+    def refused(self, delivery: Delivery, message: TaskMessage, refusal: Refusal) -> Outcome:
+        """The outcome of a message that does not run now, or not at all."""
+        decided = settlement(refusal.ending, self._defaults)
+        assert decided.verdict is not None
+        if refusal.ending is Ending.UNKNOWN_TASK:
+            return self._deferred_unknown(delivery, message, refusal)
+        if refusal.ending is Ending.NOT_DUE:
+            return Outcome(tag=delivery.tag, verdict=decided.verdict, due_wall_s=refusal.due_wall_s)
+        error: Exception = TaskRevokedError(refusal.detail)
+        if refusal.ending is Ending.UNKNOWN_TASK_FOR_GOOD:
+            error = NotRegistered(message.task)
+        _log.warning("%s[%s]: %s", message.task, message.id, refusal.detail)
+        results = self._parts.results.failure(
+            error,
+            task_id=message.id,
+            message=message,
+            state=decided.state or states.FAILURE,
+        )
+        return Outcome(
+            tag=delivery.tag,
+            verdict=decided.verdict,
+            reason=refusal.ending.value.replace(" ", "-"),
+            causes=(refusal.detail,),
+            results=results,
+        )
+
+    def _deferred_unknown(self, delivery: Delivery, message: TaskMessage, refusal: Refusal) -> Outcome:
+        """Wait, with the moment since when it waits written into the message."""
+        document = delivery.document
+        headers = message.all_headers(self._parts.table)
+        if UNKNOWN_SINCE_HEADER not in headers:
+            _log.warning("%s[%s]: %s; waiting", message.task, message.id, refusal.detail)
+            envelope = msgspec.json.decode(document)
+            envelope["headers"][UNKNOWN_SINCE_HEADER] = wall_s()
+            document = msgspec.json.encode(envelope)
+        later = Outgoing(delivery.queue, document, delivery.priority, refusal.due_wall_s)
+        return Outcome(tag=delivery.tag, verdict=Verdict.ACK, follow_ups=(later,))
+
+    # --- messages that ran --------------------------------------------------------------------------
+
+    def executed(
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        plan: RunPlan,
+        request: Context,
+        executed: Executed,
+        runtime_ns: int,
+    ) -> Outcome | None:
+        """The outcome of an execution; None when it was acknowledged early and is done with."""
+        ending = ending_of(executed)
+        decided = settlement(ending, plan.acks)
+        results: tuple[StoredResult, ...] = ()
+        if decided.state is not None and self._is_stored(plan, message, executed):
+            executed, results = self._parts.results.executed(message, request, executed, decided.state)
+        follow_ups = self._follow_ups(delivery, message, request, executed)
+        self._report.ended(plan, message, executed, ending, runtime_ns)
+        if decided.verdict is None:
+            self._parts.publish(results, follow_ups)
+            return None
+        reason = ""
+        causes: tuple[str, ...] = ()
+        if decided.verdict is Verdict.DEAD:
+            reason = ending.value.replace(" ", "-")
+            value = executed.value
+            causes = (str(value.reason) if isinstance(value, Reject) else safe_text(value),)
+        return Outcome(
+            tag=delivery.tag,
+            verdict=decided.verdict,
+            reason=reason,
+            causes=causes,
+            follow_ups=follow_ups,
+            results=results,
+        )
+
+    def _is_stored(self, plan: RunPlan, message: TaskMessage, executed: Executed) -> bool:
+        """Whether anybody is told; a message's own wish wins over the task's (interop §8.11)."""
+        ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
+        return not ignored or (plan.store_errors and executed.state == states.FAILURE)
+
+    def _follow_ups(
+        self, delivery: Delivery, message: TaskMessage, request: Context, executed: Executed
+    ) -> tuple[Outgoing, ...]:
+        plan = executed.retry
+        if plan is not None:
+            document = retry_of(
+                message,
+                self._parts.table,
+                retries=plan.retries,
+                eta_wall_s=plan.due_wall_s,
+                args=plan.args,
+                kwargs=plan.kwargs,
+            )
+            queue = plan.options.get("queue") or delivery.queue
+            priority = plan.options.get("priority", delivery.priority)
+            return (Outgoing(str(queue), document, priority, plan.due_wall_s),)
+        if executed.state == states.SUCCESS and (request.callbacks or request.chain):
+            return on_success(self._parts.app, request, executed.value)
+        if executed.state == states.FAILURE and request.errbacks:
+            return on_failure(self._parts.app, request)
+        return ()

@@ -1,0 +1,127 @@
+"""What a child is made of, put together once at its boot."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from setproctitle import setproctitle
+
+from ...transports.base import Outgoing, StoredResult
+from ..message import TaskMessage
+from ..process_link import ProcessLink
+from ..result_writer import ResultWriter
+from ..scoreboard import Slot
+from ..states import STARTED
+from ..storage import Storage, open_storage
+from ..template.load import Loaded
+from .plan import RunPlan
+from .readahead import ReadAhead
+
+
+class Parts:
+    """The parts of one child. Everything is written once, at the boot, unless it says otherwise."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        storage: Storage,
+        slot: Slot,
+        board_words: memoryview,
+        *,
+        doorbell_fd: int,
+        node: str,
+        owner: str,
+        worker_id: str,
+    ) -> None:
+        config = loaded.config
+        self.app = loaded.app
+        self.config = config
+        self.node = node
+        self.slot = slot
+        self.board_words = board_words
+        self.doorbell_fd = doorbell_fd
+        self.storage = storage
+        self.settler = storage.settler
+        self.table = storage.table
+        self.table.allow_unpickling()
+        self.consumer = storage.transport.consumer(loaded.options["queues"], owner, worker_id)
+        self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
+        bound = config.worker_prefetch_multiplier or config.worker_read_ahead_max
+        self.read_ahead = ReadAhead(
+            config.worker_read_ahead_ms / 1000, min(bound, config.worker_read_ahead_max)
+        )
+        self._plans: dict[str, RunPlan | None] = {}
+        self._max_tasks: int | None = loaded.options["max_tasks_per_child"]
+        self._title = f"prefork: {node}: child {slot.index + 1}"
+        self._shown: str | None = None
+        # Written by the loop: executions so far, and a wish to be replaced (out of memory).
+        self.executed = 0
+        self.worn_out = False
+
+    def plan(self, task_name: str) -> RunPlan | None:
+        """How a task is run; None when no task of this name is registered."""
+        try:
+            return self._plans[task_name]
+        except KeyError:
+            task = self.app.tasks.get(task_name)
+            plan = None if task is None else RunPlan(task, self.config, self.read_ahead.kind(task_name))
+            if plan is not None:
+                # Names that are not registered come from outside: there is no end of them.
+                self._plans[task_name] = plan
+            return plan
+
+    def retired(self) -> bool:
+        """Has this child done its share, so that it must be replaced?"""
+        return self.worn_out or (self._max_tasks is not None and self.executed >= self._max_tasks)
+
+    def tasks_left(self) -> int:
+        """How many more tasks this child may start."""
+        return (1 << 30) if self._max_tasks is None else max(0, self._max_tasks - self.executed)
+
+    def set_title(self, task_name: str | None) -> None:
+        """Show in the process list what is running."""
+        if task_name != self._shown:
+            self._shown = task_name
+            setproctitle(f"{self._title}: {task_name or 'idle'}")
+
+    def pause(self, seconds: float) -> None:
+        """Wait before the next attempt at something that failed."""
+        select.select([], [], [], seconds)
+
+    def store_started(self, message: TaskMessage, plan: RunPlan) -> None:
+        """Store that the task has started, unless its result is ignored."""
+        ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
+        if self.storage.store is not None and not ignored:
+            meta = {"pid": os.getpid(), "hostname": self.node}
+            self.storage.store.store([self.results.state(message.id, STARTED, meta, message)])
+
+    def publish(self, results: tuple[StoredResult, ...], follow_ups: tuple[Outgoing, ...]) -> None:
+        """Store and send for a message that was acknowledged before its start."""
+        if results and self.storage.store is not None:
+            self.storage.store.store(results)
+        if follow_ups:
+            self.storage.transport.send(follow_ups)
+
+    def close(self) -> None:
+        """Give back what is held and close the connections."""
+        self.consumer.close()
+        self.storage.close()
+
+
+def build(link: ProcessLink, loaded: Loaded, slot: Slot, owner: str) -> Parts:
+    """Put a child together: own connections, nothing shared but the scoreboard."""
+    parts = Parts(
+        loaded,
+        open_storage(loaded.config, loaded.app_name),
+        slot,
+        link.scoreboard.words,
+        doorbell_fd=link.doorbell_fd,
+        node=link.node,
+        owner=owner,
+        worker_id=link.worker_id,
+    )
+    parts.set_title(None)
+    return parts
+
+

@@ -1,0 +1,121 @@
+"""Makes the result documents of a worker: by the child for what ran, by the agent for what died."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..serializers.base import EncodeError
+from ..serializers.registry import SerializerTable
+from ..transports.base import StoredResult
+from . import result_document, states
+from .clock import wall_s
+from .einfo import ExceptionInfo
+from .exceptions import BackendStoreError
+from .execution import Executed
+from .message import TaskMessage
+
+RESULT_BYTES_MAX = 64 * 1024 * 1024
+"""Larger results become a FAILURE that says so; no store should be asked to hold them."""
+
+
+class ResultWriter:
+    """Makes documents by one configuration.
+
+    :param enabled: results are stored at all.
+    :param node: name of the worker, for extended results.
+    """
+
+    def __init__(self, config: Any, table: SerializerTable, *, enabled: bool, node: str) -> None:
+        self._serializer = table.by_name(config.result_serializer)
+        self._expires_s: float | None = config.result_expires or None
+        self._extended: bool = config.result_extended
+        self._enabled = enabled
+        self._node = node
+
+    def executed(
+        self, message: TaskMessage, request: Any, executed: Executed, state: str
+    ) -> tuple[Executed, tuple[StoredResult, ...]]:
+        """The document of an execution.
+
+        A value that cannot be encoded, or is too large, turns the execution into a FAILURE.
+
+        :param state: the state to store.
+        :returns: what happened after all, and the document.
+        """
+        if not self._enabled:
+            return executed, ()
+        try:
+            stored = self._document(message, request, executed, state)
+        except EncodeError as error:
+            executed = _failed(error)
+            stored = self._document(message, request, executed, states.FAILURE)
+        if len(stored.document) > RESULT_BYTES_MAX:
+            size = len(stored.document)
+            executed = _failed(BackendStoreError(f"the result has {size} bytes; at most {RESULT_BYTES_MAX}"))
+            stored = self._document(message, request, executed, states.FAILURE)
+        return executed, (stored,)
+
+    def _document(self, message: TaskMessage, request: Any, executed: Executed, state: str) -> StoredResult:
+        ready = state in states.READY_STATES
+        document = result_document.encode(
+            state,
+            executed.value,
+            task_id=message.id,
+            serializer=self._serializer,
+            traceback=executed.einfo.traceback if executed.einfo is not None else None,
+            children=[child.as_tuple() for child in request._children or ()],
+            group_id=message.group,
+            parent_id=message.parent_id,
+            date_done_wall_s=wall_s() if ready else None,
+            extended=self._extra(message, request) if self._extended else None,
+        )
+        return StoredResult(message.id, document, self._expires_s, ready)
+
+    def _extra(self, message: TaskMessage, request: Any) -> Mapping[str, Any]:
+        return {
+            "name": message.task,
+            "args": request.args,
+            "kwargs": request.kwargs,
+            "worker": self._node,
+            "retries": message.retries,
+            "queue": message.routing_key,
+        }
+
+    def state(self, task_id: str, state: str, meta: Any, message: TaskMessage | None = None) -> StoredResult:
+        """The document of a state on the way (STARTED, or one of the user's)."""
+        document = result_document.encode(
+            state,
+            meta,
+            task_id=task_id,
+            serializer=self._serializer,
+            group_id=message.group if message else None,
+            parent_id=message.parent_id if message else None,
+        )
+        return StoredResult(task_id, document, self._expires_s, final=False)
+
+    def failure(
+        self,
+        error: Exception,
+        *,
+        task_id: str | None,
+        message: TaskMessage | None = None,
+        state: str = states.FAILURE,
+    ) -> tuple[StoredResult, ...]:
+        """The document of a task that could not be run to its end; nothing without an id."""
+        if not self._enabled or not task_id:
+            return ()
+        document = result_document.encode(
+            state,
+            error,
+            task_id=task_id,
+            serializer=self._serializer,
+            group_id=message.group if message else None,
+            parent_id=message.parent_id if message else None,
+            date_done_wall_s=wall_s(),
+        )
+        return (StoredResult(task_id, document, self._expires_s),)
+
+
+def _failed(error: Exception) -> Executed:
+    return Executed(states.FAILURE, error, ExceptionInfo(error))

@@ -1,0 +1,75 @@
+"""Carries outcomes to the broker and the result store, in the order that loses nothing.
+
+Used by the child's loop and, for a child that cannot do it any more, by the agent. Where the
+broker keeps the results too, one call does all of it; otherwise results are stored first, then
+follow-ups are published, then the message is acknowledged, so that a crash in between repeats
+something and loses nothing (design §4.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ..transports.base import Consumer, Outcome, ResultStore, Transport
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Outcome)
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """An outcome as bytes, for the outcome area of the scoreboard."""
+    return _ENCODER.encode(outcome)
+
+
+def decode_outcome(data: bytes) -> Outcome:
+    """What `encode_outcome` made.
+
+    :raises msgspec.DecodeError: the bytes are something else.
+    """
+    return _DECODER.decode(data)
+
+
+class Settler:
+    """Settles outcomes with one broker and one result store.
+
+    :param transport: the broker of the messages.
+    :param store: where results go; None stores nothing.
+    :param together: `store` is kept by `transport` itself, and settles with the message.
+    """
+
+    def __init__(self, transport: Transport, store: ResultStore | None, *, together: bool) -> None:
+        self._transport = transport
+        self._store = store
+        self._together = together or store is None
+
+    def settle(self, consumer: Consumer, outcomes: Sequence[Outcome]) -> list[bool]:
+        """Settle; False for an outcome whose message somebody took back.
+
+        :raises TransportError: the broker or the store could not be reached. Nothing is lost:
+            calling again with the same outcomes is harmless.
+        """
+        if self._together:
+            if self._store is None:
+                outcomes = [_without_results(outcome) for outcome in outcomes]
+            return consumer.settle(outcomes)
+        return self._one_after_the_other(consumer, outcomes)
+
+    def _one_after_the_other(self, consumer: Consumer, outcomes: Sequence[Outcome]) -> list[bool]:
+        assert self._store is not None
+        # A worker that was stopped longer than its lease must not store for what was taken from it.
+        held = [not outcome.results or consumer.fetch(outcome.tag) is not None for outcome in outcomes]
+        results = [
+            result
+            for outcome, is_held in zip(outcomes, held, strict=True)
+            if is_held
+            for result in outcome.results
+        ]
+        if results:
+            self._store.store(results)
+        return consumer.settle([_without_results(outcome) for outcome in outcomes])
+
+
+def _without_results(outcome: Outcome) -> Outcome:
+    return msgspec.structs.replace(outcome, results=()) if outcome.results else outcome

@@ -1,0 +1,1 @@
+"""Runs only in the template: imports the application once, then forks on request."""

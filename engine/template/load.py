@@ -1,0 +1,116 @@
+"""Imports the application and works out the effective configuration of the worker, once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from setproctitle import setproctitle
+
+from ...transports.url import redact
+from ..app import App
+from ..boot import BootSpec
+from ..config import no_effect
+from ..cpus import allowed_cpus
+from ..discovery import find_app
+from ..logs import setup_worker_logging
+from ..process_link import ProcessLink
+from ..routes import queue_specs
+from ..storage import urls_of
+
+
+@dataclass
+class Loaded:
+    """The application, its configuration, and the part of it that the supervisor needs.
+
+    :ivar options: plain data for the supervisor, which never sees the configuration itself.
+    """
+
+    app: App
+    config: Any
+    options: dict[str, Any]
+    node: str
+
+    @property
+    def app_name(self) -> str:
+        """Names the default directory of the embedded broker."""
+        return self.app.main or "prefork"
+
+    def set_title(self, role: str) -> None:
+        """Show in the process list what this process is."""
+        setproctitle(f"prefork: {self.node}: {role}")
+
+
+def load(link: ProcessLink) -> Loaded:
+    """Import the application that the boot specification names, and resolve its configuration.
+
+    :raises BaseException: whatever the application raises; the caller reports it.
+    """
+    spec = link.spec
+    if spec.workdir:
+        os.chdir(spec.workdir)
+    for entry in reversed([spec.workdir or os.getcwd(), *spec.sys_path]):
+        if entry not in sys.path:
+            sys.path.insert(0, entry)
+    app = find_app(spec.app)
+    app.set_current()
+    app.set_default()
+    config = app.conf.resolve(cli=spec.settings)
+    app.import_default_modules(spec.include)
+    app.finalize(auto=True)
+    setup_worker_logging(config, loglevel=spec.loglevel, logfile=spec.logfile, node=link.node)
+    loaded = Loaded(app, config, worker_options(spec, app, config), link.node)
+    loaded.set_title("template")
+    return loaded
+
+
+def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
+    """What the supervisor has to know of a configuration, as plain data."""
+    urls = urls_of(config)
+    concurrency = config.worker_concurrency
+    if concurrency in (None, "auto"):
+        concurrency = allowed_cpus(override=os.environ.get("PYTHON_CPU_COUNT"))
+    limits = (config.task_time_limit, config.task_soft_time_limit)
+    return {
+        "app": app.main or spec.app,
+        "concurrency": concurrency,
+        "autoscale": spec.autoscale,
+        "max_tasks_per_child": config.worker_max_tasks_per_child,
+        "max_memory_kib": config.worker_max_memory_per_child,
+        "hard_memory_kib": config.worker_hard_memory_limit,
+        "soft_shutdown_s": config.worker_soft_shutdown_timeout,
+        "soft_shutdown_on_idle": config.worker_enable_soft_shutdown_on_idle,
+        "lease_s": config.worker_lease,
+        "boot_timeout_s": config.worker_boot_timeout,
+        "max_boot_failures": config.worker_max_boot_failures,
+        "start_method": config.worker_start_method,
+        "queues": queues_to_consume(spec, config),
+        "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
+        "broker": redact(urls.broker),
+        "backend": redact(urls.results) if urls.results else "disabled",
+        "pidfile": spec.pidfile,
+        "has_limits": any(limit is not None for limit in limits),
+        "no_effect": [*no_effect(config), *spec.no_effect],
+        "log": {
+            "format": config.worker_log_format,
+            "datefmt": config.worker_log_datefmt,
+            "json": config.worker_json_logs,
+            "level": spec.loglevel,
+            "file": spec.logfile,
+        },
+    }
+
+
+def queues_to_consume(spec: BootSpec, config: Any) -> list[str]:
+    """The queues of ``-Q``, else all that the configuration declares, less those of ``-X``.
+
+    :raises ValueError: nothing is left.
+    """
+    names = spec.queues or list(queue_specs(config))
+    chosen = [name for name in names if name not in spec.exclude_queues]
+    if not chosen:
+        excluded = ", ".join(spec.exclude_queues)
+        raise ValueError(f"no queue to consume from: -X {excluded} leaves none of {', '.join(names)}")
+    return chosen

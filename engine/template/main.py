@@ -1,0 +1,128 @@
+"""The template process: load the application, report, then fork children and the agent.
+
+A fork is a double one: the intermediate process ends at once, so the new process is re-parented
+to the supervisor (a child subreaper), which can wait for it. The template answers only when the
+intermediate has been reaped, so the pid it reports is the supervisor's own child by then.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import traceback
+from typing import Any, NoReturn
+
+from .. import orphans
+from ..process_link import PACKET_BYTES_MAX, ProcessLink, receive, send
+from . import roles
+from .load import Loaded, load
+from .threads import unsafe_to_fork
+
+EXIT_BOOT_FAILED = 3
+
+
+def main(link: ProcessLink) -> None:
+    """Run the template. Called by the supervisor in a process it has just forked."""
+    # Collected garbage of the import would leave holes that children then fill one by one, each
+    # unsharing a page; so nothing is collected before the freeze (CPython's gc.freeze notes).
+    gc.disable()
+    try:
+        loaded = load(link)
+    except BaseException:
+        send(link.channel, {"op": "boot-failed", "traceback": _shortened(traceback.format_exc())})
+        os._exit(EXIT_BOOT_FAILED)
+    reasons = _reasons_against_forking(link, loaded)
+    send(link.channel, {"op": "ready", "options": loaded.options, "fresh": bool(reasons), "reasons": reasons})
+    if reasons:
+        os._exit(0)
+    gc.freeze()
+    Template(link, loaded).serve()
+
+
+def _reasons_against_forking(link: ProcessLink, loaded: Loaded) -> list[str]:
+    method = loaded.options["start_method"]
+    if method == "fresh":
+        return ["worker_start_method = fresh"]
+    reasons = unsafe_to_fork([link.channel.fileno(), *link.other_sockets()])
+    if reasons and method == "template":
+        # Asked for by name: obeyed, and said.
+        loaded.options["warnings"] = [f"worker_start_method = template in spite of {', '.join(reasons)}"]
+        return []
+    return reasons
+
+
+def _shortened(text: str) -> str:
+    return text[-(PACKET_BYTES_MAX // 4) :]
+
+
+class Template:
+    """Forks on request until the supervisor says so or dies."""
+
+    def __init__(self, link: ProcessLink, loaded: Loaded) -> None:
+        self._link = link
+        self._loaded = loaded
+
+    def serve(self) -> NoReturn:
+        """Answer requests for ever."""
+        poller = select.poll()
+        poller.register(self._link.channel.fileno(), select.POLLIN)
+        poller.register(self._link.supervisor_pidfd, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poller.poll()}
+            if self._link.supervisor_pidfd in ready:
+                orphans.kill_process_groups(self._link.scoreboard)
+                os._exit(1)
+            message, fds = receive(self._link.channel)
+            if message is None or message["op"] == "exit":
+                os._exit(0)
+            if message["op"] == "fork":
+                self._fork(message, fds)
+
+    def _fork(self, message: dict[str, Any], fds: list[int]) -> None:
+        reading, writing = os.pipe()
+        answer: dict[str, Any] = {
+            "kind": message["kind"],
+            "slot": message.get("slot"),
+            "generation": message.get("generation"),
+        }
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+        try:
+            intermediate = os.fork()
+            if intermediate == 0:
+                os.close(reading)
+                self._intermediate(message, fds, writing)
+            os.close(writing)
+            data = os.read(reading, 64)
+            os.waitpid(intermediate, 0)
+            if data.startswith(b"!"):
+                raise OSError(data[1:].decode())
+            if not data:
+                raise OSError("the intermediate process died")
+            answer |= {"op": "forked", "pid": int(data)}
+        except OSError as error:
+            answer |= {"op": "fork-failed", "error": str(error)}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            for fd in [reading, *fds]:
+                os.close(fd)
+        send(self._link.channel, answer)
+
+    def _intermediate(self, message: dict[str, Any], fds: list[int], writing: int) -> NoReturn:
+        """Runs in the intermediate process, and in the new one below it."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.write(writing, b"!" + str(error).encode()[:60])
+            os._exit(1)
+        if pid:
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        os.close(writing)
+        self._link.channel.close()
+        if message["kind"] == "agent":
+            channel = socket.socket(fileno=fds[0])
+            roles.run_agent(self._link, self._loaded, channel)
+        roles.run_child(self._link, self._loaded, message["slot"], message["generation"])

@@ -1,0 +1,70 @@
+"""What a process does that has just been forked for a role; it never returns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+from ..agent.main import run as agent_run
+from ..child.main import run as child_run
+from ..linux import Linux
+from ..process_link import ProcessLink
+from .load import Loaded
+
+_REPARENTING_S = 5.0
+
+
+def run_child(link: ProcessLink, loaded: Loaded, slot: int, generation: int) -> NoReturn:
+    """Be the child that holds a slot."""
+    code = 1
+    try:
+        # Both the supervisor and the process itself do this, whoever comes first: a child that is
+        # killed must take its own sub-processes along from its first moment on.
+        os.setpgid(0, 0)
+        _await_supervisor(link)
+        Linux().die_with_parent(link.supervisor_pid)
+        code = child_run(link, loaded, slot, generation)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _leave(code)
+
+
+def run_agent(link: ProcessLink, loaded: Loaded, channel: socket.socket) -> NoReturn:
+    """Be the agent."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        # No PDEATHSIG: when the supervisor dies the agent still has to clear up, then leaves.
+        code = agent_run(link, loaded, channel)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _leave(code)
+
+
+def _await_supervisor(link: ProcessLink) -> None:
+    """Wait until the intermediate process of the double fork has ended.
+
+    Armed earlier, PDEATHSIG would fire when the intermediate process exits.
+    """
+    deadline_s = time.monotonic() + _REPARENTING_S
+    while os.getppid() != link.supervisor_pid:
+        if time.monotonic() > deadline_s:
+            os._exit(1)
+        signal.sigtimedwait([], 0.0005)
+
+
+def _leave(code: int) -> NoReturn:
+    # os._exit: the atexit handlers are the template's, not ours.
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or 1  # a closed log must not keep the process
+    os._exit(code)
