@@ -1,0 +1,52 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support.waiting import eventually  # noqa: E402  (needs the line above)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--conformance-url",
+        metavar="URL",
+        help="run the conformance suites against the broker at this URL instead of the built-in ones",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*capabilities): applies to implementations that have these")
+
+
+@pytest.fixture
+def broker_root(tmp_path: Path) -> Path:
+    """A private directory for a filesystem broker."""
+    root = tmp_path / "broker"
+    root.mkdir(mode=0o700)
+    return root
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail when the test leaves a child process or a thread behind."""
+    this = psutil.Process()
+    children_before = {child.pid for child in this.children(recursive=True)}
+    threads_before = set(threading.enumerate())
+    yield
+    eventually(
+        lambda: not [thread for thread in threading.enumerate() if thread not in threads_before],
+        deadline_s=5.0,
+    )
+    eventually(
+        lambda: not [child for child in this.children(recursive=True) if child.pid not in children_before],
+        deadline_s=5.0,
+    )

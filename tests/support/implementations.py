@@ -1,0 +1,52 @@
+"""The implementations that the conformance suites run against. A new one is one entry here."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefork.transports.base import ResultStore, Transport
+from prefork.transports.registry import open_results, open_transport
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One transport with the result store beside it.
+
+    :param url: makes the URL of an empty broker, given an empty directory; every handle that is
+        opened on one URL must see the same broker.
+    :param gaps: the fields of `Capabilities` that this implementation declares false. They are the
+        only reason why a test does not apply to it.
+    """
+
+    name: str
+    url: Callable[[Path], str]
+    gaps: frozenset[str] = frozenset()
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def open_transport(self, url: str) -> Transport:
+        """A handle on the broker, such as another process would have."""
+        return open_transport(url, self.options)
+
+    def open_results(self, url: str) -> ResultStore:
+        """A handle on the result store."""
+        return open_results(url, self.options)
+
+
+IMPLEMENTATIONS = (
+    Implementation(
+        "memory", url=lambda root: f"memory://{uuid.uuid4().hex}", gaps=frozenset({"several_processes"})
+    ),
+    Implementation("filesystem", url=lambda root: f"filesystem://{root}"),
+)
+
+
+def third_party(url: str) -> Implementation:
+    """An implementation that somebody else registered, by the URL of a running broker."""
+    with_handle = open_transport(url, {})
+    capabilities = with_handle.capabilities
+    with_handle.close()
+    flags = {name for name in capabilities.__struct_fields__ if getattr(capabilities, name) is False}
+    return Implementation(capabilities.name, url=lambda root: url, gaps=frozenset(flags))
