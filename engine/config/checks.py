@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from .errors import Problem
 from .redaction import show
@@ -88,8 +88,10 @@ def _timezone(values: Values) -> Iterator[tuple[str, str]]:
     name = values["timezone"]
     if name is None:
         return
+    # Looked up on use: most configurations name no time zone.
+    zone_info = import_module("zoneinfo").ZoneInfo
     try:
-        ZoneInfo(name)
+        zone_info(name)
     except (KeyError, ValueError, OSError):
         yield "timezone", "there is no such time zone; write a name such as Europe/Berlin or UTC"
 

@@ -7,8 +7,10 @@ import re
 _UNIT_S = (("d", 86400.0), ("h", 3600.0), ("ms", 0.001), ("m", 60.0), ("s", 1.0))
 _SECONDS_OF = dict(_UNIT_S)
 _NUMBER = r"(\d{1,15}(?:\.\d{1,9})?)"
-_BARE = re.compile(rf"{_NUMBER}\Z", re.ASCII)
-_PART = re.compile(rf"{_NUMBER}\s*(ms|d|h|m|s)\s*", re.ASCII)
+
+# Texts, compiled by `re` on first use: most programs never parse a duration.
+_BARE = rf"(?a:{_NUMBER})\Z"
+_PART = rf"(?a:{_NUMBER}\s*(ms|d|h|m|s)\s*)"
 
 
 def parse_duration(text: str) -> float:
@@ -20,19 +22,19 @@ def parse_duration(text: str) -> float:
     :raises ValueError: `text` is neither.
     """
     stripped = text.strip()
-    bare = _BARE.match(stripped)
+    bare = re.match(_BARE, stripped)
     if bare is not None:
         return float(bare[1])
     total_s = 0.0
     position = 0
     smallest_s = float("inf")
     while position < len(stripped):
-        part = _PART.match(stripped, position)
+        part = re.match(_PART, stripped[position:])
         if part is None or _SECONDS_OF[part[2]] >= smallest_s:
             raise ValueError(f"{text!r} is not a duration: write seconds (90) or parts (1m30s, 500ms)")
         smallest_s = _SECONDS_OF[part[2]]
         total_s += float(part[1]) * smallest_s
-        position = part.end()
+        position += part.end()
     if position == 0:
         raise ValueError("an empty text is not a duration: write seconds (90) or parts (1m30s)")
     return total_s

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..exceptions import ImproperlyConfigured
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong.
 
     :param key: the setting, or a name that is none.
@@ -42,3 +41,14 @@ class ConfigError(ImproperlyConfigured):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...]]]:
         return type(self), (self.problems,)
+
+
+class ConfigFrozen(ImproperlyConfigured, AttributeError):
+    """Somebody tried to change a resolved `Config`; change ``app.conf`` instead.
+
+    :param key: the attribute.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key}: a resolved configuration cannot be changed; set app.conf.{key} instead")
+        self.key = key

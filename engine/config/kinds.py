@@ -18,8 +18,9 @@ from .durations import parse_duration
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _NONE = frozenset({"", "none", "null"})
-_RATE = re.compile(r"\d+(\.\d+)?(/[smh])?\Z", re.ASCII)
-_FORMAT_FIELD = re.compile(r"%(?:%|\([A-Za-z_]\w*\)[-#0 +]*\d*(?:\.\d+)?[sdrfaixX])")
+# Texts, compiled by `re` on first use.
+_RATE = r"[0-9]+(\.[0-9]+)?(/[smh])?\Z"
+_FORMAT_FIELD = r"%(?:%|\([A-Za-z_]\w*\)[-#0 +]*\d*(?:\.\d+)?[sdrfaixX])"
 _LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARNING", "WARN", "INFO", "DEBUG", "NOTSET")
 
 
@@ -223,14 +224,14 @@ def _rate(raw: object) -> str | float:
         raise ValueError("write a rate")
     if isinstance(raw, (int, float)) and raw >= 0 and math.isfinite(raw):
         return raw
-    if isinstance(raw, str) and _RATE.match(raw.strip()):
+    if isinstance(raw, str) and re.match(_RATE, raw.strip()):
         return raw.strip()
     raise ValueError("write a rate such as 10/s, 100/m or 1000/h")
 
 
 def _log_format(raw: object) -> str:
     value = _text(raw)
-    if "%" in _FORMAT_FIELD.sub("", value):
+    if "%" in re.sub(_FORMAT_FIELD, "", value):
         raise ValueError("every % must begin a field such as %(message)s, or be doubled")
     return value
 

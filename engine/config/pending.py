@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..unset import UNSET
@@ -21,7 +20,7 @@ from .sources import (
     read_mapping,
     read_object,
 )
-from .tree import DEFAULT_SOURCE, SETTINGS, Config, default_value
+from .tree import DEFAULT_SOURCE, SETTINGS, Config
 
 # Brokers that keep results as well, and so are the result store unless another is named.
 _STORES_RESULTS = ("filesystem:", "memory:")
@@ -135,14 +134,14 @@ class PendingConfig:
     def _resolve(self, environ: Mapping[str, str]) -> Config:
         layers = [
             read_mapping(self._defaults.items(), "add_defaults"),
-            read_file(environ, Path.cwd()),
+            read_file(environ, os.getcwd()),
             self._read_object(environ),
             read_environ(environ),
             self._read_changes(),
             read_mapping(self._cli.items(), "command line"),
         ]
         given, sources, problems = parse_layers(layers)
-        values = {key: default_value(key) for key in SETTINGS if key not in sources}
+        values = {key: fact.fresh_default() for key, fact in SETTINGS.items() if key not in sources}
         values.update(given)
         if "result_backend" in values:
             values["result_backend"] = _result_backend(values["result_backend"], values.get("broker_url"))
@@ -162,7 +161,7 @@ class PendingConfig:
             if silent:
                 return Layer()
             remedy = "it is not set; it must name the module that holds the configuration"
-            return Layer(problems=[Problem(name, "", "config_from_envvar", remedy)])
+            return Layer([Problem(name, "", "config_from_envvar", remedy)])
         if environ.get(ENV_MODULE):
             return read_object(environ[ENV_MODULE], namespace=self.namespace)
         return Layer()

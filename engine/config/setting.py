@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..unset import UNSET
 from .kinds import Kind
 
+if TYPE_CHECKING:
+    from dataclasses import dataclass
 
-@dataclass(frozen=True)
-class Setting:
+    # A type checker treats every section as a frozen dataclass: attributes are known and read-only.
+    section = dataclass(frozen=True, init=False, repr=False, eq=False)
+else:
+
+    def section(cls):
+        """Mark a class as a section. Building true dataclasses would double the time of the import."""
+        return cls
+
+
+class Setting(NamedTuple):
     """Everything that is known of one configuration key.
 
     :param kind: what values it takes.
+    :param default: the default, of the type that `kind` keeps; UNSET where it depends on others.
     :param doc: one sentence for the reference page.
     :param unit: unit of a number, or empty.
     :param celery: Celery's own default where ours differs, else UNSET.
-    :param old: the upper-case name of Celery before 4.0, or empty where there is none.
+    :param old: the upper-case name of Celery before 4.0, or None where there is none.
     :param no_effect: why the key does nothing here; empty when it does something.
     :param ours: the key does not exist in Celery.
     """
 
     kind: Kind
+    default: Any
     doc: str
     unit: str = ""
     celery: Any = UNSET
@@ -34,6 +45,10 @@ class Setting:
     def has_effect(self) -> bool:
         """Whether setting the key changes anything."""
         return not self.no_effect
+
+    def fresh_default(self) -> Any:
+        """The default, copied where it could be changed in place."""
+        return dict(self.default) if isinstance(self.default, dict) else self.default
 
 
 def setting(
@@ -47,21 +62,9 @@ def setting(
     no_effect: str = "",
     ours: bool = False,
 ) -> Any:
-    """The dataclass field of one setting; parameters as in `Setting`."""
-    facts = {"setting": Setting(kind, doc, unit, celery, old, no_effect, ours)}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=facts)
-    return field(default=default, metadata=facts)
+    """Declare a setting in the body of a section; parameters as in `Setting`.
 
-
-def setting_of(declared: Field[Any]) -> Setting:
-    """The `Setting` behind a dataclass field."""
-    found: Setting = declared.metadata["setting"]
-    return found
-
-
-def default_of(declared: Field[Any]) -> Any:
-    """A fresh default value of a dataclass field."""
-    if declared.default_factory is not MISSING:
-        return declared.default_factory()
-    return declared.default
+    The declared type is that of the value: a `Config` keeps values in its instance, where they
+    hide the declarations.
+    """
+    return Setting(kind, default, doc, unit, celery, old, no_effect, ours)

@@ -6,12 +6,11 @@ the names. Values are parsed later, and only those that no higher layer replaces
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
-from inspect import isclass, ismodule, isroutine
-from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from .errors import Problem
@@ -21,6 +20,8 @@ from .tree import SETTINGS
 
 ENV_PREFIX = "PREFORK_"
 ENV_FILE = "PREFORK_CONFIG"
+ENV_APP = "PREFORK_APP"
+"""Read by the command line, which finds the application with it; no setting."""
 ENV_MODULE = "CELERY_CONFIG_MODULE"
 
 _INTERNAL_PREFIX = "PREFORK__"
@@ -31,17 +32,19 @@ _CELERY_ENV: Mapping[str, str] = {
     "CELERY_RESULT_BACKEND": "result_backend",
 }
 
+_CODE = (type, FunctionType, BuiltinFunctionType, MethodType)
+
 # Kubernetes puts the addresses of a service named "prefork-…" into every container's environment.
-_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?\Z|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?\Z")
-_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+_SERVICE_LINK = r"_SERVICE_(HOST|PORT)(_\w+)?\Z|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?\Z"
+_SERVICE_ADDRESS = ("tcp://", "udp://", "sctp://")
 
 
-@dataclass
 class Layer:
     """What one source gives. Written by its reader only."""
 
-    values: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    def __init__(self, problems: Iterable[Problem] = ()) -> None:
+        self.values: dict[str, tuple[Any, str]] = {}
+        self.problems: list[Problem] = list(problems)
 
     def give(self, key: str, raw: Any, source: str) -> None:
         """Take a value; within one layer the last one counts."""
@@ -117,8 +120,10 @@ def _attributes(target: Any, namespace: str | None) -> Iterable[tuple[str, Any]]
         if known is None and not namespace and not looks_like_a_setting(name):
             continue
         raw = getattr(target, name)
-        is_code = isclass(raw) or isroutine(raw)
-        if ismodule(raw) or (is_code and (known is None or not SETTINGS[known[0]].kind.takes_objects)):
+        is_code = isinstance(raw, _CODE)
+        if isinstance(raw, ModuleType) or (
+            is_code and (known is None or not SETTINGS[known[0]].kind.takes_objects)
+        ):
             continue
         yield name, raw
 
@@ -149,11 +154,11 @@ def _import_advice(name: str, error: Exception) -> str:
 def _name_of(target: Any) -> str:
     if isinstance(target, str):
         return target
-    if ismodule(target):
+    if isinstance(target, ModuleType):
         return target.__name__
     if isinstance(target, Mapping):
         return "config_from_object(mapping)"
-    owner = target if isclass(target) else type(target)
+    owner = target if isinstance(target, type) else type(target)
     return f"{owner.__module__}.{owner.__qualname__}"
 
 
@@ -164,9 +169,9 @@ def read_environ(environ: Mapping[str, str]) -> Layer:
         if environ.get(name):
             layer.give(key, environ[name], f"env {name}")
     for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX) or name.startswith(_INTERNAL_PREFIX) or name == ENV_FILE:
+        if not name.startswith(ENV_PREFIX) or name.startswith(_INTERNAL_PREFIX) or name in (ENV_FILE, ENV_APP):
             continue
-        if _SERVICE_LINK.search(name) or (name.endswith("_PORT") and _SERVICE_ADDRESS.match(environ[name])):
+        if _is_service_link(name, environ[name]):
             continue
         key = name[len(ENV_PREFIX) :].lower()
         if key in SETTINGS:
@@ -177,28 +182,34 @@ def read_environ(environ: Mapping[str, str]) -> Layer:
     return layer
 
 
-def read_file(environ: Mapping[str, str], directory: Path) -> Layer:
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(re.search(_SERVICE_LINK, name)) or (
+        name.endswith("_PORT") and value.startswith(_SERVICE_ADDRESS)
+    )
+
+
+def read_file(environ: Mapping[str, str], directory: str) -> Layer:
     """Settings from the file ``PREFORK_CONFIG`` names, else ``prefork.toml``, else ``pyproject.toml``."""
     named = environ.get(ENV_FILE)
     if named:
-        return _read_toml(directory / named, (), str(named))
-    own = directory / "prefork.toml"
-    if own.is_file():
-        return _read_toml(own, (), own.name)
-    project = directory / "pyproject.toml"
-    if project.is_file():
-        return _read_toml(project, ("tool", "prefork"), f"{project.name} [tool.prefork]")
+        return _read_toml(os.path.join(directory, named), (), named)
+    own = os.path.join(directory, "prefork.toml")
+    if os.path.isfile(own):
+        return _read_toml(own, (), "prefork.toml")
+    project = os.path.join(directory, "pyproject.toml")
+    if os.path.isfile(project):
+        return _read_toml(project, ("tool", "prefork"), "pyproject.toml [tool.prefork]")
     return Layer()
 
 
-def _read_toml(path: Path, table: tuple[str, ...], source: str) -> Layer:
+def _read_toml(path: str, table: tuple[str, ...], source: str) -> Layer:
     # Looked up on use: the parser costs more to import than everything else here, and most
     # programs have no such file.
     toml_file = import_module(f"{__package__}.toml_file")
     try:
         return read_mapping(toml_file.read_toml(path, table).items(), source)
     except toml_file.UnreadableFile as error:
-        return Layer(problems=[Problem("configuration file", str(path), source, error.why)])
+        return Layer([Problem("configuration file", path, source, error.why)])
 
 
 def parse_layers(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str], list[Problem]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -19,20 +18,20 @@ class UnreadableFile(ValueError):
     :param why: what is wrong with it.
     """
 
-    def __init__(self, path: Path, why: str) -> None:
+    def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}")
         self.path = path
         self.why = why
 
 
-def read_toml(path: Path, table: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_toml(path: str, table: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings in a TOML file.
 
     :param table: the path of the table that holds them; an absent table is empty.
     :raises UnreadableFile: it is not readable, not TOML, or the table is not one.
     """
     try:
-        found: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+        found: Any = _load(path)
     except OSError as error:
         raise UnreadableFile(path, f"it cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -44,3 +43,8 @@ def read_toml(path: Path, table: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UnreadableFile(path, f"[{'.'.join(table)}] must be a table")
     return found
+
+
+def _load(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return tomllib.load(file)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, fields
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .errors import ConfigFrozen
 from .sections.beat import BeatSettings
 from .sections.broker import BrokerSettings
 from .sections.events import EventsSettings
@@ -20,7 +20,7 @@ from .sections.stores_cloud import StoresCloudSettings
 from .sections.tasks import TasksSettings
 from .sections.worker import WorkerSettings
 from .sections.worker_logs import WorkerLogsSettings
-from .setting import Setting, default_of, setting_of
+from .setting import Setting, section
 
 SECTIONS: tuple[type, ...] = (
     GeneralSettings,
@@ -41,7 +41,7 @@ SECTIONS: tuple[type, ...] = (
 DEFAULT_SOURCE = "default"
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class Config(
     GeneralSettings,
     BrokerSettings,
@@ -64,9 +64,17 @@ class Config(
     """
 
     def __init__(self, values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-        # One writer: this constructor. Instance values hide the class-level defaults.
+        # One writer: this constructor. Instance values hide the class-level declarations.
         self.__dict__.update(values)
         self.__dict__["_sources"] = dict(sources)
+
+    if not TYPE_CHECKING:  # a type checker knows already that the attributes are read-only
+
+        def __setattr__(self, name, value):
+            raise ConfigFrozen(name)
+
+        def __delattr__(self, name):
+            raise ConfigFrozen(name)
 
     def __repr__(self) -> str:
         given: dict[str, str] = self.__dict__["_sources"]
@@ -108,15 +116,10 @@ class Config(
         return len(SETTINGS)
 
 
-_FIELDS: Mapping[str, Field[Any]] = MappingProxyType({declared.name: declared for declared in fields(Config)})
-
-SETTINGS: Mapping[str, Setting] = MappingProxyType({name: setting_of(f) for name, f in _FIELDS.items()})
+SETTINGS: Mapping[str, Setting] = MappingProxyType(
+    {name: fact for part in SECTIONS for name, fact in vars(part).items() if isinstance(fact, Setting)}
+)
 """Every key, in the order of the reference page."""
 
 OLD_NAMES: Mapping[str, str] = MappingProxyType({s.old: name for name, s in SETTINGS.items() if s.old})
 """Upper-case names of Celery before 4.0, and the key of today."""
-
-
-def default_value(key: str) -> Any:
-    """A fresh copy of the default of a key; UNSET where it depends on other settings."""
-    return default_of(_FIELDS[key])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..kinds import BOOLEAN, COUNT, MAP, OBJECT, SECONDS, WORD, optional
 from ..reasons import BEAT
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class BeatSettings:
     """The periodic scheduler."""
 

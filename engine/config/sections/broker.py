@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..kinds import (
@@ -22,10 +21,10 @@ from ..kinds import (
     zero_is_none,
 )
 from ..reasons import NETWORK_BROKERS, PIECEWISE
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class BrokerSettings:
     """The broker and the connection to it."""
 

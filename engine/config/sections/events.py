@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..kinds import BOOLEAN, SECONDS, TEXT, WORD
 from ..reasons import CONTROL, EVENTS
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class EventsSettings:
     """Events and remote control."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..kinds import BOOLEAN, NAMES, POSITIVE, WORD, optional
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class GeneralSettings:
     """Contents, time and modules to import."""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..kinds import BOOLEAN, MAP, OBJECT, SECONDS, WORD, optional
 from ..reasons import BEAT, DAEMONS, EVENTS, REDIS, STORES
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class ProgramsSettings:
     """Values that Celery reads without listing them among its defaults."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ...unset import UNSET
 from ..kinds import BOOLEAN, COUNT, MAP, SECONDS, TEXT, URLS, WORD, integer, number, optional, zero_is_none
 from ..reasons import AMQP, CHORDS, STORES
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class ResultsSettings:
     """Results, in any store."""
 

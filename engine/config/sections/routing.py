@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..kinds import BOOLEAN, DELIVERY_MODE, PRIORITY, STRUCTURE, TEXT, WORD, choice, optional
 from ..reasons import AMQP, CONTROL
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class RoutingSettings:
     """Queues and routing."""
 

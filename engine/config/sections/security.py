@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..kinds import SECRET, TEXT, optional
 from ..reasons import SECURITY
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class SecuritySettings:
     """Signed messages."""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..kinds import BOOLEAN, COUNT, FLAG_OR_MAP, MAP, OBJECT, POSITIVE, SECONDS, TEXT, integer, optional
 from ..reasons import REDIS, STORES
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class StoresSettings:
     """Result stores: Redis, cache, database."""
 

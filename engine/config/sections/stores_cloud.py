@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..kinds import BOOLEAN, COUNT, MAP, NAMES, SECONDS, TEXT, integer, optional
 from ..reasons import STORES
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class StoresCloudSettings:
     """Result stores: all others."""
 

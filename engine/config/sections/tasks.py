@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..kinds import (
@@ -19,10 +18,10 @@ from ..kinds import (
     optional,
 )
 from ..reasons import CHORDS, EVENTS
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class TasksSettings:
     """How tasks are sent and executed."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..kinds import (
@@ -19,10 +18,10 @@ from ..kinds import (
     optional,
 )
 from ..reasons import AMQP, CONTROL, EVENTS, NETWORK_BROKERS
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class WorkerSettings:
     """The worker and its processes."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..kinds import BOOLEAN, LOG_FORMAT, LOG_LEVEL, TEXT, optional
-from ..setting import setting
+from ..setting import section, setting
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
+@section
 class WorkerLogsSettings:
     """Logging of the worker."""
 
