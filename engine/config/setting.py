@@ -8,10 +8,15 @@ from ..unset import UNSET
 from .kinds import Kind
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass
+    from typing import TypeVar
+
+    from typing_extensions import dataclass_transform
+
+    C = TypeVar("C", bound=type)
 
     # A type checker treats every section as a frozen dataclass: attributes are known and read-only.
-    section = dataclass(frozen=True, init=False, repr=False, eq=False)
+    @dataclass_transform(frozen_default=True, eq_default=False)
+    def section(cls: C) -> C: ...
 else:
 
     def section(cls):

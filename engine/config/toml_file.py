@@ -47,4 +47,5 @@ def read_toml(path: str, table: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _load(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
-        return tomllib.load(file)
+        settings: dict[str, Any] = tomllib.load(file)
+    return settings
