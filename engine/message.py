@@ -7,9 +7,12 @@ with `retry_of`. Facts: interop §2 to §4.
 from __future__ import annotations
 
 from ..transports.identifiers import fresh_id
+from .message_draft import RawBody, TaskDraft
 from .message_errors import Malformed, MalformedMessage
 from .message_read import Embed, Signature, TaskMessage, parse
-from .message_write import RawBody, TaskDraft, bounded_repr, build, draft_of, encode_task, retry_of
+from .message_repr import bounded_repr
+from .message_retry import draft_of, retry_of
+from .message_write import build, encode_task
 
 __all__ = [
     "Embed",

@@ -29,6 +29,7 @@ Limit = int | float | None
 class WireHeaders(msgspec.Struct, gc=False):
     """The protocol's headers. Times are still text, and nothing is checked beyond its type."""
 
+    lang: Any = None
     task: str | None = None
     id: str | None = None
     shadow: str | None = None
@@ -51,7 +52,11 @@ class WireHeaders(msgspec.Struct, gc=False):
     redelivered: bool | None = None
 
 
-PROTOCOL_KEYS = frozenset(WireHeaders.__struct_fields__) - {"redelivered"} | {"lang"}
+class _StrictHeaders(WireHeaders, gc=False, forbid_unknown_fields=True):
+    """For the typed pass: what it takes has no header that is not in it."""
+
+
+PROTOCOL_KEYS = frozenset(WireHeaders.__struct_fields__) - {"redelivered"}
 """The headers that the protocol itself writes."""
 
 CONTEXT_KEYS = PROTOCOL_KEYS | frozenset(
@@ -61,19 +66,24 @@ CONTEXT_KEYS = PROTOCOL_KEYS | frozenset(
 )
 """The names that are never custom headers: peers hide them from ``request.headers`` (interop §2.1)."""
 
-_decode_typed = msgspec.json.Decoder(WireHeaders).decode
+_decode_typed = msgspec.json.Decoder(_StrictHeaders).decode
 
 
-def read_headers(raw: msgspec.Raw, table: SerializerTable) -> WireHeaders:
+def read_headers(raw: msgspec.Raw, table: SerializerTable) -> tuple[WireHeaders, dict[str, Any] | None]:
     """Read headers; only their types are checked.
 
+    :returns: the protocol's headers, and all headers; None for the latter if there are no others.
     :raises MalformedMessage: a header of the wrong type, named in the detail.
     """
     try:
-        return _decode_typed(raw)
-    # ValueError: bytes that are not UTF-8.
+        headers = _decode_typed(raw)
+        if not headers.stamps and headers.redelivered is None:
+            return headers, None
+    # ValueError: bytes that are not UTF-8. All of it is looked at again, less strictly.
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return headers_of(decode_dict(raw, table))
+        pass
+    found = decode_dict(raw, table)
+    return headers_of(found), found
 
 
 def decode_dict(raw: msgspec.Raw, table: SerializerTable) -> dict[str, Any]:
@@ -95,6 +105,11 @@ def headers_of(found: Mapping[str, Any]) -> WireHeaders:
 
     :raises MalformedMessage: a value of the wrong type, named in the detail.
     """
+    try:
+        return msgspec.convert(found, WireHeaders)
+    # ValueError, OverflowError: numbers beyond any sense. The checks below name the header.
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        pass
     task_id, task = _shown(found.get("id")), _shown(found.get("task"))
     known: dict[str, Any] = {}
     for name, (check, reason) in _CHECKS.items():

@@ -58,6 +58,7 @@ class TaskMessage(msgspec.Struct):
         that is what it means to peers.)
     :param ignore_result: None leaves it to the task.
     :param protocol: 2, or 1; a hybrid (headers of 2, body of 1) is 1 with `hybrid` set.
+    :param more_headers: all headers, where there are others than the protocol's; else None.
     :param redelivered: some broker or peer says that it was delivered before.
     """
 
@@ -90,6 +91,7 @@ class TaskMessage(msgspec.Struct):
     routing_key: str
     redelivered: bool
     envelope: Envelope
+    more_headers: dict[str, Any] | None = None
     protocol: int = 2
     hybrid: bool = False
     decoded: Any = UNSET
@@ -120,18 +122,15 @@ class TaskMessage(msgspec.Struct):
         return args, kwargs, self._embed(embed, decoded is embed)
 
     def all_headers(self, table: SerializerTable) -> dict[str, Any]:
-        """Every header of the message, as sent.
+        """Every header of the message, as sent."""
+        return self.more_headers or decode_dict(self.envelope.headers, table)
 
-        :raises MalformedMessage: a two-key object of unknown type among them.
-        """
-        return decode_dict(self.envelope.headers, table)
-
-    def custom_headers(self, table: SerializerTable) -> dict[str, Any] | None:
-        """What the sender added to the protocol's headers; None if nothing (interop §2.1).
-
-        :raises MalformedMessage: as `all_headers`.
-        """
-        found = self.all_headers(table)
+    @property
+    def headers(self) -> dict[str, Any] | None:
+        """What the sender added to the protocol's headers; None if nothing (interop §2.1)."""
+        found = self.more_headers
+        if found is None:
+            return None
         explicit = found.get("headers")
         if isinstance(explicit, dict):
             return explicit
@@ -176,14 +175,17 @@ def parse(document: bytes, table: SerializerTable) -> TaskMessage:
         envelope = envelopes.decode(document)
     except MalformedEnvelope as exc:
         raise malformed(exc) from exc
-    headers = read_headers(envelope.headers, table)
+    headers, more_headers = read_headers(envelope.headers, table)
     try:
         table.decoder(envelope.content_type, envelope.content_encoding)
     except (ContentDisallowed, DecodeError) as exc:
         raise malformed(exc, headers.id, headers.task) from exc
     if headers.task is not None and headers.id is not None and _is_surely_protocol_2(envelope, headers):
-        return _message(headers, envelope)
-    return _parse_with_body(envelope, headers, table)
+        message = _message(headers, envelope)
+    else:
+        message = _parse_with_body(envelope, headers, table)
+    message.more_headers = more_headers
+    return message
 
 
 def _is_surely_protocol_2(envelope: Envelope, headers: WireHeaders) -> bool:

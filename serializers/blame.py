@@ -16,7 +16,7 @@ NODES_MAX = 1_000_000
 
 def blame(
     value: Any,
-    encodes: Callable[[Any], bool],
+    encode: Callable[[Any], Any],
     *,
     serializer: str,
     key_types: tuple[type, ...],
@@ -24,11 +24,11 @@ def blame(
 ) -> EncodeError:
     """The error that names the first part of `value` that has no form in the format.
 
-    :param encodes: says whether the format has a form for a value that is not a container.
+    :param encode: the encoder that failed; tried on every value inside that is not a container.
     :param key_types: the types that keys of mappings may have.
     :param cause: what the encoder raised; shown when no part can be blamed.
     """
-    found = _first_bad(value, encodes, key_types)
+    found = _first_bad(value, encode, key_types)
     if found is not None:
         steps, value_type, remedy = found
         return EncodeError(steps, value_type, remedy, serializer=serializer)
@@ -39,7 +39,7 @@ def blame(
 
 
 def _first_bad(
-    value: Any, encodes: Callable[[Any], bool], key_types: tuple[type, ...]
+    value: Any, encode: Callable[[Any], Any], key_types: tuple[type, ...]
 ) -> tuple[tuple[Step, ...], str, str] | None:
     """Depth first, in order, without recursion: a value may be nested deeper than the stack."""
     # Each entry: the value, its path as a linked list, the ids of the containers around it.
@@ -49,7 +49,7 @@ def _first_bad(
             return None
         item, path, around = pending.pop()
         if not isinstance(item, (dict, list, tuple)):
-            if not encodes(item):
+            if not _encodes(encode, item):
                 return _unlink(path), _type_text(item), PASS_AN_ID
             continue
         if _is_around(id(item), around):
@@ -64,6 +64,15 @@ def _first_bad(
             parts = [(part, (index, path)) for index, part in enumerate(item)]
         pending.extend((part, where, around) for part, where in reversed(parts))
     return None
+
+
+def _encodes(encode: Callable[[Any], Any], item: Any) -> bool:
+    try:
+        encode(item)
+    # Whatever it raises (a value may bring code of its own), the answer is no.
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 def _is_around(identity: int, around: Any) -> bool:

@@ -81,9 +81,7 @@ class JsonSerializer:
             return self._encode(value)
         # Not only what JSON raises: the value may bring a `__json__` that raises anything.
         except Exception as exc:
-            raise blame(
-                value, self._encodes, serializer=self.name, key_types=_KEY_TYPES, cause=exc
-            ) from exc
+            raise blame(value, self._encode, serializer=self.name, key_types=_KEY_TYPES, cause=exc) from exc
 
     def loads(self, data: bytes) -> Any:
         """Read a document.
@@ -136,14 +134,6 @@ class JsonSerializer:
             raise ValueError(f"unknown extended type {str(marker)[:80]!r}")
         return decoder(found[_VALUE])
 
-    def _encodes(self, value: Any) -> bool:
-        try:
-            self._encode(value)
-        # Whatever it raises, the answer is no.
-        except Exception:
-            return False
-        return True
-
 
 def _make_encoder(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:
     """A function from value to JSON bytes.
@@ -151,7 +141,7 @@ def _make_encoder(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:
     The C encoder is made once here; `json.JSONEncoder.encode` makes one per call, which doubles
     the price of a small message. A cycle ends in RecursionError instead of a table of markers.
     """
-    make = json.encoder.c_make_encoder
+    make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
         plain = json.JSONEncoder(default=default)
         return lambda value: plain.encode(value).encode("ascii")

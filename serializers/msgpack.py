@@ -34,11 +34,11 @@ class MsgpackSerializer:
         :raises EncodeError: names the part of the value that MessagePack has no form for.
         """
         try:
-            packed: bytes = msgpack.packb(value, use_bin_type=True)
+            packed = _pack(value)
             _refuse_odd_keys(value)
         # The packer calls into the values (``__len__``, ``items``), which may raise anything.
         except Exception as exc:
-            raise blame(value, _packs, serializer=self.name, key_types=_KEY_TYPES, cause=exc) from exc
+            raise blame(value, _pack, serializer=self.name, key_types=_KEY_TYPES, cause=exc) from exc
         return packed
 
     def loads(self, data: bytes) -> Any:
@@ -84,10 +84,6 @@ def _refuse_odd_keys(value: Any) -> None:
                 _refuse_odd_keys(part)
 
 
-def _packs(value: Any) -> bool:
-    try:
-        msgpack.packb(value, use_bin_type=True)
-    # Whatever it raises, the answer is no.
-    except Exception:
-        return False
-    return True
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed

@@ -43,10 +43,10 @@ class PickleSerializer:
         :raises EncodeError: names the part of the value that cannot be pickled.
         """
         try:
-            return pickle.dumps(value, protocol=PROTOCOL)
+            return _pickle(value)
         # Pickling calls into the values, which may raise anything.
         except Exception as exc:
-            raise blame(value, _pickles, serializer=self.name, key_types=(object,), cause=exc) from exc
+            raise blame(value, _pickle, serializer=self.name, key_types=(object,), cause=exc) from exc
 
     def loads(self, data: bytes) -> Any:
         """Read a document, which executes what it says.
@@ -65,10 +65,5 @@ class PickleSerializer:
             raise DecodeError(DecodeFault.MALFORMED, f"cannot unpickle ({detail})") from exc
 
 
-def _pickles(value: Any) -> bool:
-    try:
-        pickle.dumps(value, protocol=PROTOCOL)
-    # Whatever it raises, the answer is no.
-    except Exception:
-        return False
-    return True
+def _pickle(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=PROTOCOL)

@@ -90,10 +90,13 @@ class SerializerTable:
 
         :raises UnknownSerializer: the configuration does not name it.
         """
-        serializer = self._by_name.get(name) or self._by_name.get(_name_of(name))
-        if serializer is None:
-            raise UnknownSerializer(name, self.names)
-        return serializer
+        serializer = self._by_name.get(name)
+        if serializer is not None:
+            return serializer
+        for serializer in self._by_name.values():
+            if serializer.content_type == name:
+                return serializer
+        raise UnknownSerializer(name, self.names)
 
     def encode(self, value: Any, name: str) -> tuple[bytes, str, str]:
         """Serialize a value: body, content type, content encoding.
@@ -127,9 +130,7 @@ class SerializerTable:
         """
         serializer = self.decoder(content_type, content_encoding)
         if len(body) > self._input_bytes_max:
-            raise DecodeError(
-                DecodeFault.TOO_LARGE, f"{len(body)} bytes, of at most {self._input_bytes_max}"
-            )
+            raise DecodeError(DecodeFault.TOO_LARGE, f"{len(body)} bytes, of at most {self._input_bytes_max}")
         if compression is not None:
             body = decompress(body, compression, self._output_bytes_max)
         return serializer.loads(body)

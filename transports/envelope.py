@@ -67,7 +67,7 @@ class DeliveryInfo(msgspec.Struct, frozen=True, gc=False):
 
 
 class Properties(msgspec.Struct, frozen=True, gc=False):
-    """The properties that the engine reads; `Envelope.message` has the others too."""
+    """The properties that kombu and task clients write."""
 
     delivery_tag: str | int
     delivery_info: DeliveryInfo | None = None
@@ -75,6 +75,12 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
     body_encoding: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
+    delivery_mode: Any = None
+    expiration: Any = None
+
+
+class _StrictProperties(Properties, frozen=True, gc=False, forbid_unknown_fields=True):
+    """For the typed pass: whoever writes other properties pays for the second pass, which keeps them."""
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -82,6 +88,8 @@ class Envelope(msgspec.Struct, frozen=True):
 
     :param body: decoded from base64, not yet decompressed nor deserialized.
     :param headers: a JSON object, not yet decoded; may hold kombu's two-key objects (interop §1.3).
+    :param properties: those that kombu and task clients write.
+    :param more_properties: the others, as plain JSON values.
     :param document: the whole, as it came.
     """
 
@@ -90,6 +98,7 @@ class Envelope(msgspec.Struct, frozen=True):
     content_encoding: str
     headers: msgspec.Raw
     properties: Properties
+    more_properties: dict[str, Any] | None
     document: bytes
 
     @property
@@ -101,21 +110,24 @@ class Envelope(msgspec.Struct, frozen=True):
         """The message with all its headers and properties.
 
         :param loads: reads JSON; give one that knows the two-key objects, to have what they stand
-            for. Whatever it raises is passed on.
+            for in the headers. Whatever it raises is passed on.
         """
-        document = loads(self.document)
+        known = msgspec.to_builtins(self.properties)
         return Message(
             body=self.body,
             content_type=self.content_type,
             content_encoding=self.content_encoding,
-            headers=document.get("headers") or {},
-            properties=document["properties"],
+            headers=loads(bytes(self.headers)),
+            properties={
+                **{name: value for name, value in known.items() if value is not None},
+                **(self.more_properties or {}),
+            },
         )
 
 
-class _Incoming(msgspec.Struct, gc=False):
+class _Incoming(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     body: str
-    properties: Properties
+    properties: _StrictProperties
     headers: msgspec.Raw = msgspec.Raw(b"{}")
     content_type: str | None = msgspec.field(name="content-type", default=None)
     content_encoding: str | None = msgspec.field(name="content-encoding", default=None)
@@ -151,18 +163,19 @@ def decode(document: bytes, *, document_bytes_max: int = DOCUMENT_BYTES_MAX) -> 
         raise MalformedEnvelope(EnvelopeFault.TOO_LARGE, f"{len(document)} bytes, of {document_bytes_max}")
     try:
         incoming = _decode_incoming(document)
-        is_object = memoryview(incoming.headers)[0] == _OBJECT
     # ValueError: bytes that are not UTF-8. All of it is looked at again, less strictly.
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        incoming = _decode_loosely(document)
-        is_object = True
-    headers = incoming.headers if is_object else _headers_or_none(incoming.headers)
+        return _decode_loosely(document)
+    headers = incoming.headers
+    if memoryview(headers)[0] != _OBJECT:
+        headers = _headers_or_none(headers)
     return Envelope(
         _body_bytes(incoming.body, incoming.properties.body_encoding),
         incoming.content_type or UNTYPED_CONTENT_TYPE,
         incoming.content_encoding or "utf-8",
         headers,
         incoming.properties,
+        None,
         document,
     )
 
@@ -231,7 +244,7 @@ def _headers_or_none(raw: msgspec.Raw) -> msgspec.Raw:
     raise MalformedEnvelope(EnvelopeFault.BAD_HEADERS, "headers are not an object")
 
 
-def _decode_loosely(document: bytes) -> _Incoming:
+def _decode_loosely(document: bytes) -> Envelope:
     """What the typed decoder refused: stdlib JSON, and a check of every part by hand."""
     try:
         found = json.loads(document.decode("utf-8"))
@@ -248,12 +261,15 @@ def _decode_loosely(document: bytes) -> _Incoming:
     body = found.get("body")
     if not isinstance(body, str):
         raise MalformedEnvelope(EnvelopeFault.BAD_BODY, f"body is a {type(body).__name__}")
-    return _Incoming(
-        body=body,
-        properties=_loose_properties(found.get("properties")),
+    properties, more_properties = _loose_properties(found.get("properties"))
+    return Envelope(
+        body=_body_bytes(body, properties.body_encoding),
+        content_type=_content(found, "content-type") or UNTYPED_CONTENT_TYPE,
+        content_encoding=_content(found, "content-encoding") or "utf-8",
         headers=msgspec.Raw(raw),
-        content_type=_content(found, "content-type"),
-        content_encoding=_content(found, "content-encoding"),
+        properties=properties,
+        more_properties=more_properties,
+        document=document,
     )
 
 
@@ -264,7 +280,7 @@ def _content(found: dict[str, Any], key: str) -> str | None:
     raise MalformedEnvelope(EnvelopeFault.BAD_CONTENT_TYPE, f"{key} is a {type(value).__name__}")
 
 
-def _loose_properties(found: Any) -> Properties:
+def _loose_properties(found: Any) -> tuple[Properties, dict[str, Any] | None]:
     if not isinstance(found, dict):
         raise MalformedEnvelope(EnvelopeFault.BAD_PROPERTIES, f"properties are a {type(found).__name__}")
     if found.get("delivery_tag") is None:
@@ -275,7 +291,9 @@ def _loose_properties(found: Any) -> Properties:
             EnvelopeFault.BAD_BODY_ENCODING, f"body_encoding is a {type(body_encoding).__name__}"
         )
     try:
-        return msgspec.convert(found, Properties)
+        known = msgspec.convert(found, Properties)
     # ValueError, OverflowError: numbers beyond any sense.
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as exc:
         raise MalformedEnvelope(EnvelopeFault.BAD_PROPERTIES, str(exc)[:200]) from exc
+    more = {key: value for key, value in found.items() if key not in Properties.__struct_fields__}
+    return known, more or None
