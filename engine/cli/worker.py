@@ -11,6 +11,7 @@ from ..boot import BootSpec, exec_supervisor
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .process import Privileges, detach
+from .surroundings import enter
 from .worker_options import LEVELS, WITHOUT_EFFECT, add_options
 
 # Pools of Celery's that no code here can stand in for; `processes` is its other name for prefork.
@@ -24,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Become the supervisor of a new worker. Returns only when that fails."""
+    enter(options)
     spec = specification(arguments, options)
     privileges = Privileges.named(arguments.uid, arguments.gid, arguments.umask)
     if arguments.detach:
@@ -45,9 +47,7 @@ def specification(arguments: argparse.Namespace, options: GlobalOptions) -> Boot
         raise CommandError(
             "worker: which application? Give -A MODULE[:ATTRIBUTE] or set PREFORK_APP", ExitCode.USAGE
         )
-    workdir = os.path.abspath(options.workdir or os.getcwd())
-    if not os.path.isdir(workdir):
-        raise CommandError(f"--workdir {workdir}: no such directory", ExitCode.USAGE)
+    workdir = os.getcwd()
     return BootSpec(
         app=options.app,
         workdir=workdir,

@@ -1,0 +1,1 @@
+"""`prefork demo`: the real engine, real work, planned misfortunes."""
