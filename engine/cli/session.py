@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,8 @@ from ...transports.errors import BrokerUnavailable, ResultStoreUnavailable, Tran
 from ...transports.url import InvalidUrl
 from ..app import App
 from ..config import Config, ConfigError
-from ..discovery import AppNotFound, find_app
+from ..discovery import find_app
+from ..exceptions import ImproperlyConfigured
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .surroundings import enter
@@ -45,9 +47,7 @@ def explained() -> Iterator[None]:
     """Turn the errors that a user can do something about into `CommandError`."""
     try:
         yield
-    except AppNotFound as error:
-        raise CommandError(str(error), ExitCode.USAGE) from error
-    except ConfigError as error:
+    except (ConfigError, ImproperlyConfigured) as error:
         raise CommandError(str(error), ExitCode.CONFIG) from error
     except (BrokerUnavailable, ResultStoreUnavailable) as error:
         raise CommandError(str(error), ExitCode.UNAVAILABLE) from error
@@ -70,7 +70,7 @@ def _application(options: GlobalOptions) -> App:
     # An installed command has the directory of the command on the path, not the user's own.
     sys.path.insert(0, os.getcwd())
     if options.app is not None:
-        return find_app(options.app)
+        return _found(options.app)
     app = App("prefork")
     if options.broker is None and not app.conf.resolve().is_given("broker_url"):
         raise CommandError(
@@ -78,6 +78,19 @@ def _application(options: GlobalOptions) -> App:
             ExitCode.USAGE,
         )
     return app
+
+
+def _found(where: str) -> App:
+    try:
+        return find_app(where)
+    except ImproperlyConfigured as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
+    except Exception as error:
+        # Whatever the user's own module raises when it is imported: said with its place, not shown
+        # as a traceback through this program.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        raise CommandError(f"-A {where}: importing it failed: {what}") from error
 
 
 def _overrides(options: GlobalOptions) -> dict[str, Any]:
