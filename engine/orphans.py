@@ -9,9 +9,12 @@ Standard library only.
 from __future__ import annotations
 
 import os
+import select
 import signal
 
 from .scoreboard import S_HIGH_SLOT, S_PID, SLOTS, Scoreboard
+
+_ENDING_MS = 1000
 
 
 def kill_process_groups(scoreboard: Scoreboard) -> int:
@@ -32,3 +35,12 @@ def kill_process_groups(scoreboard: Scoreboard) -> int:
             continue
         killed += 1
     return killed
+
+
+def clear_up_after(supervisor_pidfd: int, scoreboard: Scoreboard) -> None:
+    """The supervisor's channel has ended: if that is because it died, leave nothing alive.
+
+    A process closes its descriptors before it counts as dead, so the channel's end comes first.
+    """
+    if select.select([supervisor_pidfd], [], [], _ENDING_MS / 1000)[0]:
+        kill_process_groups(scoreboard)

@@ -14,6 +14,7 @@ from .einfo import ExceptionInfo
 from .exceptions import BackendStoreError
 from .execution import Executed
 from .message import TaskMessage
+from .publishing import seconds
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
 """Larger results become a FAILURE that says so; no store should be asked to hold them."""
@@ -28,7 +29,7 @@ class ResultWriter:
 
     def __init__(self, config: Any, table: SerializerTable, *, enabled: bool, node: str) -> None:
         self._serializer = table.by_name(config.result_serializer)
-        self._expires_s: float | None = config.result_expires or None
+        self._expires_s = seconds(config.result_expires) or None  # 0 keeps them, too
         self._extended: bool = config.result_extended
         self._enabled = enabled
         self._node = node

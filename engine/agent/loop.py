@@ -10,13 +10,13 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Callable
 from typing import Any, Final
 
 from ...transports.base import Watch
 from ...transports.errors import TransportError
 from .. import orphans
-from ..clock import mono_ns, mono_s, wall_s
+from ..clock import mono_ns
+from ..housekeeping import Duty, Housekeeping
 from ..process_link import ProcessLink, receive, send
 from ..scoreboard import A_LOOP_NS, A_RENEWED_NS
 from ..storage import Storage
@@ -30,9 +30,7 @@ _TURN_S: Final = 1.0
 # from being woken by each of them. It bounds what a child that just became idle can lose, too:
 # nothing, since it looks once more by itself before it sleeps.
 _NAP_S: Final = 0.004
-_PROMOTE_S: Final = 0.25
 _RETRY_S: Final = 0.2
-_MAINTAIN_S: Final = 10.0
 
 
 class Agent:
@@ -50,28 +48,32 @@ class Agent:
         self._channel = channel
         self._transport = storage.transport
         self._words = link.scoreboard.words
-        self._lease_s: float = loaded.options["lease_s"]
-        self._max_crashes: int = loaded.config.task_max_crashes
         self._log = log
         self._recoverer = Recoverer(link, loaded, storage, log)
-        self._waker = Waker(link.scoreboard, storage.transport, loaded.options["queues"])
         self._queues: list[str] = loaded.options["queues"]
+        self._waker = Waker(link.scoreboard, storage.transport, self._queues)
         # Requests of the supervisor that could not be carried out yet.
         self._undone: list[dict[str, Any]] = []
+        self._keeping = Housekeeping(
+            storage.transport,
+            link.worker_id,
+            lease_s=loaded.options["lease_s"],
+            max_crashes=loaded.config.task_max_crashes,
+            log=log,
+            on_renewed=self._renewed,
+            on_promoted=self._wake,
+            on_lapsed=self._recoverer.report_lapsed,
+        )
         limited = loaded.options["max_memory_kib"] or loaded.options["hard_memory_kib"]
-        self._duties: list[Duty] = [
-            Duty("lease", self._lease_s / 5, self._renew),
-            Duty("schedule", _PROMOTE_S, self._promote),
-            Duty("lost workers", self._lease_s / 3, self._recover_lapsed),
+        self._keeping.duties += [
             Duty("memory", 1.0 if limited else 10.0, lambda: memory.sample(link.scoreboard)),
             Duty("requests", _RETRY_S, self._retry_undone),
-            Duty("maintenance", _MAINTAIN_S, self._maintain),
         ]
         self._stopping = False
 
     def run(self) -> int:
         """Run until told to stop."""
-        self._renew()
+        self._keeping.renew()
         watch = self._transport.watch(self._queues)
         send(self._channel, {"op": "ready"})
         try:
@@ -83,12 +85,9 @@ class Agent:
         return 0
 
     def _turn(self, watch: Watch) -> None:
-        now_s = mono_s()
-        for duty in self._duties:
-            if now_s >= duty.next_s:
-                self._perform(duty, now_s)
+        due_in_s = self._keeping.turn()
         self._words[A_LOOP_NS] = mono_ns()
-        ready = self._poll(watch, min(duty.next_s for duty in self._duties) - mono_s())
+        ready = self._poll(watch, due_in_s)
         if self._link.supervisor_pidfd in ready:
             orphans.kill_process_groups(self._link.scoreboard)
             os._exit(1)
@@ -101,60 +100,31 @@ class Agent:
         poller = select.poll()
         for fd in (self._channel.fileno(), self._link.supervisor_pidfd, watch.fileno()):
             poller.register(fd, select.POLLIN)
-        timeout_ms = max(0.0, min(timeout_s, _TURN_S)) * 1000
+        timeout_ms = min(timeout_s, _TURN_S) * 1000
         return {fd for fd, _ in poller.poll(timeout_ms)}
 
     def _look(self, watch: Watch) -> None:
         watch.drain()
-        try:
-            everybody_busy = self._waker.wake()
-        except TransportError as error:
-            self._log.warning("cannot look for messages: %s", error)
-            everybody_busy = True
-        if everybody_busy:
+        if self._wake():
             select.select([self._channel.fileno(), self._link.supervisor_pidfd], [], [], _NAP_S)
 
-    def _perform(self, duty: Duty, now_s: float) -> None:
-        duty.next_s = now_s + duty.interval_s
+    def _wake(self) -> bool:
+        """Wake idle children; True when a pause is in order: nobody is idle, or nothing can be seen."""
         try:
-            duty.perform()
+            return self._waker.wake()
         except TransportError as error:
-            duty.failures += 1
-            if duty.failures == 1:
-                self._log.error("%s: %s; trying again every %.2g s", duty.name, error, duty.interval_s)
-            return
-        if duty.failures:
-            self._log.warning("%s: works again after %d failures", duty.name, duty.failures)
-            duty.failures = 0
+            self._log.warning("cannot look for messages: %s", error)
+            return True
 
-    # --- duties --------------------------------------------------------------------------------
-
-    def _renew(self) -> None:
-        self._transport.heartbeat(self._link.worker_id, self._lease_s)
+    def _renewed(self) -> None:
         self._words[A_RENEWED_NS] = mono_ns()
-
-    def _promote(self) -> None:
-        next_wall_s = self._transport.promote()
-        if next_wall_s is not None:
-            soon_s = max(0.0, next_wall_s - wall_s())
-            if soon_s < _PROMOTE_S:
-                self._duties[1].next_s = mono_s() + soon_s
-        self._waker.wake()
-
-    def _recover_lapsed(self) -> None:
-        recovery = self._transport.recover_lapsed(max_crashes=self._max_crashes)
-        self._recoverer.report_lapsed(recovery)
-
-    def _maintain(self) -> None:
-        for line in self._transport.maintain():
-            self._log.warning("%s", line)
 
     # --- requests of the supervisor ---------------------------------------------------------------
 
     def _serve(self) -> None:
         message, _ = receive(self._channel)
         if message is None:
-            # The supervisor has closed our channel without a word: it is going down.
+            orphans.clear_up_after(self._link.supervisor_pidfd, self._link.scoreboard)
             self._stopping = True
             return
         if message["op"] == "stop":
@@ -174,20 +144,3 @@ class Agent:
             return False
         send(self._channel, answer)
         return True
-
-
-class Duty:
-    """Something that is done again and again.
-
-    :ivar next_s: monotonic time when it is due.
-    :ivar failures: how often in a row it failed.
-    """
-
-    __slots__ = ("failures", "interval_s", "name", "next_s", "perform")
-
-    def __init__(self, name: str, interval_s: float, perform: Callable[[], None]) -> None:
-        self.name = name
-        self.interval_s = interval_s
-        self.perform = perform
-        self.next_s = 0.0
-        self.failures = 0

@@ -27,7 +27,7 @@ def run(link: ProcessLink, loaded: Loaded, channel: socket.socket) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     gc.enable()
     loaded.set_title("agent")
-    storage = open_storage(loaded.config, loaded.app_name)
+    storage = open_storage(loaded.app)
     try:
         return Agent(link, loaded, channel, storage, logging.getLogger("prefork.agent")).run()
     finally:

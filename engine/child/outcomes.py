@@ -214,5 +214,5 @@ class Outcomes:
         if executed.state == states.SUCCESS and (request.callbacks or request.chain):
             return on_success(self._parts.app, request, executed.value)
         if executed.state == states.FAILURE and request.errbacks:
-            return on_failure(self._parts.app, request)
+            return on_failure(self._parts.app, request, executed)
         return ()

@@ -113,7 +113,7 @@ def build(link: ProcessLink, loaded: Loaded, slot: Slot, owner: str) -> Parts:
     """Put a child together: own connections, nothing shared but the scoreboard."""
     parts = Parts(
         loaded,
-        open_storage(loaded.config, loaded.app_name),
+        open_storage(loaded.app),
         slot,
         link.scoreboard.words,
         doorbell_fd=link.doorbell_fd,

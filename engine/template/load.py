@@ -18,7 +18,6 @@ from ..discovery import find_app
 from ..logs import setup_worker_logging
 from ..process_link import ProcessLink
 from ..routes import queue_specs
-from ..storage import urls_of
 
 
 @dataclass
@@ -32,11 +31,6 @@ class Loaded:
     config: Any
     options: dict[str, Any]
     node: str
-
-    @property
-    def app_name(self) -> str:
-        """Names the default directory of the embedded broker."""
-        return self.app.main or "prefork"
 
     def set_title(self, role: str) -> None:
         """Show in the process list what this process is."""
@@ -68,7 +62,6 @@ def load(link: ProcessLink) -> Loaded:
 
 def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
     """What the supervisor has to know of a configuration, as plain data."""
-    urls = urls_of(config)
     concurrency = config.worker_concurrency
     if concurrency in (None, "auto"):
         concurrency = allowed_cpus(override=os.environ.get("PYTHON_CPU_COUNT"))
@@ -88,8 +81,8 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
         "start_method": config.worker_start_method,
         "queues": queues_to_consume(spec, config),
         "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
-        "broker": redact(urls.broker),
-        "backend": redact(urls.results) if urls.results else "disabled",
+        "broker": redact(config.broker_url or "filesystem://"),
+        "backend": redact(config.result_backend) if config.result_backend else "disabled",
         "pidfile": spec.pidfile,
         "has_limits": any(limit is not None for limit in limits),
         "no_effect": [*no_effect(config), *spec.no_effect],

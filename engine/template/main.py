@@ -76,7 +76,10 @@ class Template:
                 orphans.kill_process_groups(self._link.scoreboard)
                 os._exit(1)
             message, fds = receive(self._link.channel)
-            if message is None or message["op"] == "exit":
+            if message is None:
+                orphans.clear_up_after(self._link.supervisor_pidfd, self._link.scoreboard)
+                os._exit(1)
+            if message["op"] == "exit":
                 os._exit(0)
             if message["op"] == "fork":
                 self._fork(message, fds)

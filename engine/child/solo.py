@@ -1,0 +1,143 @@
+"""``-P solo``: everything in one process, for debuggers.
+
+The loop runs in the main thread, the duties towards the broker in a second one; nobody forks, so
+a thread does no harm here. There is nobody to enforce limits, which is said at start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import threading
+from types import FrameType
+from typing import Final
+
+from ...transports.base import Recovery, Transport
+from .. import signals as hooks
+from ..boot import BootSpec
+from ..housekeeping import Housekeeping
+from ..process_link import ProcessLink, channel_pair
+from ..scoreboard import C_STATE, S_STOP, Scoreboard, State, Stop
+from ..storage import open_storage
+from ..template.load import Loaded, load
+from .loop import WorkerLoop
+from .parts import Parts
+
+_SAFETY_S: Final = 1.0
+
+_log = logging.getLogger("prefork.solo")
+
+
+class WatchWakes:
+    """Sleeps on the broker's own watch, and on a descriptor that a signal handler writes to."""
+
+    def __init__(self, transport: Transport, queues: list[str], stop_fd: int) -> None:
+        self._watch = transport.watch(queues)
+        self._stop_fd = stop_fd
+
+    def before_looking(self) -> int:
+        """Forget what fired so far."""
+        self._watch.drain()
+        return 0
+
+    def wait(self, token: int) -> None:
+        """Sleep until the watch fires or the worker is told to leave; at most a second."""
+        select.select([self._watch.fileno(), self._stop_fd], [], [], _SAFETY_S)
+
+    def worked(self) -> None:
+        """Nothing to remember."""
+
+    def close(self) -> None:
+        """Release the watch."""
+        self._watch.close()
+
+
+class Solo:
+    """A worker of one process.
+
+    :param loaded: the application.
+    :param worker_id: this incarnation of the worker.
+    """
+
+    def __init__(self, link: ProcessLink, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._worker_id = link.worker_id
+        self._slot = link.scoreboard.slot(0)
+        self._slot.clear(1)
+        self._storage = open_storage(loaded.app)
+        self._stop_fd = link.doorbell_fd
+        self._stopped = threading.Event()
+        self._keeping = Housekeeping(
+            self._storage.transport,
+            link.worker_id,
+            lease_s=loaded.options["lease_s"],
+            max_crashes=loaded.config.task_max_crashes,
+            log=_log,
+            on_renewed=lambda: None,
+            on_promoted=lambda: None,
+            on_lapsed=_report,
+        )
+        self._keeping.renew()
+        self._parts = Parts(
+            loaded,
+            self._storage,
+            self._slot,
+            link.scoreboard.words,
+            doorbell_fd=self._stop_fd,
+            node=link.node,
+            owner=f"{link.worker_id}.0.1",
+            worker_id=link.worker_id,
+        )
+
+    def run(self) -> int:
+        """Run until a signal says to leave; returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if self._loaded.options["has_limits"]:
+            _log.warning("-P solo enforces no time limits: there is no other process to do it")
+        hooks.worker_process_init.send(sender=self._loaded.node)
+        keeper = threading.Thread(target=self._keep, name="prefork-housekeeping", daemon=True)
+        keeper.start()
+        idle = WatchWakes(self._storage.transport, self._loaded.options["queues"], self._stop_fd)
+        self._slot.words[C_STATE] = State.IDLE
+        try:
+            WorkerLoop(self._parts, idle).run()
+        finally:
+            self._stopped.set()
+            keeper.join(_SAFETY_S * 2)
+            hooks.worker_process_shutdown.send(sender=self._loaded.node, pid=os.getpid(), exitcode=0)
+            self._parts.consumer.close()
+            self._storage.transport.unregister(self._worker_id)
+            idle.close()
+            self._parts.close()
+        return 0
+
+    def _keep(self) -> None:
+        while not self._stopped.is_set():
+            self._stopped.wait(self._keeping.turn())
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self._slot.words[S_STOP] != Stop.RUN:
+            raise SystemExit(f"stopped by a second {signal.Signals(signum).name}")
+        self._slot.words[S_STOP] = Stop.LEAVE
+        os.eventfd_write(self._stop_fd, 1)
+
+
+def _report(recovery: Recovery) -> None:
+    if recovery.returned or recovery.dead:
+        _log.warning("took over %d messages of lost workers", recovery.returned)
+
+
+def run(spec: BootSpec, node: str, worker_id: str) -> int:
+    """Be a worker of one process; returns the exit code.
+
+    :raises BaseException: whatever the application raises when it is imported.
+    """
+    ours, theirs = channel_pair()
+    theirs.close()
+    pidfd = os.pidfd_open(os.getpid())
+    doorbell_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    link = ProcessLink(Scoreboard(), ours, doorbell_fd, os.getpid(), pidfd, spec, node, worker_id)
+    return Solo(link, load(link)).run()

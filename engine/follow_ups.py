@@ -1,0 +1,93 @@
+"""The messages that follow an execution: callbacks, the next step of a chain, error callbacks.
+
+They are made, not sent: whoever settles the execution sends them together with the verdict.
+Facts: interop §2.2, §9.4.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..transports.base import Outgoing
+from .canvas import maybe_signature
+from .execution import Executed
+from .request import Context
+
+if TYPE_CHECKING:
+    from .app import App
+
+_log = logging.getLogger("prefork.child")
+
+
+class _Collector:
+    """Stands in for the broker while follow-ups are made, and keeps what would be sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[Outgoing] = []
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Keep messages."""
+        self.messages.extend(messages)
+
+
+@contextmanager
+def _collecting(app: App) -> Iterator[_Collector]:
+    client = app.client
+    transport, results = client.transport, client.results
+    collector = _Collector()
+    client.adopt(collector, results)  # type: ignore[arg-type]  # only `send` is reached from here
+    try:
+        yield collector
+    finally:
+        client.adopt(transport, results)
+
+
+def on_success(app: App, request: Context, value: Any) -> tuple[Outgoing, ...]:
+    """What a task that returned `value` sets off.
+
+    :raises Exception: a callback that cannot be sent, such as one whose argument has no form in
+        its serializer; the caller makes it the failure of the task.
+    """
+    lineage = {"parent_id": request.id, "root_id": request.root_id}
+    with _collecting(app) as collector:
+        for callback in request.callbacks or ():
+            maybe_signature(callback, app).apply_async((value,), add_to_parent=False, **lineage)
+        if request.chain:
+            *rest, following = request.chain
+            options = {**lineage, "chain": rest or None}
+            maybe_signature(following, app).apply_async((value,), add_to_parent=False, **options)
+    return tuple(collector.messages)
+
+
+def on_failure(app: App, request: Context, executed: Executed) -> tuple[Outgoing, ...]:
+    """What a task that failed sets off.
+
+    An error callback that takes more than one argument is called here, with request, exception and
+    traceback; one that takes the id alone is sent. What goes wrong with one is logged: it must
+    not hide the failure that it should have reported.
+    """
+    lineage = {"parent_id": request.id, "root_id": request.root_id}
+    with _collecting(app) as collector:
+        for errback in request.errbacks or ():
+            signature = maybe_signature(errback, app)
+            try:
+                local = app.tasks.get(signature.task)
+                if local is not None and _takes_details(local):
+                    trace = executed.einfo.traceback if executed.einfo is not None else None
+                    local(*signature.args, request, executed.value, trace, **signature.kwargs)
+                else:
+                    signature.apply_async((request.id,), add_to_parent=False, **lineage)
+            except Exception:
+                _log.exception("error callback %s of %s[%s]", signature.task, request.task, request.id)
+    return tuple(collector.messages)
+
+
+def _takes_details(task: Any) -> bool:
+    """Whether an error callback takes request, exception and traceback, not just an id."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [p for p in inspect.signature(task.run).parameters.values() if p.kind in kinds]
+    return len(parameters) > 1

@@ -1,0 +1,114 @@
+"""What a worker owes its broker again and again: lease, schedule, lost workers, maintenance.
+
+The agent does it for a pool; a worker that runs everything in one process does it in a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from ..transports.base import Recovery, Transport
+from ..transports.errors import TransportError
+from .clock import mono_s, wall_s
+
+_PROMOTE_S: Final = 0.25
+_MAINTAIN_S: Final = 10.0
+
+
+class Duty:
+    """Something that is done again and again.
+
+    :ivar next_s: monotonic time when it is due.
+    :ivar failures: how often in a row it failed.
+    """
+
+    __slots__ = ("failures", "interval_s", "name", "next_s", "perform")
+
+    def __init__(self, name: str, interval_s: float, perform: Callable[[], None]) -> None:
+        self.name = name
+        self.interval_s = interval_s
+        self.perform = perform
+        self.next_s = 0.0
+        self.failures = 0
+
+
+class Housekeeping:
+    """The duties of one worker towards its broker. Used by one thread.
+
+    :param on_renewed: called after each renewal of the lease.
+    :param on_promoted: called after due messages were made ready.
+    :param on_lapsed: called with what was taken over from workers that vanished.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        worker_id: str,
+        *,
+        lease_s: float,
+        max_crashes: int,
+        log: logging.Logger,
+        on_renewed: Callable[[], None],
+        on_promoted: Callable[[], object],
+        on_lapsed: Callable[[Recovery], None],
+    ) -> None:
+        self._transport = transport
+        self._worker_id = worker_id
+        self._lease_s = lease_s
+        self._max_crashes = max_crashes
+        self._log = log
+        self._on_renewed = on_renewed
+        self._on_promoted = on_promoted
+        self._on_lapsed = on_lapsed
+        self._schedule = Duty("schedule", _PROMOTE_S, self._promote)
+        self.duties = [
+            Duty("lease", lease_s / 5, self.renew),
+            self._schedule,
+            Duty("lost workers", lease_s / 3, self._recover_lapsed),
+            Duty("maintenance", _MAINTAIN_S, self._maintain),
+        ]
+
+    def turn(self) -> float:
+        """Do what is due; returns in how many seconds something is due again."""
+        now_s = mono_s()
+        for duty in self.duties:
+            if now_s >= duty.next_s:
+                self._perform(duty, now_s)
+        return max(0.0, min(duty.next_s for duty in self.duties) - mono_s())
+
+    def _perform(self, duty: Duty, now_s: float) -> None:
+        duty.next_s = now_s + duty.interval_s
+        try:
+            duty.perform()
+        except TransportError as error:
+            duty.failures += 1
+            if duty.failures == 1:
+                self._log.error("%s: %s; trying again every %.2g s", duty.name, error, duty.interval_s)
+            return
+        if duty.failures:
+            self._log.warning("%s: works again after %d failures", duty.name, duty.failures)
+            duty.failures = 0
+
+    def renew(self) -> None:
+        """Renew the lease.
+
+        :raises TransportError: the broker cannot be reached.
+        """
+        self._transport.heartbeat(self._worker_id, self._lease_s)
+        self._on_renewed()
+
+    def _promote(self) -> None:
+        next_wall_s = self._transport.promote()
+        if next_wall_s is not None:
+            soon_s = max(0.0, next_wall_s - wall_s())
+            self._schedule.next_s = mono_s() + min(soon_s, _PROMOTE_S)
+        self._on_promoted()
+
+    def _recover_lapsed(self) -> None:
+        self._on_lapsed(self._transport.recover_lapsed(max_crashes=self._max_crashes))
+
+    def _maintain(self) -> None:
+        for line in self._transport.maintain():
+            self._log.warning("%s", line)
