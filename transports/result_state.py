@@ -15,6 +15,8 @@ SUCCESS = "SUCCESS"
 
 _PICKLE_OPCODE = b"\x80"
 _PICKLE_HEAD_BYTES = 64
+# Between a key and its value a pickle has the memo of the one and the length of the other.
+_PICKLE_GAP_BYTES = 7
 
 
 class _Status(msgspec.Struct, frozen=True, gc=False):
@@ -30,14 +32,13 @@ def is_success(document: bytes) -> bool:
     if document[:1] == _PICKLE_OPCODE:
         # A pickled document begins with its first entry. An empty msgpack map begins with the same
         # byte and has no status either.
-        head = document[:_PICKLE_HEAD_BYTES]
-        place = head.find(b"status")
-        return place >= 0 and head.find(SUCCESS.encode(), place) >= 0
+        _head, key, tail = document[:_PICKLE_HEAD_BYTES].partition(b"status")
+        return bool(key) and SUCCESS.encode() in tail[: _PICKLE_GAP_BYTES + len(SUCCESS)]
     try:
         if document.lstrip()[:1] != b"{":
             return _msgpack.decode(document).status == SUCCESS
         return _json.decode(document).status == SUCCESS
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _is_success_in_loose_json(document)
 
 

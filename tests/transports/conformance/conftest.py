@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from prefork.transports.base import Consumer, Delivery, Outgoing, ResultStore, Transport
 from support.implementations import IMPLEMENTATIONS, Implementation, third_party
 

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+
 from prefork.transports.base import Outcome, Outgoing, StoredResult, Transport
 from support.forked import in_child
 from support.waiting import Background, eventually, readable

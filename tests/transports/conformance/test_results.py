@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgpack
 import pytest
+
 from prefork.transports.base import ResultStore, StoredResult, Transport
 from support.waiting import Background, eventually
 

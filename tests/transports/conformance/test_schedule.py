@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from prefork.transports.base import Consumer, Delivery, Outcome, Outgoing, Transport, Verdict
 from support.waiting import eventually
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from prefork.transports.base import TAG_BYTES_MAX, Consumer, Delivery, Outcome, Outgoing, Transport
 from support.waiting import Background
 
@@ -150,12 +151,17 @@ def test_sending_nothing_is_nothing(transport: Transport, queue: str) -> None:
     assert transport.depth(queue).ready == 0
 
 
-@pytest.mark.parametrize("bad", [Outgoing("", b"m"), Outgoing("q", b"m", due_wall_s=float("nan"))])
-def test_a_message_that_cannot_be_served_is_refused_with_all_of_its_call(
-    transport: Transport, queue: str, bad: Outgoing
+def test_a_queue_without_a_name_is_refused(transport: Transport) -> None:
+    with pytest.raises(ValueError):
+        transport.send([Outgoing("", b"m")])
+
+
+@pytest.mark.needs("schedule")
+def test_a_time_that_is_not_a_number_is_refused_with_all_of_its_call(
+    transport: Transport, queue: str
 ) -> None:
     with pytest.raises(ValueError):
-        transport.send([Outgoing(queue, b"good"), bad])
+        transport.send([Outgoing(queue, b"good"), Outgoing(queue, b"bad", due_wall_s=float("nan"))])
     assert transport.depth(queue).ready == 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
+
 from prefork.transports.base import (
     Consumer,
     Delivery,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from prefork.transports.base import Consumer, Delivery, Outcome, Outgoing, Transport, Verdict, Watch
 from support.waiting import Background, eventually, readable
 
