@@ -16,7 +16,7 @@ def script_module_name() -> str:
     """
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
+    if spec is not None and spec.name and spec.name not in _SCRIPT_MODULES:
         name: str = spec.name
         return name.removesuffix(".__main__")
     path = getattr(main, "__file__", None)

@@ -1,0 +1,120 @@
+"""Tasks that run in the process that calls them: `apply`, and `task_always_eager`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import states
+from .execution import Executed, execute
+from .message import fresh_id
+from .options import eta_wall_s, limits
+from .publishing import signatures
+from .request import Context
+from .result import EagerResult, allow_join_result
+from .retrying import RetryPlan
+
+
+def apply_eagerly(
+    task: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: dict[str, Any],
+    *,
+    through_serializer: bool = False,
+) -> EagerResult[Any]:
+    """Run a task here, with its retries (without their delays), and return what came of it.
+
+    :param options: those of `apply_async` and `apply`.
+    :param through_serializer: encode and decode the arguments, as sending them would.
+    :raises EncodeError: an argument could not have been sent.
+    """
+    plan = task.plan()
+    if through_serializer:
+        args, kwargs = _there_and_back(plan, args, kwargs, options)
+        limits(options.get("time_limit"), options.get("soft_time_limit"))
+        eta_wall_s(options.get("eta"), options.get("countdown"), 0.0)
+    throw = options.get("throw")
+    if throw is None:
+        throw = plan.config.task_eager_propagates
+    request = _request(task, args, kwargs, options)
+    with allow_join_result():
+        done = execute(task, request)
+    if done.retry is not None and done.state == states.RETRY:
+        return _again(task, done.retry, request, options, throw)
+    _run_links(task, done, request)
+    text = done.einfo.traceback if done.einfo is not None else None
+    if plan.options.store_eager_result and done.state in states.READY_STATES:
+        plan.client.store_state(request.id, done.state, done.value, request=request, options=plan.options)
+    if throw and done.state == states.FAILURE:
+        raise done.value
+    value = done.value
+    return EagerResult(str(request.id), value, done.state, text, task.name)
+
+
+def _there_and_back(
+    plan: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    name = options.get("serializer") or plan.options.serializer
+    serializer = plan.client.table_for(name).by_name(name)
+    back_args, back_kwargs = serializer.loads(serializer.dumps((list(args), dict(kwargs))))
+    return tuple(back_args), back_kwargs
+
+
+def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Context:
+    task_id = options.get("task_id") or fresh_id()
+    hard, soft = options.get("time_limit"), options.get("soft_time_limit")
+    return Context(
+        id=task_id,
+        task=task.name,
+        args=tuple(args),
+        kwargs=dict(kwargs),
+        retries=options.get("retries") or 0,
+        is_eager=True,
+        called_directly=False,
+        hostname=socket.gethostname(),
+        root_id=options.get("root_id") or task_id,
+        parent_id=options.get("parent_id"),
+        group=options.get("group_id"),
+        group_index=options.get("group_index"),
+        callbacks=signatures(options.get("link")),
+        errbacks=signatures(options.get("link_error")),
+        chain=options.get("chain"),
+        timelimit=[hard, soft],
+        ignore_result=options.get("ignore_result"),
+        headers=options.get("headers"),
+        correlation_id=task_id,
+        shadow=options.get("shadow"),
+        delivery_info={
+            "is_eager": True,
+            "exchange": options.get("exchange") or "",
+            "routing_key": options.get("routing_key") or options.get("queue"),
+            "priority": options.get("priority"),
+        },
+    )
+
+
+def _again(
+    task: Any, retry: RetryPlan, request: Context, options: dict[str, Any], throw: bool
+) -> EagerResult[Any]:
+    """The next attempt, at once. `max_retries` bounds how deep this goes."""
+    again = {**options, **retry.options, "task_id": request.id, "retries": retry.retries, "throw": throw}
+    args = request.args if retry.args is None else retry.args
+    kwargs = request.kwargs if retry.kwargs is None else retry.kwargs
+    return apply_eagerly(task, args, kwargs, again)
+
+
+def _run_links(task: Any, done: Executed, request: Context) -> None:
+    """Run what was linked, and the rest of a chain, in this process too."""
+    app = task.app
+    if done.state == states.SUCCESS:
+        for callback in request.callbacks or ():
+            app.signature(callback).apply((done.value,))
+        if request.chain:
+            rest = list(request.chain)
+            following = app.signature(rest.pop())
+            following.apply((done.value,), chain=rest or None)
+    elif done.state == states.FAILURE:
+        for errback in request.errbacks or ():
+            app.signature(errback).apply((request.id,))

@@ -1,0 +1,187 @@
+"""From a call and its options to the message that says it (parity §5, interop §2). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from .exceptions import InvalidTaskError
+from .message import TaskDraft
+from .options import TaskPlan, eta_wall_s, expires_wall_s, limits, priority
+from .request import Context
+from .routes import Destination, Router
+
+_PASSED_ON = (
+    "group_index",
+    "retries",
+    "replaced_task_nesting",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "stamped_headers",
+    "stamps",
+    "reply_to",
+    "correlation_id",
+)
+_DELIVERY_MODES: Mapping[Any, int] = {1: 1, 2: 2, "transient": 1, "persistent": 2}
+
+_SPENT = frozenset(_PASSED_ON) | frozenset(
+    "task_id countdown eta expires queue exchange routing_key priority serializer compression time_limit "
+    "soft_time_limit ignore_result shadow headers link link_error chain chord group_id root_id parent_id "
+    "retry retry_policy add_to_parent connection producer router delivery_mode exchange_type "
+    "immediate declare publisher app typing result_cls parent".split()
+)
+"""Options that are said in some other way than as a property of the message."""
+
+
+def plain_draft(
+    plan: TaskPlan,
+    destination: Destination,
+    task_id: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    parent: Context | None,
+) -> TaskDraft:
+    """The draft of a call that says nothing but its arguments."""
+    options = plan.options
+    return TaskDraft(
+        task=options.name,
+        id=task_id,
+        args=args,
+        kwargs=kwargs,
+        queue=destination.queues[0],
+        exchange=destination.exchange,
+        routing_key=destination.routing_key,
+        serializer=options.serializer,
+        compression=options.compression,
+        time_limit_s=plan.limits_sent[0],
+        soft_time_limit_s=plan.limits_sent[1],
+        root_id=task_id if parent is None else (parent.root_id or parent.id),
+        parent_id=None if parent is None else parent.id,
+        ignore_result=options.ignore_result,
+        origin=plan.client.origin,
+        priority=options.priority or 0,
+        protocol=plan.config.task_protocol,
+    )
+
+
+def full_draft(
+    plan: TaskPlan,
+    router: Router,
+    task_id: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: dict[str, Any],
+    parent: Context | None,
+    now_wall_s: float,
+) -> tuple[TaskDraft, Destination]:
+    """The draft of a call with options, and where it goes.
+
+    :raises InvalidTaskError: an option that cannot be honoured; the message names it.
+    :raises QueueNotFound: see `Router.route`.
+    """
+    destination = router.route(plan.options.name, args, kwargs, options, plan.task)
+    if destination.extra:
+        options = {**destination.extra, **options}
+    draft = plain_draft(plan, destination, task_id, args, kwargs, parent)
+    _set_times(draft, plan, options, now_wall_s)
+    _set_encoding(draft, options)
+    _set_workflow(draft, options)
+    if options.get("priority") is not None:
+        draft.priority = priority(options["priority"]) or 0
+    elif plan.config.task_inherit_parent_priority and parent is not None and parent.priority is not None:
+        draft.priority = parent.priority
+    if options.get("ignore_result") is not None:
+        draft.ignore_result = bool(options["ignore_result"])
+    for key in _PASSED_ON:
+        if options.get(key) is not None:
+            setattr(draft, key, options[key])
+    headers = options.get("headers")
+    if headers:
+        if not isinstance(headers, Mapping):
+            raise InvalidTaskError(f"headers={headers!r}: give a map")
+        draft.headers = dict(headers)
+    if options.get("delivery_mode") is not None:
+        draft.delivery_mode = _delivery_mode(options["delivery_mode"])
+    properties = {key: value for key, value in options.items() if key not in _SPENT and value is not None}
+    for name in draft.stamped_headers or ():
+        properties.pop(name, None)
+    draft.properties = properties or None
+    return draft, destination
+
+
+def _delivery_mode(value: Any) -> int:
+    try:
+        return _DELIVERY_MODES[value]
+    except (KeyError, TypeError):
+        raise InvalidTaskError(f"delivery_mode={value!r}: give 'persistent' or 'transient'") from None
+
+
+def _set_times(draft: TaskDraft, plan: TaskPlan, options: Mapping[str, Any], now_wall_s: float) -> None:
+    draft.eta_wall_s = eta_wall_s(options.get("eta"), options.get("countdown"), now_wall_s)
+    expires = options.get("expires")
+    draft.expires_wall_s = expires_wall_s(plan.options.expires if expires is None else expires, now_wall_s)
+    if options.get("time_limit") is not None or options.get("soft_time_limit") is not None:
+        hard, soft = plan.limits_sent
+        given_hard, given_soft = options.get("time_limit"), options.get("soft_time_limit")
+        draft.time_limit_s, draft.soft_time_limit_s = limits(
+            hard if given_hard is None else given_hard, soft if given_soft is None else given_soft
+        )
+
+
+def _set_encoding(draft: TaskDraft, options: Mapping[str, Any]) -> None:
+    if options.get("serializer") is not None:
+        draft.serializer = str(options["serializer"])
+    if "compression" in options:
+        draft.compression = options["compression"]
+    shadow = options.get("shadow")
+    if shadow is not None:
+        draft.shadow = str(shadow)
+
+
+def _set_workflow(draft: TaskDraft, options: Mapping[str, Any]) -> None:
+    draft.callbacks = signatures(options.get("link"))
+    draft.errbacks = signatures(options.get("link_error"))
+    chain = options.get("chain")
+    draft.chain = None if chain is None else [dict(step) for step in chain]
+    draft.chord = options.get("chord")
+    draft.group = options.get("group_id")
+    if options.get("root_id") is not None:
+        draft.root_id = options["root_id"]
+    if options.get("parent_id") is not None:
+        draft.parent_id = options["parent_id"]
+
+
+def signatures(value: Any) -> list[Any] | None:
+    """Links as the message carries them: a list of maps, or None.
+
+    :raises InvalidTaskError: something that is no signature.
+    """
+    if value is None:
+        return None
+    items = [value] if isinstance(value, Mapping) else list(value)
+    if not all(isinstance(item, Mapping) for item in items):
+        raise InvalidTaskError(f"link={value!r}: give signatures, such as task.s()")
+    return [dict(item) for item in items] or None
+
+
+def retry_pause_s(policy: Mapping[str, Any], attempt: int) -> float | None:
+    """Seconds to wait before publishing again, or None to give up.
+
+    :param policy: max_retries (None is no bound), interval_start, interval_step, interval_max.
+    :param attempt: how many have failed, from 1.
+    """
+    bound = policy.get("max_retries", 3)
+    if bound is not None and attempt > bound:
+        return None
+    pause = float(policy.get("interval_start") or 0) + (attempt - 1) * float(policy.get("interval_step") or 0)
+    ceiling = policy.get("interval_max")
+    return pause if ceiling is None else min(pause, float(ceiling))
+
+
+def seconds(value: Any) -> float | None:
+    """A lifetime in seconds, from a number or a timedelta; None is no end."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return None if value is None else float(value)

@@ -1,0 +1,259 @@
+"""Which queue a call goes to: call > task > `task_routes` > default queue (parity §9).
+
+Queues are described by names, maps, or objects with kombu's attributes (`name`, `exchange`,
+`routing_key`), which are read and never imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from importlib import import_module
+from typing import Any
+
+from .exceptions import ImproperlyConfigured, QueueNotFound
+
+Route = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class QueueSpec:
+    """A queue as the configuration describes it.
+
+    :param exchange: name of its exchange.
+    :param exchange_type: direct, topic or fanout.
+    :param options: everything else that was said of it.
+    """
+
+    name: str
+    exchange: str
+    routing_key: str
+    exchange_type: str = "direct"
+    options: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a message goes.
+
+    :param queues: exact names; one, unless an exchange fans out.
+    :param exchange: as it appears in the message; empty for the default exchange.
+    :param extra: further options of a call that a route gave, such as a priority.
+    """
+
+    queues: tuple[str, ...]
+    exchange: str
+    routing_key: str
+    extra: Mapping[str, Any] | None = None
+
+
+def _exchange_of(value: Any, default: str) -> tuple[str, str | None]:
+    if value is None:
+        return default, None
+    if isinstance(value, str):
+        return value, None
+    return str(getattr(value, "name", "") or ""), getattr(value, "type", None)
+
+
+def _spec(name: str, described: Any, config: Any) -> QueueSpec:
+    """Read a queue from a map or from an object with kombu's attributes."""
+    if isinstance(described, Mapping):
+        facts = dict(described)
+    else:
+        facts = {
+            key: getattr(described, key)
+            for key in ("exchange", "routing_key", "queue_arguments", "max_priority")
+            if getattr(described, key, None) is not None
+        }
+    default_exchange = config.task_default_exchange or name
+    exchange, kind = _exchange_of(facts.pop("exchange", None), default_exchange)
+    kind = facts.pop("exchange_type", None) or kind or config.task_default_exchange_type or "direct"
+    key = facts.pop("routing_key", None) or facts.pop("binding_key", None) or name
+    return QueueSpec(name, exchange, str(key), str(kind), facts or None)
+
+
+def queue_specs(config: Any) -> dict[str, QueueSpec]:
+    """The queues that the configuration declares, by name; the default one alone if none are.
+
+    :raises ImproperlyConfigured: something that is no queue.
+    """
+    declared = config.task_queues
+    if not declared:
+        name = config.task_default_queue
+        described = {
+            "exchange": config.task_default_exchange,
+            "routing_key": config.task_default_routing_key,
+        }
+        return {name: _spec(name, described, config)}
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(declared, Mapping):
+        items = [(name, value or {}) for name, value in declared.items()]
+    else:
+        items = [
+            (q, {}) if isinstance(q, str) else (q["name"] if isinstance(q, Mapping) else getattr(q, "name", None), q)
+            for q in declared
+        ]
+    found: dict[str, QueueSpec] = {}
+    for name, described in items:
+        if not isinstance(name, str) or not name:
+            raise ImproperlyConfigured(f"task_queues: {described!r} has no name")
+        if isinstance(described, Mapping):
+            described = {key: value for key, value in described.items() if key != "name"}
+        found[name] = _spec(name, described, config)
+    return found
+
+
+def topic_matches(pattern: str, routing_key: str) -> bool:
+    """Whether a topic binding takes a routing key: ``*`` is one word, ``#`` any number."""
+    words, keys = pattern.split("."), routing_key.split(".")
+    # reachable[j]: the pattern read so far can match the first j words of the key.
+    reachable = [True] + [False] * len(keys)
+    for word in words:
+        if word == "#":
+            for j in range(1, len(keys) + 1):
+                reachable[j] = reachable[j] or reachable[j - 1]
+            continue
+        reachable = [False] + [
+            reachable[j] and (word == "*" or word == key) for j, key in enumerate(keys)
+        ]
+    return reachable[-1]
+
+
+def _by_map(rules: Iterable[tuple[Any, Any]]) -> Route:
+    """A router of a map: exact names first, then globs and regular expressions in order."""
+    exact: dict[str, Any] = {}
+    patterns: list[tuple[re.Pattern[str], Any]] = []
+    for key, value in rules:
+        if isinstance(key, re.Pattern):
+            patterns.append((key, value))
+        elif any(mark in key for mark in "*?["):
+            patterns.append((re.compile(translate(key)), value))
+        else:
+            exact[key] = value
+
+    def route(name: str, *_args: Any, **_kwargs: Any) -> Any:
+        if name in exact:
+            return exact[name]
+        return next((value for pattern, value in patterns if pattern.match(name)), None)
+
+    route.fixed = True  # type: ignore[attr-defined]
+    return route
+
+
+def routers_of(routes: Any) -> list[Route]:
+    """The routers that `task_routes` describes, in order.
+
+    :raises ImproperlyConfigured: something that is neither a map nor a router.
+    """
+    if not routes:
+        return []
+    if isinstance(routes, (list, tuple)) and not (len(routes) == 2 and isinstance(routes[0], str)):
+        pairs = [item for item in routes if isinstance(item, (list, tuple))]
+        if len(pairs) == len(routes):
+            return [_by_map(routes)]
+        return [router for item in routes for router in routers_of(item)]
+    if isinstance(routes, Mapping):
+        return [_by_map(routes.items())]
+    if isinstance(routes, str):
+        module, _, attribute = routes.replace(":", ".").rpartition(".")
+        if not module:
+            raise ImproperlyConfigured(f"task_routes: {routes!r} is no dotted name of a router")
+        return routers_of(getattr(import_module(module), attribute))
+    for_task = getattr(routes, "route_for_task", None)
+    if for_task is not None:
+        return [lambda name, args, kwargs, options, task=None, **kw: for_task(name, args, kwargs)]
+    if callable(routes):
+        return [routes]
+    raise ImproperlyConfigured(f"task_routes: {routes!r} is neither a map, a function nor a dotted name")
+
+
+class Router:
+    """Destinations of calls under one configuration. Read-only once made."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self.queues = queue_specs(config)
+        self._routers = routers_of(config.task_routes)
+        self._only_maps = all(getattr(router, "fixed", False) for router in self._routers)
+
+    def fixed(self, task: Any) -> Destination | None:
+        """Where calls of a task go that say nothing themselves; None if that must be asked each time."""
+        if not self._only_maps:
+            return None
+        return self.route(task.name, (), {}, {}, task)
+
+    def route(
+        self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None
+    ) -> Destination:
+        """Where one call goes.
+
+        :raises QueueNotFound: an unknown queue, while `task_create_missing_queues` is off.
+        """
+        wanted = {
+            key: options[key] for key in ("queue", "exchange", "routing_key") if options.get(key) is not None
+        }
+        if task is not None and not wanted:
+            wanted = {
+                key: value
+                for key in ("queue", "exchange", "routing_key")
+                if (value := getattr(task, key, None)) is not None
+            }
+        extra: dict[str, Any] = {}
+        answer = self._ask(name, args, kwargs, options, task)
+        if answer:
+            extra = {k: v for k, v in answer.items() if k not in ("queue", "exchange", "routing_key")}
+            if not wanted:
+                wanted = {k: v for k, v in answer.items() if k not in extra and v is not None}
+        return self._destination(wanted, extra)
+
+    def _ask(self, name: str, args: Any, kwargs: Any, options: Any, task: Any) -> dict[str, Any] | None:
+        for router in self._routers:
+            answer = router(name, args, kwargs, options, task=task)
+            if answer:
+                return {"queue": answer} if isinstance(answer, str) else dict(answer)
+        return None
+
+    def _destination(self, wanted: Mapping[str, Any], extra: dict[str, Any]) -> Destination:
+        queue = wanted.get("queue")
+        if queue is None and "exchange" not in wanted and "routing_key" not in wanted:
+            queue = self._config.task_default_queue
+        if queue is not None:
+            name = queue if isinstance(queue, str) else str(queue.name)
+            spec = self.queues.get(name)
+            if spec is None and not isinstance(queue, str):
+                spec = _spec(name, queue, self._config)
+            if spec is None:
+                spec = self._missing(name)
+            if spec.exchange_type == "direct" and "exchange" not in wanted:
+                return Destination((name,), "", name, extra or None)
+            key = wanted.get("routing_key") or spec.routing_key
+            return Destination((name,), spec.exchange, str(key), extra or None)
+        default = self.queues.get(self._config.task_default_queue)
+        fallback = default.exchange if default is not None else self._config.task_default_queue
+        exchange, _ = _exchange_of(wanted.get("exchange"), fallback)
+        key = str(wanted.get("routing_key") or "")
+        names = self.bound_to(exchange, key) or ((self._missing(key or exchange).name),)
+        return Destination(tuple(names), exchange, key, extra or None)
+
+    def bound_to(self, exchange: str, routing_key: str) -> tuple[str, ...]:
+        """The declared queues that an exchange hands a routing key to."""
+        return tuple(
+            spec.name
+            for spec in self.queues.values()
+            if spec.exchange == exchange
+            and (
+                spec.exchange_type == "fanout"
+                or (spec.exchange_type == "topic" and topic_matches(spec.routing_key, routing_key))
+                or (spec.exchange_type == "direct" and spec.routing_key == routing_key)
+            )
+        )
+
+    def _missing(self, name: str) -> QueueSpec:
+        if name != self._config.task_default_queue and not self._config.task_create_missing_queues:
+            raise QueueNotFound(
+                f"queue {name!r} is not in task_queues ({', '.join(sorted(self.queues))}) "
+                "and task_create_missing_queues is off"
+            )
+        return QueueSpec(name, name, name)
