@@ -1,0 +1,1 @@
+"""Public names that users of Celery import from ``utils``; nothing else belongs here."""
