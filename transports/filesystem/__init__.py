@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import UnsafeStorage
 from .layout import encode_name
+from .results import FilesystemResults
 from .transport import FilesystemTransport
 
 DEFAULT_APP = "default"
@@ -25,6 +26,11 @@ def open_transport(url: str, options: Mapping[str, Any]) -> FilesystemTransport:
     :raises UnsafeStorage: the directory cannot be trusted.
     """
     return FilesystemTransport(directory(url, options), fsync=bool(options.get("fsync", False)))
+
+
+def open_results(url: str, options: Mapping[str, Any]) -> FilesystemResults:
+    """Open the result store of a URL. Parameters and errors as in `open_transport`."""
+    return FilesystemResults(directory(url, options), fsync=bool(options.get("fsync", False)))
 
 
 def directory(url: str, options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Path:

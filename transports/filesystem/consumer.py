@@ -17,8 +17,6 @@ from .layout import (
     PRIORITIES,
     TAG_PREFIX,
     TAG_SLOT,
-    State,
-    TagPrefix,
 )
 from .owners import Owner
 from .pages import next_due_ms, same_counts, waiting
@@ -47,7 +45,7 @@ class FilesystemConsumer:
         owner: Owner,
         queues: Sequence[QueueDir],
         settler: Settler,
-        release: Callable[[], None],
+        release: Callable[[], object],
     ) -> None:
         self._store = store
         self._owner = owner
@@ -214,17 +212,6 @@ class FilesystemConsumer:
         self._closed = True
         if self._watch is not None:
             self._watch.close()
+        self._settler.close()
         self._release()
         self._owner.close()
-
-
-def tag_parts(tag: bytes) -> tuple[TagPrefix, int] | None:
-    """Take a tag apart; None for what is no tag of this transport."""
-    if len(tag) != TAG_PREFIX.size + TAG_SLOT.size:
-        return None
-    return TagPrefix(*TAG_PREFIX.unpack_from(tag)), int(TAG_SLOT.unpack_from(tag, TAG_PREFIX.size)[0])
-
-
-def is_claimed(states: bytes, slot: int) -> bool:
-    """Whether a slot is held by somebody."""
-    return slot < len(states) and states[slot] == State.CLAIMED

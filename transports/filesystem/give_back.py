@@ -30,3 +30,18 @@ def make_ready(queue: QueueDir, segment: Segment, states: bytearray, slots: Sequ
     for slot in slots:
         states[slot] = State.READY
     segment.write_states(0, states)
+
+
+def make_delayed(
+    queue: QueueDir, segment: Segment, states: bytearray, slots: Sequence[int], due_ms: int
+) -> None:
+    """Let slots of one bucket wait for their time. The lock is held.
+
+    :param due_ms: the earliest of their due times.
+    """
+    in_page = queue.read_in()
+    in_page.next_due_ms = min(in_page.next_due_ms, due_ms)
+    queue.write_in(in_page)
+    for slot in slots:
+        states[slot] = State.DELAYED
+    segment.write_states(0, states)

@@ -91,6 +91,10 @@ class SegmentId(NamedTuple):
             return f"{self.priority}-{self.number:08d}.seg"
         return f"delayed/{self.minute // 60}/{self.minute}p{self.priority}-{self.number:08d}.seg"
 
+    def causes_prefix(self) -> str:
+        """How the names of the files of causes begin that belong to messages of this segment."""
+        return f"{self.minute}.{self.priority}.{self.number}."
+
     def slots(self) -> int:
         """How many messages such a segment holds: few in a first one, most queues are small."""
         return SLOTS_SMALL if self.number <= 1 else SLOTS_MAX

@@ -32,7 +32,7 @@ class Owner:
 
     def alive(self) -> bool:
         """Whether nobody fenced it."""
-        return self._ops.pread(self._fd, 1, 0) == ALIVE
+        return self._fd >= 0 and self._ops.pread(self._fd, 1, 0) == ALIVE
 
     def close(self) -> None:
         """Drop the descriptor."""
@@ -88,15 +88,19 @@ def find(store: Store, name: str) -> Owner | None:
         return None
 
 
+def unknown(store: Store, name: str) -> Owner:
+    """An owner that nobody registered (any more): it holds nothing and may do nothing."""
+    return Owner(store, name, -1)
+
+
 def fence(store: Store, owner_id: int) -> None:
-    """From now on the owner cannot take or settle anything."""
+    """From now on the owner cannot take or settle anything. Its directory exists."""
+    path = f"{owner_path(store, owner_id)}/owner"
     try:
-        fd = store.ops.open_regular(f"{owner_path(store, owner_id)}/owner", os.O_WRONLY)
-    except FileNotFoundError:
-        return
+        fd = store.ops.open_regular(path, os.O_WRONLY | os.O_CREAT)
     except ForeignObject as error:
         store.quarantine(error)
-        return
+        fd = store.ops.open_regular(path, os.O_WRONLY | os.O_CREAT)
     try:
         store.ops.pwrite(fd, FENCED, 0)
         if store.fsync:

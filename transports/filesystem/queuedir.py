@@ -266,6 +266,7 @@ class QueueDir:
                 page.set_number(found.priority, found.number + 1)
                 self.write_in(page)
         self._segments.pop(found, None)
+        self._forget_causes(found)
         path = f"{self.path}/{found.path()}"
         self.ops.unlink_if_there(path)
         if found.minute:
@@ -274,6 +275,15 @@ class QueueDir:
             except OSError:
                 return True  # other buckets of the hour are still there
         return True
+
+    def _forget_causes(self, segment_id: SegmentId) -> None:
+        try:
+            names = os.listdir(f"{self.path}/causes")
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in names:
+            if name.startswith(segment_id.causes_prefix()):
+                self.ops.unlink_if_there(f"{self.path}/causes/{name}")
 
     def segment_ids(self) -> list[SegmentId]:
         """Every segment there is, plain ones first, oldest first."""

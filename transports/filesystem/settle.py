@@ -1,13 +1,13 @@
 """Settles deliveries of one owner. What only acknowledges or returns is done here, at once; what has
-follow-ups, results or dead letters goes through an intent (`intent.py`)."""
+follow-ups, results or dead letters goes through a `Transaction`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..base import Outcome, Verdict
+from .causes import add_causes
 from .give_back import make_ready
-from .intent import settle_with_intent
 from .layout import (
     CLAIM,
     FLAG_CHARGED,
@@ -21,21 +21,23 @@ from .layout import (
 )
 from .owners import Owner
 from .queuedir import QueueDir
+from .queues import Queues
 from .segment import DONE_BYTE, Segment
 from .store import Store
+from .transaction import Transaction
 
 _CLAIMED_BYTE = bytes((State.CLAIMED,))
 _TAG_SIZE = TAG_PREFIX.size + TAG_SLOT.size
-QueueById = Callable[[int], "QueueDir | None"]
 
 
 class Settler:
     """Settles for one owner, in whose process or on whose behalf it runs."""
 
-    def __init__(self, store: Store, owner: Owner, queue_by_id: QueueById) -> None:
+    def __init__(self, store: Store, owner: Owner, queues: Queues) -> None:
         self._store = store
         self._owner = owner
-        self._queue_by_id = queue_by_id
+        self._queues = queues
+        self._transaction = Transaction(store, queues, owner)
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """See the port `Consumer.settle`."""
@@ -50,9 +52,7 @@ class Settler:
         for prefix, indices in groups.items():
             self._settle_group(prefix, indices, outcomes, answers)
         if heavy:
-            settled = settle_with_intent(
-                self._store, self._owner, self._queue_by_id, [outcomes[index] for index in heavy]
-            )
+            settled = self._transaction.settle([outcomes[index] for index in heavy])
             for index, answer in zip(heavy, settled):
                 answers[index] = answer
         return answers
@@ -78,6 +78,10 @@ class Settler:
                 returned += len(held)
         return returned
 
+    def close(self) -> None:
+        """Drop descriptors."""
+        self._transaction.close()
+
     def held(self, tag: bytes) -> tuple[QueueDir, SegmentId, int] | None:
         """Where the message of a tag lies, if the tag is one of this owner's."""
         place = self._place(tag[:-2]) if len(tag) == _TAG_SIZE else None
@@ -94,7 +98,7 @@ class Settler:
         if len(prefix) != TAG_PREFIX.size:
             return None
         parts = TagPrefix(*TAG_PREFIX.unpack(prefix))
-        queue = self._queue_by_id(parts.queue) if parts.owner == self._owner.id else None
+        queue = self._queues.by_id(parts.queue) if parts.owner == self._owner.id else None
         return None if queue is None else (queue, parts.segment(), CLAIM.pack(parts.owner, parts.batch))
 
     def _settle_group(
@@ -141,7 +145,7 @@ class Settler:
         answers: list[bool],
     ) -> None:
         done: list[int] = []
-        returned: dict[int, bool] = {}
+        returned: dict[int, Outcome] = {}
         for index, slot in places:
             if slot in returned or slot in done or not holds(segment, states, slot, claim):
                 continue
@@ -149,11 +153,14 @@ class Settler:
             if outcomes[index].verdict == Verdict.ACK:
                 done.append(slot)
             else:
-                returned[slot] = outcomes[index].crashed
-        for slot, crashed in returned.items():
+                returned[slot] = outcomes[index]
+        for slot, outcome in returned.items():
             crashes, flags = segment.record(slot)
+            if outcome.crashed:
+                crashes += 1
+                add_causes(queue, segment.id, slot, crashes, outcome.causes)
             flags = (flags | FLAG_REDELIVERED) & ~(FLAG_STARTED | FLAG_CHARGED)
-            segment.write_record(slot, crashes + crashed, flags)
+            segment.write_record(slot, crashes, flags)
         for slot in done:
             states[slot] = State.DONE
         if done:

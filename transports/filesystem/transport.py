@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from ..base import Capabilities, Depth, Outgoing
+from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, Waiting
 from ..errors import BrokerFull, BrokerUnavailable
-from . import clock, owners
+from . import clock, deadletters, inspection, leases, owners, recovery, replay
 from .append import Item, append
 from .consumer import FilesystemConsumer
 from .fileops import FileOps
-from .layout import DOCUMENT_BYTES_MAX, NEVER_MS, PRIORITIES, decode_name, hash64, is_hashed
+from .layout import DOCUMENT_BYTES_MAX, NEVER_MS, hash64
+from .maintenance import Maintenance
 from .pages import waiting
 from .queuedir import QueueDir
+from .queues import Queues
+from .recovery import Charge
 from .schedule import promote
 from .settle import Settler
 from .store import Store
+from .transaction import item_of
 from .watch import QueueWatch
 
 CAPABILITIES = Capabilities(name="filesystem", stores_results=True)
-_NAME_BYTES_MAX = 1 << 20
-_NO_SPACE = ("ENOSPC", "EDQUOT", "EFBIG")
 
 
 class FilesystemTransport:
@@ -33,6 +34,8 @@ class FilesystemTransport:
     :param root: the broker's directory; made when it is not there.
     :param fsync: whatever is reported done survives a loss of power (docs/decisions/0002 has the cost).
     :param lock_timeout_s: how long another process may keep a lock before an operation gives up.
+    :param ops: the system calls, for tests that make them fail.
+    :raises UnsafeStorage: the directory cannot be trusted.
     """
 
     def __init__(
@@ -46,8 +49,8 @@ class FilesystemTransport:
         self._store = Store(
             os.path.abspath(root), ops or FileOps(), fsync=fsync, lock_timeout_s=lock_timeout_s
         )
-        self._queues: dict[str, QueueDir] = {}  # written under _mutex
-        self._mutex = threading.Lock()
+        self._queues = Queues(self._store)
+        self._maintenance = Maintenance(self._store, self._queues)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -56,103 +59,107 @@ class FilesystemTransport:
 
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Store messages; see the port."""
-        if len(messages) == 1:
-            self._send_to(messages[0].queue, [_item(messages[0])])
-            return
         by_queue: dict[str, list[Item]] = {}
         for message in messages:
-            by_queue.setdefault(message.queue, []).append(_item(message))
+            if len(message.document) > DOCUMENT_BYTES_MAX:
+                raise BrokerUnavailable(
+                    f"a message of {len(message.document)} bytes for queue {message.queue!r} "
+                    "is too large; pass a reference to the data instead"
+                )
+            by_queue.setdefault(message.queue, []).append(item_of(message))
         for name, items in by_queue.items():
-            self._send_to(name, items)
+            self._send_to(self._queues.get(name), items)
 
-    def _send_to(self, name: str, items: Sequence[Item]) -> None:
-        queue = self._queue(name)
-        queue.enter()
+    def _send_to(self, queue: QueueDir, items: Sequence[Item]) -> None:
         try:
-            placed = append(queue, items)
+            queue.enter()
+            try:
+                placed = append(queue, items)
+            finally:
+                queue.lock.release()
         except OSError as error:
             raise BrokerFull(
-                f"cannot store {len(items)} messages in queue {name!r} "
+                f"cannot store {len(items)} messages in queue {queue.name!r} "
                 f"of {self._store.root}: {error.strerror}"
             ) from error
-        finally:
-            queue.lock.release()
         if self._store.fsync:
             for segment in {id(one.segment): one.segment for one in placed}.values():
                 segment.sync()
 
-    def _queue(self, name: str) -> QueueDir:
-        queue = self._queues.get(name)
-        if queue is None:
-            with self._mutex:
-                queue = self._queues.get(name)
-                if queue is None:
-                    queue = self._queues[name] = QueueDir(self._store, name)
-        return queue
-
-    def _existing(self, name: str) -> QueueDir | None:
-        if name in self._queues or os.path.isdir(self._store.path("queues", QueueDir.folder(name))):
-            return self._queue(name)
-        return None
-
-    def _queue_by_id(self, queue_id: int) -> QueueDir | None:
-        for queue in list(self._queues.values()):
-            if queue.id == queue_id:
-                return queue
-        for name in self.queues():
-            if hash64(name) == queue_id:
-                return self._queue(name)
-        return None
-
     def consumer(self, queues: Sequence[str], owner: str, worker: str) -> FilesystemConsumer:
         """A consumer of these queues; registers its owner."""
+        leases.ensure_lease(self._store, worker)
         registered = owners.register(self._store, owner, worker)
-        settler = Settler(self._store, registered, self._queue_by_id)
-        opened = [self._queue(name) for name in dict.fromkeys(queues)]
-        return FilesystemConsumer(self._store, registered, opened, settler, lambda: None)
+        opened = [self._queues.get(name) for name in dict.fromkeys(queues)]
+        settler = Settler(self._store, registered, self._queues)
+        release = partial(
+            recovery.recover_owner, self._store, self._queues, registered.id, owner, Charge("", 0)
+        )
+        return FilesystemConsumer(self._store, registered, opened, settler, release)
+
+    def attach(self, owner: str) -> FilesystemConsumer:
+        """A consumer that acts for an owner of another process; see the port."""
+        found = owners.find(self._store, owner) or owners.unknown(self._store, owner)
+        settler = Settler(self._store, found, self._queues)
+        return FilesystemConsumer(self._store, found, (), settler, lambda: None)
 
     def watch(self, queues: Sequence[str]) -> QueueWatch:
         """A watch over these queues."""
-        opened = [self._queue(name) for name in dict.fromkeys(queues)]
+        opened = [self._queues.get(name) for name in dict.fromkeys(queues)]
         for queue in opened:
             with queue.locked():
                 queue.read_in()
-        return QueueWatch([f"{queue.path}/in" for queue in opened])
+        found = QueueWatch([f"{queue.path}/in" for queue in opened])
+        if found.polling:
+            self._store.notice("no inotify left: queues are looked at every 50 ms")
+        return found
 
-    def queues(self) -> list[str]:
-        """Names of the queues that exist."""
-        found = []
-        for folder in os.listdir(self._store.path("queues")):
-            name = self._full_name(folder) if is_hashed(folder) else decode_name(folder)
-            if name is not None:
-                found.append(name)
-        return sorted(found)
+    def heartbeat(self, worker: str, lease_s: float) -> None:
+        """Extend the lease of a worker."""
+        leases.heartbeat(self._store, worker, lease_s)
 
-    def _full_name(self, folder: str) -> str | None:
-        try:
-            data = self._store.ops.read_file(self._store.path("queues", folder, "name"), _NAME_BYTES_MAX)
-            return data.decode("utf-8", "surrogatepass")
-        except (OSError, UnicodeDecodeError):
-            return None
+    def unregister(self, worker: str) -> None:
+        """Forget a worker that holds nothing any more."""
+        leases.unregister(self._store, worker)
+
+    def owners(self, worker: str) -> list[str]:
+        """The owners that are registered for a worker."""
+        return sorted(one.name for one in owners.registered(self._store) if one.worker == worker)
+
+    def recover(
+        self, owner: str, *, running: bytes | None = None, cause: str = "", max_crashes: int = 3
+    ) -> Recovery:
+        """Take back everything a dead owner held; see the port."""
+        charge = Charge(cause, max_crashes, running)
+        return recovery.recover_owner(self._store, self._queues, hash64(owner), owner, charge)
+
+    def recover_lapsed(self, *, max_crashes: int = 3, cause: str = "worker lost") -> Recovery:
+        """Recover every owner of every worker whose lease has run out; see the port."""
+        return recovery.recover_lapsed(self._store, self._queues, max_crashes=max_crashes, cause=cause)
 
     def promote(self, limit: int = 1000) -> float | None:
         """Make due delayed messages ready; see the port."""
         next_ms = NEVER_MS
-        for name in self.queues():
-            _, queue_next_ms = promote(self._queue(name), int(clock.wall_s() * 1000), limit)
+        for queue in self._queues.all():
+            promoted, queue_next_ms = promote(queue, int(clock.wall_s() * 1000), limit)
+            limit -= promoted
             next_ms = min(next_ms, queue_next_ms)
         return None if next_ms == NEVER_MS else next_ms / 1000
 
+    def queues(self) -> list[str]:
+        """Names of the queues that exist."""
+        return self._queues.names()
+
     def depth(self, queue: str) -> Depth:
         """How many messages of a queue are where."""
-        found = self._existing(queue)
+        found = self._queues.existing(queue)
         return Depth(0, 0, 0) if found is None else found.depth()
 
     def ready(self, queues: Sequence[str]) -> int:
         """A cheap estimate, never 0 while something is ready."""
         total = 0
         for name in queues:
-            queue = self._existing(name)
+            queue = self._queues.existing(name)
             hints = None if queue is None else queue.hints()
             if hints is not None:
                 total += sum(waiting(*hints))
@@ -160,27 +167,38 @@ class FilesystemTransport:
                 total += queue.depth().ready
         return total
 
+    def peek(self, queue: str, limit: int = 100, *, delayed: bool = False) -> list[Waiting]:
+        """The next messages of a queue (or of its schedule), without reserving them."""
+        found = self._queues.existing(queue)
+        if found is None:
+            return []
+        return inspection.peek_delayed(found, limit) if delayed else inspection.peek_ready(found, limit)
+
+    def purge(self, queue: str) -> int:
+        """Drop the ready and delayed messages of a queue; see the port."""
+        found = self._queues.existing(queue)
+        return 0 if found is None else inspection.purge(found)
+
+    def dead_letters(self, limit: int = 100) -> Iterator[DeadLetter]:
+        """Dead letters, oldest first."""
+        return deadletters.dead_letters(self._store, limit)
+
+    def dead_get(self, key: str) -> DeadLetter | None:
+        """One dead letter."""
+        return deadletters.read_dead_letter(self._store, key)
+
+    def dead_replay(self, key: str) -> bool:
+        """Put a dead letter back into its queue with a clean record; False if it is gone."""
+        return replay.replay_dead_letter(self._store, self._queues, key)
+
+    def dead_drop(self, key: str) -> bool:
+        """Delete a dead letter; False if it is gone."""
+        return deadletters.drop_dead_letter(self._store, key)
+
+    def maintain(self) -> list[str]:
+        """Bounded housekeeping; see the port."""
+        return self._maintenance.run()
+
     def close(self) -> None:
         """Release descriptors. Safe to call twice."""
-        with self._mutex:
-            for queue in self._queues.values():
-                queue.close()
-            self._queues.clear()
-
-
-def _item(message: Outgoing) -> Item:
-    if len(message.document) > DOCUMENT_BYTES_MAX:
-        raise BrokerUnavailable(
-            f"a message of {len(message.document)} bytes for queue {message.queue!r} is too large; "
-            "pass a reference to the data instead"
-        )
-    due_ms = due_in_ms(message.due_wall_s)
-    priority = message.priority
-    return Item(message.document, 0 if priority < 0 else min(priority, PRIORITIES - 1), due_ms)
-
-
-def due_in_ms(due_wall_s: float | None) -> int:
-    """A due time as it is stored, rounded up: never early. 0 for what is due at once."""
-    if due_wall_s is None or due_wall_s <= clock.wall_s():
-        return 0
-    return min(math.ceil(min(due_wall_s, 1e15) * 1000), NEVER_MS - 1)
+        self._queues.close()

@@ -1,0 +1,96 @@
+"""Leases: a worker says that it lives; whoever finds that it stopped saying so recovers its owners.
+
+Counted in time since the machine started (`clock.boot_ns`), which nobody can set; a lease of another
+start of the machine has run out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+from . import clock
+from .fileops import ForeignObject
+from .layout import decode_name, encode_name
+from .store import Store
+
+GRACE_S = 60.0
+"""The lease of a worker that registered an owner and never sent a heartbeat yet."""
+_FILE_BYTES_MAX = 2 << 20
+
+
+class Lease(NamedTuple):
+    """What a worker's file says."""
+
+    worker: str
+    boot_id: str
+    until_boot_ns: int
+
+    def lapsed(self, now_boot_ns: int, boot_id: str) -> bool:
+        """Whether it has run out."""
+        return self.boot_id != boot_id or now_boot_ns > self.until_boot_ns
+
+
+def heartbeat(store: Store, worker: str, lease_s: float) -> None:
+    """Write a lease that ends `lease_s` from now."""
+    lease = Lease(worker, clock.boot_id(), clock.boot_ns() + int(lease_s * 1e9))
+    path = lease_path(store, worker)
+    temporary = f"{store.path('workers')}/.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    store.ops.write_new(temporary, json.dumps(lease._asdict()).encode("ascii"))
+    try:
+        store.ops.rename(temporary, path)
+    except IsADirectoryError:
+        store.quarantine(ForeignObject(path, "a directory"))
+        store.ops.rename(temporary, path)
+
+
+def ensure_lease(store: Store, worker: str) -> None:
+    """Give a worker a first, short lease unless it has one: what it holds must not outlive it."""
+    if not os.path.lexists(lease_path(store, worker)):
+        heartbeat(store, worker, GRACE_S)
+
+
+def unregister(store: Store, worker: str) -> None:
+    """Forget a worker."""
+    store.ops.unlink_if_there(lease_path(store, worker))
+
+
+def lease_path(store: Store, worker: str) -> str:
+    """Where the lease of a worker lies."""
+    return store.path("workers", encode_name(worker))
+
+
+def lapsed_workers(store: Store) -> dict[str, str]:
+    """Workers whose lease has run out, and the paths of the leases."""
+    now_boot_ns, boot_id = clock.boot_ns(), clock.boot_id()
+    found = {}
+    for name in os.listdir(store.path("workers")):
+        path = store.path("workers", name)
+        if name.startswith(".") and name.endswith(".tmp"):
+            continue
+        lease = _read(store, path)
+        if lease is not None and lease.lapsed(now_boot_ns, boot_id):
+            found[lease.worker] = path
+    return found
+
+
+def _read(store: Store, path: str) -> Lease | None:
+    """A lease; None when it is gone. A damaged one is quarantined and replaced by a short one."""
+    try:
+        data = store.ops.read_file(path, _FILE_BYTES_MAX)
+        lease = Lease(**json.loads(data))
+        if lease_path(store, lease.worker) == path and isinstance(lease.until_boot_ns, int):
+            return lease
+        raise ValueError(lease.worker)
+    except FileNotFoundError:
+        return None
+    except ForeignObject as error:
+        store.quarantine(error)
+    except (ValueError, TypeError, AttributeError):
+        store.quarantine(ForeignObject(path, "not a lease"))
+    name = decode_name(os.path.basename(path))
+    if name is not None:
+        # Whose lease it was is in its name. A worker that lives renews it, one that does not lapses.
+        heartbeat(store, name, GRACE_S)
+    return None
