@@ -32,7 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", help="send it there")
     parser.add_argument("--exchange", help=argparse.SUPPRESS)
     parser.add_argument("--routing-key", help=argparse.SUPPRESS)
-    parser.add_argument("--priority", type=int, metavar="0-9", help="what it means is the broker's business")
+    parser.add_argument(
+        "--priority",
+        type=int,
+        choices=range(10),
+        metavar="0-9",
+        help="what it means is the broker's business",
+    )
     parser.add_argument("--serializer", help="json, msgpack or pickle")
     parser.add_argument("--task-id", metavar="ID", help="use this id")
     add_waiting(parser)

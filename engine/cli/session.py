@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ...serializers.base import SerializerError
 from ...transports.base import Transport
 from ...transports.errors import BrokerUnavailable, ResultStoreUnavailable, TransportError
 from ...transports.url import InvalidUrl
@@ -51,7 +52,7 @@ def explained() -> Iterator[None]:
         raise CommandError(str(error), ExitCode.CONFIG) from error
     except (BrokerUnavailable, ResultStoreUnavailable) as error:
         raise CommandError(str(error), ExitCode.UNAVAILABLE) from error
-    except (TransportError, InvalidUrl) as error:
+    except (TransportError, InvalidUrl, SerializerError) as error:
         raise CommandError(str(error), ExitCode.CONFIG) from error
 
 

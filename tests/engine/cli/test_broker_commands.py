@@ -15,7 +15,9 @@ from prefork.engine.app import App
 from prefork.engine.cli import purge
 from prefork.engine.cli.failures import ExitCode
 from prefork.engine.cli.main import main
-from prefork.transports.base import Consumer, Outcome, Verdict
+from prefork.engine.result_document import encode
+from prefork.serializers.registry import load_serializer
+from prefork.transports.base import Consumer, Outcome, Outgoing, StoredResult, Verdict
 
 _numbers = itertools.count()
 
@@ -100,7 +102,6 @@ def test_a_delayed_task_is_counted_as_delayed(shop: Shop) -> None:
         (["-k", "[]"], "--kwargs []: an object"),
         (["--eta", "soon"], "--eta soon"),
         (["--expires", "soon"], "--expires soon"),
-        (["--priority", "99"], "99"),
         (["--serializer", "yaml"], "yaml"),
     ],
 )
@@ -115,7 +116,10 @@ def test_a_call_that_makes_no_sense_sends_nothing(shop: Shop, line: list[str], s
 def test_the_result_of_a_task_is_printed_once_it_is_there(shop: Shop) -> None:
     shop.run("call", "shop.add", "-a", "[1, 2]", "--task-id", "id-1")
     assert shop.run("result", "id-1").code == ExitCode.NOT_READY
-    shop.app.client.store_state("id-1", "SUCCESS", {"sum": 3}, request=None, options=None)  # type: ignore[arg-type]
+    document = encode("SUCCESS", {"sum": 3}, task_id="id-1", serializer=load_serializer("json"))
+    store = shop.app.client.results
+    assert store is not None
+    store.store([StoredResult("id-1", document)])
     done = shop.run("result", "id-1", "--wait", "--timeout", "5")
     assert (done.code, done.data) == (0, {"sum": 3})
     whole = shop.run("result", "id-1", "--json").data
@@ -231,8 +235,6 @@ def test_an_ambiguous_key_is_refused(shop: Shop) -> None:
 def test_bytes_that_are_no_message_are_listed_all_the_same(shop: Shop) -> None:
     shop.run("call", "shop.add")
     transport = shop.app.client.transport
-    from prefork.transports.base import Outgoing
-
     transport.send([Outgoing("celery", b"\xff not a message")])
     _bury(shop)
     rows = shop.run("dead", "--json").data
