@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone, tzinfo
 from importlib import import_module
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Concatenate, Literal, TypeVar, cast, overload
 from zoneinfo import ZoneInfo
 
-from typing_extensions import Concatenate, ParamSpec
+from typing_extensions import ParamSpec
 
 from . import app_settings, discovery
+from .app_configuration import Configurable
+from .async_result import AsyncResult
 from .builtin_tasks import add_builtin_tasks
 from .canvas import Signature, signature
 from .client import Client
-from .config import Config, PendingConfig
 from .exceptions import AlwaysEagerIgnored, ImproperlyConfigured
-from .local import apps, get_current_app, get_current_task, get_current_worker_task
+from .local import apps, get_current_task, get_current_worker_task
 from .naming import gen_task_name
 from .options import plan_for
 from .registry import TaskRegistry, task_from_function
-from .result import AsyncResult
 from .result_sets import GroupResult, ResultSet
 from .shared import shared_tasks
 from .signals import Signal, import_modules
@@ -32,8 +31,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T", bound="Task[Any, Any]")
 
+AnyTask = Task
+"""Inside `App`, the name `Task` is its property."""
 
-class App:
+
+class App(Configurable):
     """The tasks of a project, its configuration, and the way to its broker and results.
 
     Nothing is read, opened or connected before it is needed. One thread configures the app; any
@@ -72,95 +74,42 @@ class App:
         strict_typing: bool = True,
         **settings: Any,
     ) -> None:
+        super().__init__(namespace)
         self.main = main
         self.strict_typing = strict_typing
         self.autofinalize = autofinalize
-        self.conf = PendingConfig(namespace)
         self.registry: TaskRegistry = tasks() if isinstance(tasks, type) else (tasks or TaskRegistry())
         self.user_options: dict[str, set[Any]] = {"preload": set(), "worker": set(), "beat": set()}
-        self.on_configure = Signal("app.on_configure")
-        self.on_after_configure = Signal("app.on_after_configure", {"source"})
         self.on_after_finalize = Signal("app.on_after_finalize")
         self.on_after_fork = Signal("app.on_after_fork")
         self.finalized = False
-        self.configured = False
         self._task_cls = task_cls
         self._task_base: type[Task[Any, Any]] | None = None
         self._pending: list[Task[Any, Any]] = []
         self._client: Client | None = None
         self._discover: list[tuple[Any, str | None]] = []
-        self._lock = threading.RLock()
         app_settings.apply(self.conf, settings, changes, broker=broker, backend=backend, include=include)
         if config_source is not None:
             self.conf.config_from_object(config_source, silent=config_source_silent)
         if set_as_current:
             self.set_current()
 
-    # -- configuration ------------------------------------------------------------------------
-
-    @property
-    def config(self) -> Config:
-        """The configuration, checked and complete; the same object until something changes.
-
-        :raises ConfigError: with every problem there is.
-        """
-        if not self.configured:
-            self._configure()
-        return self.conf.resolve()
-
-    def _configure(self) -> None:
-        with self._lock:
-            if self.configured:
-                return
-            # Set first: receivers of these signals read the configuration themselves.
-            self.configured = True
-            self.on_configure.send(self)
-            try:
-                self.conf.resolve()
-            except BaseException:
-                self.configured = False
-                raise
-            self.on_after_configure.send(self, source=self.conf)
-
-    def config_from_object(
-        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
-    ) -> None:
-        """Read settings from a module, class, instance, map, or its dotted name, when first needed.
-
-        :param silent: an object that does not exist is not an error.
-        :param force: read it now.
-        :param namespace: prefix of the names, such as ``CELERY``.
-        """
-        self.conf.config_from_object(obj, silent=silent, namespace=namespace)
-        if force:
-            self.config  # noqa: B018 - reading it is what resolves it
-
-    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> None:
-        """Read settings from the module that an environment variable names."""
-        self.conf.config_from_envvar(variable_name, silent=silent)
-        if force:
-            self.config  # noqa: B018
-
-    def add_defaults(self, defaults: Any) -> None:
-        """Give values that everything else overrides."""
-        self.conf.add_defaults(defaults() if callable(defaults) else defaults)
-
     # -- tasks --------------------------------------------------------------------------------
 
     @overload
-    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def task(self, function: Callable[P, R], /) -> AnyTask[P, R]: ...
 
     @overload
     def task(
         self, *, bind: Literal[True], name: str | None = ..., base: Any = ..., **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+    ) -> Callable[[Callable[Concatenate[Any, P], R]], AnyTask[P, R]]: ...
 
     @overload
     def task(
         self, *, bind: Literal[False] = ..., name: str | None = ..., base: Any = ..., **options: Any
-    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    ) -> Callable[[Callable[P, R]], AnyTask[P, R]]: ...
 
-    def task(self, function: Any = None, /, **options: Any) -> Any:
+    def task(self, *functions: Any, **options: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(name=…, bind=True, …)`` (parity §4).
 
         :raises ImproperlyConfigured: it is an ``async def`` function, or no function at all.
@@ -175,9 +124,9 @@ class App:
                 shared_tasks.add(fun, dict(options))
             return task_from_function(self, fun, **options)
 
-        return make if function is None else make(function)
+        return make(*functions) if functions else make
 
-    def task_of(self, function: Callable[..., Any], **options: Any) -> Task[Any, Any]:
+    def task_of(self, function: Callable[..., Any], **options: Any) -> AnyTask[Any, Any]:
         """The same, as a plain call."""
         return task_from_function(self, function, **options)
 
@@ -197,30 +146,32 @@ class App:
         self.adopt(instance)
         return cast(T, instance)
 
-    def adopt(self, task: Task[Any, Any]) -> None:
+    def adopt(self, task: AnyTask[Any, Any]) -> None:
         """Bind a new task: now, or when the app is finalised."""
         if self.finalized:
             self._bind(task)
         else:
             self._pending.append(task)
 
-    def _bind(self, task: Task[Any, Any]) -> None:
+    def _bind(self, task: AnyTask[Any, Any]) -> None:
         app_settings.annotate(task, self.config.task_annotations)
         task.on_bound(self)
 
     @property
-    def Task(self) -> type[Task[Any, Any]]:  # noqa: N802 - users' name
+    def Task(self) -> type[AnyTask[Any, Any]]:
         """Base class of this app's tasks; assign to it to change it."""
         if self._task_base is None:
-            base = self._task_cls or Task
+            base = self._task_cls or AnyTask
             if isinstance(base, str):
                 module, _, name = base.replace(":", ".").rpartition(".")
                 base = getattr(import_module(module), name)
-            self._task_base = cast("type[Task[Any, Any]]", type("Task", (base,), {"_app": self, "abstract": True}))
+            self._task_base = cast(
+                "type[AnyTask[Any, Any]]", type("Task", (base,), {"_app": self, "abstract": True})
+            )
         return self._task_base
 
     @Task.setter
-    def Task(self, base: type[Any]) -> None:  # noqa: N802
+    def Task(self, base: type[Any]) -> None:
         self._task_base = base
 
     @property
@@ -300,7 +251,7 @@ class App:
                 AlwaysEagerIgnored,
                 stacklevel=2,
             )
-        nameless = Task[Any, Any]()
+        nameless = AnyTask[Any, Any]()
         nameless.name, nameless.app, nameless.typing = name, self, False
         plan = plan_for(nameless, self, config)
         options.setdefault("ignore_result", None)
@@ -335,20 +286,20 @@ class App:
 
     # -- bound classes ------------------------------------------------------------------------
 
-    def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult[Any]:  # noqa: N802 - users' name
+    def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult[Any]:
         """The result of an id, from any process."""
         return AsyncResult(id, app=self, **kwargs)
 
-    def GroupResult(self, id: str | None = None, results: Iterable[Any] = (), **kwargs: Any) -> GroupResult:  # noqa: N802
+    def GroupResult(self, id: str | None = None, results: Iterable[Any] = (), **kwargs: Any) -> GroupResult:
         """Results of a group."""
         return GroupResult(id or "", results, app=self, **kwargs)
 
-    def ResultSet(self, results: Iterable[Any], **kwargs: Any) -> ResultSet:  # noqa: N802
+    def ResultSet(self, results: Iterable[Any], **kwargs: Any) -> ResultSet:
         """A set of results."""
         return ResultSet(results, app=self, **kwargs)
 
     @property
-    def Worker(self) -> Callable[..., Any]:  # noqa: N802
+    def Worker(self) -> Callable[..., Any]:
         """Makes an embedded worker of this app: ``with app.Worker(concurrency=4): …``."""
         worker = import_module(".embed", __package__).Worker
         return lambda *args, **kwargs: worker(self, *args, **kwargs)
@@ -365,12 +316,12 @@ class App:
     # -- context ------------------------------------------------------------------------------
 
     @property
-    def current_task(self) -> Task[Any, Any] | None:
+    def current_task(self) -> AnyTask[Any, Any] | None:
         """The task that runs here, or None."""
         return get_current_task()
 
     @property
-    def current_worker_task(self) -> Task[Any, Any] | None:
+    def current_worker_task(self) -> AnyTask[Any, Any] | None:
         """The task that a worker started here, or None."""
         return get_current_worker_task()
 
@@ -427,4 +378,3 @@ def default_app() -> App:
 
 
 apps.make_default = default_app
-__all__ = ["App", "default_app", "get_current_app"]

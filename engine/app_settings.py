@@ -79,7 +79,7 @@ def packages_of(packages: Any) -> list[str]:
     if packages is None:
         if not os.environ.get("DJANGO_SETTINGS_MODULE"):
             raise ImproperlyConfigured(
-                "autodiscover_tasks() without packages needs Django (DJANGO_SETTINGS_MODULE): name the packages"
+                "autodiscover_tasks() without packages needs DJANGO_SETTINGS_MODULE: name the packages"
             )
         configs = import_module("django.apps").apps.get_app_configs()
         return [config.name for config in configs]

@@ -19,7 +19,16 @@ class ArgumentCheck:
     :param function: anything `inspect.signature` understands; others accept everything.
     """
 
-    __slots__ = ("_any_keyword", "_any_position", "_by_keyword", "_last", "_names", "_needed_kw", "_required", "name")
+    __slots__ = (
+        "_any_keyword",
+        "_any_position",
+        "_by_keyword",
+        "_last",
+        "_names",
+        "_needed_kw",
+        "_required",
+        "name",
+    )
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name

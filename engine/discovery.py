@@ -57,7 +57,9 @@ def find_app(where: str) -> App:
     :raises ImproperlyConfigured: there is none; the message says where it was looked for.
     """
     if where.startswith("file://"):
-        path, _, attribute = where.rpartition(":") if where.rpartition(":")[2].isidentifier() else (where, "", "")
+        path, _, attribute = (
+            where.rpartition(":") if where.rpartition(":")[2].isidentifier() else (where, "", "")
+        )
         return _app_in(import_script(unquote(urlsplit(path).path)), attribute, where)
     name, _, attribute = where.partition(":")
     if not attribute and "." in name and not module_exists(name):
@@ -68,7 +70,7 @@ def find_app(where: str) -> App:
         if exc.name != name and not name.startswith(f"{exc.name}."):
             raise
         raise ImproperlyConfigured(
-            f"no module is called {name!r}: check -A/--app, --workdir and PYTHONPATH (looked in {sys.path[:3]} …)"
+            f"no module is called {name!r}: check -A/--app, --workdir, PYTHONPATH ({sys.path[:3]} …)"
         ) from exc
     return _app_in(module, attribute, where)
 
@@ -122,7 +124,9 @@ def _app_in(module: ModuleType, attribute: str, where: str) -> App:
     if len(apps) == 1:
         return next(iter(apps.values()))  # type: ignore[no-any-return]
     found_text = "several apps" if apps else "no App"
-    raise ImproperlyConfigured(f"{where}: {found_text} in {module.__name__}; name it, as in {module.__name__}:app")
+    raise ImproperlyConfigured(
+        f"{where}: {found_text} in {module.__name__}; name it, as in {module.__name__}:app"
+    )
 
 
 def _is_app(value: Any) -> bool:

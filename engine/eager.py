@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import states
+from .eager_result import EagerResult
 from .execution import Executed, execute
+from .join_guard import allow_join_result
 from .message import fresh_id
 from .options import eta_wall_s, limits
 from .publishing import signatures
 from .request import Context
-from .result import EagerResult, allow_join_result
 from .retrying import RetryPlan
 
 
@@ -46,7 +47,9 @@ def apply_eagerly(
     _run_links(task, done, request)
     text = done.einfo.traceback if done.einfo is not None else None
     if plan.options.store_eager_result and done.state in states.READY_STATES:
-        plan.client.store_state(request.id, done.state, done.value, request=request, options=plan.options)
+        plan.client.stored.store_state(
+            request.id, done.state, done.value, request=request, options=plan.options
+        )
     if throw and done.state == states.FAILURE:
         raise done.value
     value = done.value

@@ -24,7 +24,7 @@ def safe_text(value: object, limit: int = 2048) -> str:
     """`repr` of anything: bounded, and a text even when that `__repr__` raises."""
     try:
         return bounded(repr(value), limit)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - somebody else's __repr__ may raise anything
         return f"<{type(value).__name__}: repr() raised {type(exc).__name__}>"
 
 
@@ -32,8 +32,7 @@ def traceback_text(exc: BaseException, tb: TracebackType | None) -> str:
     """The traceback as text, as Python prints it, bounded; never raises."""
     try:
         text = "".join(traceback.format_exception(type(exc), exc, tb, limit=-FRAME_LIMIT))
-    except Exception as failure:
-        # An exception whose own __str__ or __cause__ misbehaves is still reported by its type.
+    except Exception as failure:  # noqa: BLE001 - an exception's own __str__ may raise anything
         frames = "".join(traceback.format_tb(tb, limit=-FRAME_LIMIT))
         text = (
             f"Traceback (most recent call last):\n{frames}{type(exc).__qualname__}: "

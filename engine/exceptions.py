@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 from ..transports.errors import BrokerUnavailable, ResultStoreUnavailable
 
 if TYPE_CHECKING:
-    from billiard.exceptions import (
-        SoftTimeLimitExceeded as SoftTimeLimitExceeded,
-    )
-    from billiard.exceptions import (
-        Terminated as Terminated,
-    )
-    from billiard.exceptions import (
-        TimeLimitExceeded as TimeLimitExceeded,
-    )
-    from billiard.exceptions import (
-        WorkerLostError as WorkerLostError,
-    )
-
     from .retrying import RetryPlan
+
+    class TimeLimitExceeded(Exception):
+        """The hard time limit was exceeded, and the process was killed."""
+
+    class SoftTimeLimitExceeded(Exception):
+        """The soft time limit is exceeded: clean up and end."""
+
+    class WorkerLostError(Exception):
+        """The process that ran the task ended."""
+
+    class Terminated(Exception):
+        """The process that ran the task was ended on somebody's request."""
+
 
 _FROM_BILLIARD = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded", "WorkerLostError", "Terminated"})
 
@@ -182,7 +182,9 @@ class NotRegistered(KeyError, TaskError):
 
     def __str__(self) -> str:
         name = self.args[0] if self.args else "?"
-        return f"no task is registered as {name!r}: import its module (`include=`, `imports`), or check the name"
+        return (
+            f"no task is registered as {name!r}: import its module (`include=`, `imports`), or check the name"
+        )
 
 
 class AlreadyRegistered(TaskError):
@@ -228,7 +230,7 @@ class RemoteTaskError(TaskError):
         return f"{self.type_name}({self.text})"
 
 
-class TimeoutError(PreforkError, builtins.TimeoutError):  # noqa: A001 - the name users know
+class TimeoutError(PreforkError, builtins.TimeoutError):
     """The result did not arrive in time."""
 
 

@@ -68,7 +68,7 @@ def execute(task: Any, request: Context) -> Executed:
                 value = task(*args, **kwargs)
             else:
                 value = task.run(*args, **kwargs)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever the task raises is its outcome
             done = _after_exception(task, request, exc)
         else:
             done = Executed(states.SUCCESS, value, retry=request.retry_plan)
@@ -143,7 +143,7 @@ def autoretry(task: Any, request: Context, exc: Exception) -> Exception:
         options["max_retries"] = task.override_max_retries
     try:
         task.retry(exc=exc, **options)
-    except Exception as decided:
+    except Exception as decided:  # noqa: BLE001 - `retry` answers by raising
         return decided
     return exc
 

@@ -78,7 +78,7 @@ class Proxy:
     def _get_current_object(self) -> Any:
         return object.__getattribute__(self, "_getter")()
 
-    @property
+    @property  # type: ignore[misc]  # isinstance() is to see what the proxy stands for
     def __class__(self) -> Any:
         return type(self._get_current_object())
 

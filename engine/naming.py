@@ -21,7 +21,7 @@ def script_module_name() -> str:
         return name.removesuffix(".__main__")
     path = getattr(main, "__file__", None)
     if path:
-        return os.path.splitext(os.path.basename(path))[0]
+        return os.path.splitext(os.path.basename(str(path)))[0]
     return "__main__"
 
 

@@ -27,7 +27,9 @@ class TaskRegistry(dict[str, "Task[Any, Any]"]):
         if isinstance(task, type):
             task = task()
         if not task.name:
-            raise ImproperlyConfigured(f"{type(task).__name__} has no name: set `name`, or register it with an app")
+            raise ImproperlyConfigured(
+                f"{type(task).__name__} has no name: set `name`, or register it with an app"
+            )
         self[task.name] = task
 
     def unregister(self, name: Any) -> None:

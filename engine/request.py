@@ -139,7 +139,5 @@ def custom_headers_of(raw: dict[str, Any]) -> dict[str, Any] | None:
     explicit = raw.get("headers")
     if explicit is not None:
         return explicit if isinstance(explicit, dict) else None
-    found = {
-        key: value for key, value in raw.items() if key not in _NOT_CUSTOM and not hasattr(Context, key)
-    }
+    found = {key: value for key, value in raw.items() if key not in _NOT_CUSTOM and not hasattr(Context, key)}
     return found or None

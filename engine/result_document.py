@@ -96,7 +96,9 @@ def encode(
     """
     if isinstance(result, BaseException):
         result = exception_value(result, serializer)
-    done = iso_utc(date_done_wall_s) if date_done_wall_s is not None and status in states.READY_STATES else None
+    done = (
+        iso_utc(date_done_wall_s) if date_done_wall_s is not None and status in states.READY_STATES else None
+    )
     document: dict[str, Any] = {
         "status": status,
         "result": result,
@@ -139,9 +141,8 @@ def _encodable(arg: Any, serializer: Codec) -> Any:
         return bounded(arg, ARG_TEXT_MAX)
     try:
         data = serializer.dumps(arg)
-    except Exception:
-        # Whatever the serializer has against it (a user's `__json__` may raise anything), the
-        # argument is shown as text: an exception must always be storable.
+    except Exception:  # noqa: BLE001 - a user's `__json__` may raise anything
+        # Shown as text instead: an exception must always be storable.
         return safe_text(arg)
     return arg if len(data) <= ARG_TEXT_MAX else safe_text(arg)
 
@@ -198,12 +199,14 @@ def rebuild_exception(value: Any, traceback: str | None = None) -> Exception:
     if cls is not None:
         try:
             made = cls(*args)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a constructor of the user's may raise anything
             # A constructor that wants something else than `args`: the generic error says it all.
             made = None
         if isinstance(made, Exception):
             return made
-    return RemoteTaskError(bounded(shown, 512), ", ".join(safe_text(arg) for arg in args[:ARGS_MAX]), traceback)
+    return RemoteTaskError(
+        bounded(shown, 512), ", ".join(safe_text(arg) for arg in args[:ARGS_MAX]), traceback
+    )
 
 
 def _exception_class(module: Any, name: str) -> type[Exception] | None:
@@ -223,6 +226,4 @@ def _exception_class(module: Any, name: str) -> type[Exception] | None:
         found = vars(found).get(part)
         if not isinstance(found, type):
             return None
-    if not issubclass(found, Exception):
-        return None
-    return found
+    return found if isinstance(found, type) and issubclass(found, Exception) else None

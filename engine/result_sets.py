@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from .async_result import INTERVAL_MAX_S, result_from_tuple
 from .clock import mono_s
+from .eager_result import EagerResult
 from .exceptions import TimeoutError
+from .join_guard import assert_may_join
 from .local import get_current_app
-from .result import INTERVAL_MAX_S, EagerResult, assert_may_join, result_from_tuple
 
 if TYPE_CHECKING:
     from .app import App
@@ -141,12 +143,15 @@ class ResultSet:
         deadline_mono_s = None if timeout is None else mono_s() + timeout
         left = {result.id: result for result in self.results}
         for result in list(left.values()):
-            if isinstance(result, (EagerResult, ResultSet)):
+            if isinstance(result, (EagerResult, GroupResult)):
                 del left[result.id]
-                yield result.id, {"status": getattr(result, "state", None), "result": result.get(propagate=False)}
+                yield (
+                    result.id,
+                    {"status": getattr(result, "state", None), "result": result.get(propagate=False)},
+                )
         while left:
             step_s = INTERVAL_MAX_S if deadline_mono_s is None else deadline_mono_s - mono_s()
-            found = next(iter(left.values())).app.client.wait_any(list(left), max(0.0, step_s))
+            found = next(iter(left.values())).app.client.stored.wait_any(list(left), max(0.0, step_s))
             for task_id, document in found.items():
                 del left[task_id]
                 yield task_id, {"status": document.status, "result": document.result}
@@ -168,7 +173,8 @@ class ResultSet:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ResultSet) and other.results == self.results
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: [{', '.join(str(result) for result in self.results)}]>"
@@ -199,17 +205,17 @@ class GroupResult(ResultSet):
 
     def save(self) -> GroupResult:
         """Store it, for `restore` in another process."""
-        _app_of(self).client.save_group(self.id, self.as_tuple())
+        _app_of(self).client.stored.save_group(self.id, self.as_tuple())
         return self
 
     def delete(self) -> None:
         """Delete what `save` stored."""
-        _app_of(self).client.forget_group(self.id)
+        _app_of(self).client.stored.forget_group(self.id)
 
     @classmethod
     def restore(cls, id: str, app: App | None = None) -> GroupResult | None:
         """What was saved under an id; None if nothing is."""
-        found = _current(app).client.read_group(id)
+        found = _current(app).client.stored.read_group(id)
         return None if found is None else result_from_tuple(found, app)
 
     def __eq__(self, other: object) -> bool:

@@ -92,7 +92,9 @@ def queue_specs(config: Any) -> dict[str, QueueSpec]:
         items = [(name, value or {}) for name, value in declared.items()]
     else:
         items = [
-            (q, {}) if isinstance(q, str) else (q["name"] if isinstance(q, Mapping) else getattr(q, "name", None), q)
+            (q, {})
+            if isinstance(q, str)
+            else (q["name"] if isinstance(q, Mapping) else getattr(q, "name", None), q)
             for q in declared
         ]
     found: dict[str, QueueSpec] = {}
@@ -115,9 +117,7 @@ def topic_matches(pattern: str, routing_key: str) -> bool:
             for j in range(1, len(keys) + 1):
                 reachable[j] = reachable[j] or reachable[j - 1]
             continue
-        reachable = [False] + [
-            reachable[j] and (word == "*" or word == key) for j, key in enumerate(keys)
-        ]
+        reachable = [False] + [reachable[j] and (word == "*" or word == key) for j, key in enumerate(keys)]
     return reachable[-1]
 
 

@@ -41,7 +41,9 @@ class _Listener:
         self.strong: Receiver | None = None if weak else receiver
         self.ref: Callable[[], Receiver | None] | None = None
         if weak:
-            self.ref = weakref.WeakMethod(receiver) if hasattr(receiver, "__self__") else weakref.ref(receiver)
+            self.ref = (
+                weakref.WeakMethod(receiver) if hasattr(receiver, "__self__") else weakref.ref(receiver)
+            )
 
     def live(self) -> Receiver | None:
         """The receiver, or None once it was collected."""

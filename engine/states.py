@@ -30,7 +30,7 @@ def precedence(name: str) -> int:
     return _RANK.get(name, _CUSTOM_RANK)
 
 
-class state(str):  # noqa: N801 - the name users know
+class state(str):
     """A state name that compares by precedence: ``state("PENDING") < state("SUCCESS")``."""
 
     __slots__ = ()

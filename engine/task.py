@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cas
 
 from typing_extensions import ParamSpec
 
+from .async_result import AsyncResult
 from .binder import ArgumentCheck
 from .canvas import Signature, chunks, xmap, xstarmap
 from .clock import wall_s
 from .eager import apply_eagerly
+from .eager_result import EagerResult
 from .exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry
 from .local import get_current_app, running
 from .options import TaskPlan, plan_for
 from .request import Context
-from .result import AsyncResult, EagerResult
-from .retrying import DEFAULT_BACKOFF_MAX_S, RetryPlan, due_wall_s, exhausted
+from .retrying import RetryPlan, due_wall_s, exhausted
+from .task_defaults import TaskDefaults
 
 if TYPE_CHECKING:
     from .app import App
@@ -31,54 +33,15 @@ _HOOKS = ("before_start", "on_success", "on_failure", "on_retry", "after_return"
 
 def _task_by_name(name: str) -> Task[Any, Any]:
     """Unpickle a task: it is looked up in the current app, never rebuilt."""
-    return cast("Task[Any, Any]", get_current_app().tasks[name])
+    return get_current_app().tasks[name]
 
 
-class Task(Generic[P, R]):
+class Task(TaskDefaults, Generic[P, R]):
     """A unit of work that can be called here, or sent to a worker.
 
-    Options are class attributes (parity §4); None means "as configured". They are resolved once,
-    call > task > configuration, into `options`.
+    Options are class attributes, see `TaskDefaults`. They are resolved once, call > task >
+    configuration, into `options`.
     """
-
-    name: str = ""
-    bind: bool = False
-    abstract: bool = True
-    typing: bool | None = None
-    serializer: str | None = None
-    compression: str | None = None
-    ignore_result: bool | None = None
-    store_errors_even_if_ignored: bool | None = None
-    store_eager_result: bool | None = None
-    track_started: bool | None = None
-    max_retries: int | None = 3
-    default_retry_delay: float = 180.0
-    autoretry_for: Iterable[type[BaseException]] = ()
-    dont_autoretry_for: Iterable[type[BaseException]] = ()
-    retry_kwargs: Mapping[str, Any] = {}
-    retry_backoff: bool | float = False
-    retry_backoff_max: float = DEFAULT_BACKOFF_MAX_S
-    retry_jitter: bool = True
-    throws: tuple[type[BaseException], ...] = ()
-    rate_limit: str | float | None = None
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
-    acks_late: bool | None = None
-    acks_on_failure: bool | None = None
-    acks_on_timeout: bool | None = None
-    acks_on_failure_or_timeout: bool | None = None
-    reject_on_worker_lost: bool | None = None
-    retry_on_worker_lost: bool | None = None
-    trail: bool = True
-    send_events: bool = True
-    expires: float | datetime | None = None
-    priority: int | None = None
-    queue: Any = None
-    exchange: Any = None
-    exchange_type: str | None = None
-    routing_key: str | None = None
-    delivery_mode: int | str | None = None
-    resultrepr_maxsize: int = 1024
 
     MaxRetriesExceededError: ClassVar[type[Exception]] = MaxRetriesExceededError
 
@@ -115,9 +78,6 @@ class Task(Generic[P, R]):
     def backend(self) -> Any:
         """The result store of the app."""
         return self.app.backend
-
-    def on_bound(self, app: App) -> None:
-        """Called when the task has been bound to an app. Override it."""
 
     # -- calling ------------------------------------------------------------------------------
 
@@ -227,7 +187,7 @@ class Task(Generic[P, R]):
             _raise_or(
                 exc,
                 MaxRetriesExceededError(
-                    f"can't retry {self.name}[{request.id}]: {request.retries} of {limit} retries are used up",
+                    f"can't retry {self.name}[{request.id}]: all {limit} retries are used up",
                     task_args=request.args,
                     task_kwargs=request.kwargs,
                 ),
@@ -263,7 +223,7 @@ class Task(Generic[P, R]):
         :param meta: becomes `AsyncResult.info`; None stores null.
         """
         request = self.request
-        self.app.client.store_state(
+        self.app.client.stored.store_state(
             task_id or request.id, state or "PENDING", meta, request=request, options=self.options
         )
 
@@ -325,28 +285,9 @@ class Task(Generic[P, R]):
         """Calls of `n` items each."""
         return chunks(self.s(), it, n, app=self.app)
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:  # noqa: N802 - users' name
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The result of an id, from any process."""
         return AsyncResult(task_id, app=self.app, task_name=self.name, **kwargs)
-
-    # -- hooks: override them -----------------------------------------------------------------
-
-    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called before the body, in the process that runs it."""
-
-    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called after the body returned."""
-
-    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called after the body raised and no retry follows."""
-
-    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called after the body asked to be run again."""
-
-    def after_return(
-        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
-    ) -> None:
-        """Called last, whatever happened."""
 
     # -- machinery ----------------------------------------------------------------------------
 

@@ -1,0 +1,128 @@
+"""The result store as an app sees it: documents in and out, by id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..serializers.base import Serializer
+from ..transports.base import ResultStore, StoredResult
+from . import result_document, states
+from .clock import wall_s
+from .einfo import traceback_text
+from .exceptions import ImproperlyConfigured, TaskRevokedError
+from .result_document import ResultDocument
+
+if TYPE_CHECKING:
+    from .request import Context
+
+NO_RESULTS = (
+    "there is no result store: set result_backend (the embedded broker and memory:// keep results by "
+    "themselves), or send with ignore_result=True and do not ask"
+)
+
+
+class StoredResults:
+    """Reads and writes result documents.
+
+    :param open_store: gives the store of this process; None when results are disabled.
+    :param expires_s: lifetime of what is written; None keeps it.
+    """
+
+    def __init__(
+        self, open_store: Callable[[], ResultStore | None], serializer: Serializer, expires_s: float | None
+    ) -> None:
+        self._open = open_store
+        self._serializer = serializer
+        self._expires_s = expires_s
+
+    def _store(self) -> ResultStore:
+        store = self._open()
+        if store is None:
+            raise ImproperlyConfigured(NO_RESULTS)
+        return store
+
+    def read(self, task_id: str) -> ResultDocument | None:
+        """What is stored under an id; None for nothing.
+
+        :raises ImproperlyConfigured: results are disabled.
+        :raises MalformedResult: something else is stored there.
+        """
+        found = self._store().get([task_id])[0]
+        return None if found is None else result_document.decode(found, self._serializer)
+
+    def wait(self, task_id: str, timeout_s: float) -> ResultDocument | None:
+        """Wait for the final document of an id; None when the time is over."""
+        found = self._store().wait([task_id], timeout_s).get(task_id)
+        return None if found is None else result_document.decode(found, self._serializer)
+
+    def wait_any(self, task_ids: Sequence[str], timeout_s: float) -> dict[str, ResultDocument]:
+        """Wait until at least one of the ids has its final document."""
+        found = self._store().wait(task_ids, timeout_s)
+        return {key: result_document.decode(data, self._serializer) for key, data in found.items()}
+
+    def forget(self, task_ids: Sequence[str]) -> None:
+        """Delete what is stored under these ids."""
+        self._store().forget(task_ids)
+
+    def store_state(
+        self, task_id: str | None, state: str, meta: Any, *, request: Context, options: Any
+    ) -> None:
+        """Store a state, unless results are disabled or ignored.
+
+        :raises InvalidTaskError: no task runs here and no id was given.
+        """
+        if task_id is None:
+            raise ImproperlyConfigured("update_state() outside of a running task needs task_id=")
+        ignored = request.ignore_result if request.ignore_result is not None else options.ignore_result
+        if ignored or self._open() is None:
+            return
+        self._write(task_id, state, meta, request=request)
+
+    def _write(self, task_id: str, state: str, value: Any, *, request: Context | None = None) -> None:
+        text = None
+        if isinstance(value, BaseException):
+            text = traceback_text(value, value.__traceback__)
+        document = result_document.encode(
+            state,
+            value,
+            task_id=task_id,
+            serializer=self._serializer,
+            traceback=text,
+            group_id=None if request is None else request.group,
+            parent_id=None if request is None else request.parent_id,
+            date_done_wall_s=wall_s(),
+        )
+        final = state in states.READY_STATES
+        self._store().store([StoredResult(task_id, document, self._expires_s, final)])
+
+    def save_group(self, group_id: str, value: Any) -> None:
+        """Store the tuple of a group (interop §8.4)."""
+        document = self._serializer.dumps({"result": value})
+        self._store().save_group(group_id, document, self._expires_s)
+
+    def read_group(self, group_id: str) -> Any:
+        """The tuple of a group, or None."""
+        found = self._store().get_group(group_id)
+        return None if found is None else self._serializer.loads(found)["result"]
+
+    def forget_group(self, group_id: str) -> None:
+        """Delete the tuple of a group."""
+        self._store().forget_group(group_id)
+
+    def revoke(self, task_ids: Sequence[str], *, terminate: bool = False) -> None:
+        """Store REVOKED for tasks that have not ended; workers look for it before they start one.
+
+        :raises ImproperlyConfigured: results are disabled, or `terminate` is asked for.
+        """
+        if terminate:
+            raise ImproperlyConfigured(
+                "terminate=True needs remote control, which this version does not have: "
+                "use a time limit, or revoke before the task starts"
+            )
+        for task_id, found in zip(task_ids, self._store().get(list(task_ids))):
+            if found is not None:
+                known = result_document.decode(found, self._serializer)
+                if known.status in states.READY_STATES:
+                    continue
+            self._write(task_id, states.REVOKED, TaskRevokedError("revoked"))
