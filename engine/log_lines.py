@@ -150,6 +150,14 @@ def _repr(value: object) -> str:
         return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
 
 
+def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    """A record that says what could not be said."""
+    text = f"this record cannot be formatted ({_repr(error)}): {_repr(record.msg)}"
+    told = logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, "%s", (text,), None)
+    told.processName = record.processName
+    return told
+
+
 class LineHandler(logging.Handler):
     """Writes each record to a descriptor with one ``write``, and never raises.
 
@@ -188,8 +196,7 @@ class LineHandler(logging.Handler):
         try:
             line = self.format(record)
         except Exception as error:  # noqa: BLE001 - arguments are the program's and may do anything
-            why = f"log record of {record.name!r} cannot be formatted ({_repr(error)})"
-            line = escape_line(f"{why}: {_repr(record.msg)}")
+            line = self.format(_unformattable(record, error))
         if self._unreported:
             note = f"{self._unreported} log lines were dropped: nobody read them in time\n"
             if self._write(note.encode()):

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import timedelta, tzinfo
 from typing import Any
 
 from .durations import parse_duration
@@ -260,6 +260,15 @@ def _delivery_mode(raw: object) -> int:
     return mode
 
 
+def _time_zone(raw: object) -> str:
+    """A name, or a time zone object that has one (zoneinfo calls it key, pytz calls it zone)."""
+    if isinstance(raw, tzinfo):
+        raw = getattr(raw, "key", None) or getattr(raw, "zone", None) or str(raw)
+    if not isinstance(raw, str) or not raw.strip():
+        raise ValueError("write the name of a time zone, such as Europe/Berlin")
+    return raw.strip()
+
+
 def _secret(raw: object) -> str | bytes:
     return raw if isinstance(raw, bytes) else _text(raw)
 
@@ -287,5 +296,6 @@ LOG_FORMAT = Kind("log format", _log_format)
 LOG_LEVEL = Kind("log level", _log_level)
 CONCURRENCY = Kind("integer 1 to 1024, or auto", _concurrency)
 DELIVERY_MODE = Kind("1 | 2", _delivery_mode)
+TIMEZONE = Kind("name of a time zone", _time_zone)
 SECRET = Kind("text or bytes", _secret)
 FLAG_OR_MAP = Kind("boolean or map", _flag_or_map)

@@ -25,6 +25,7 @@ ENV_APP = "PREFORK_APP"
 ENV_MODULE = "CELERY_CONFIG_MODULE"
 
 _INTERNAL_PREFIX = "PREFORK__"
+_NO_SETTINGS = (ENV_FILE, ENV_APP)
 _CELERY_ENV: Mapping[str, str] = {
     "CELERY_BROKER_URL": "broker_url",
     "CELERY_BROKER_READ_URL": "broker_read_url",
@@ -169,7 +170,7 @@ def read_environ(environ: Mapping[str, str]) -> Layer:
         if environ.get(name):
             layer.give(key, environ[name], f"env {name}")
     for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX) or name.startswith(_INTERNAL_PREFIX) or name in (ENV_FILE, ENV_APP):
+        if not name.startswith(ENV_PREFIX) or name.startswith(_INTERNAL_PREFIX) or name in _NO_SETTINGS:
             continue
         if _is_service_link(name, environ[name]):
             continue

@@ -16,36 +16,35 @@ class BeatSettings:
     beat_schedule: dict[str, Any] = setting(
         MAP,
         {},
-        "Map name to entry.",
+        "What is due when: a map from name to entry.",
         old="CELERYBEAT_SCHEDULE",
         no_effect=BEAT,
     )
     beat_scheduler: Any = setting(
         OBJECT,
         "celery.beat:PersistentScheduler",
-        "Scheduler class or alias.",
+        "Class or alias of the scheduler.",
         old="CELERYBEAT_SCHEDULER",
         no_effect=BEAT,
     )
     beat_schedule_filename: str = setting(
         WORD,
         "celerybeat-schedule",
-        "Schedule database path.",
+        "File that keeps the schedule.",
         old="CELERYBEAT_SCHEDULE_FILENAME",
         no_effect=BEAT,
     )
     beat_sync_every: int = setting(
         COUNT,
         0,
-        "Sync the store after that many sends (0 = by time).",
+        "Save the schedule after this many sends; 0 goes by time.",
         old="CELERYBEAT_SYNC_EVERY",
         no_effect=BEAT,
     )
     beat_max_loop_interval: float = setting(
         SECONDS,
         0.0,
-        "Longest sleep between ticks; 0 = scheduler default, 300 s (the persistent scheduler also writes "
-        "its file every 180 s).",
+        "Longest sleep between looks at the schedule; 0 leaves it to the scheduler.",
         unit="s",
         old="CELERYBEAT_MAX_LOOP_INTERVAL",
         no_effect=BEAT,
@@ -53,7 +52,7 @@ class BeatSettings:
     beat_cron_starting_deadline: float | None = setting(
         optional(SECONDS),
         None,
-        "Skip crontab runs missed by more than that many seconds.",
+        "Pass over runs that were missed by more than this.",
         unit="s",
         old="CELERYBEAT_CRON_STARTING_DEADLINE",
         no_effect=BEAT,
@@ -61,14 +60,14 @@ class BeatSettings:
     beat_enable_remote_control: bool = setting(
         BOOLEAN,
         False,
-        "Answer inspect ping.",
+        "Answer the control command ping.",
         old="CELERYBEAT_ENABLE_REMOTE_CONTROL",
         no_effect=BEAT,
     )
     beat_remote_control_max_tick_age: float | None = setting(
         optional(SECONDS),
         None,
-        "Do not answer if the last tick is older.",
+        "Do not answer when the last look at the schedule is older.",
         unit="s",
         old="CELERYBEAT_REMOTE_CONTROL_MAX_TICK_AGE",
         no_effect=BEAT,

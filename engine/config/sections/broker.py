@@ -39,16 +39,15 @@ class BrokerSettings:
     broker_read_url: str | None = setting(
         optional(URLS),
         None,
-        "Separate URL for consuming. Env CELERY_BROKER_READ_URL.",
+        "Another address for consuming.",
         old="BROKER_READ_URL",
         no_effect=NETWORK_BROKERS,
     )
     broker_write_url: str | None = setting(
         optional(URLS),
         None,
-        "Separate URL for publishing. Env CELERY_BROKER_WRITE_URL.",
+        "Another address for publishing.",
         old="BROKER_WRITE_URL",
-        no_effect=NETWORK_BROKERS,
     )
     broker_transport: str | None = setting(
         optional(TEXT),
@@ -66,7 +65,7 @@ class BrokerSettings:
     broker_connection_timeout: float = setting(
         DURATION,
         4.0,
-        "Seconds before giving up a connect attempt.",
+        "How long one attempt to connect may take.",
         unit="s",
         old="BROKER_CONNECTION_TIMEOUT",
         no_effect=NETWORK_BROKERS,
@@ -74,7 +73,7 @@ class BrokerSettings:
     broker_connection_retry: bool = setting(
         BOOLEAN,
         True,
-        "Reconnect automatically after a lost connection (and, unless overridden, at start-up).",
+        "Connect again after the connection was lost.",
         old="BROKER_CONNECTION_RETRY",
     )
     broker_connection_retry_on_startup: bool = setting(
@@ -87,28 +86,28 @@ class BrokerSettings:
     broker_connection_max_retries: int | None = setting(
         zero_is_none(COUNT),
         100,
-        "Attempts before giving up; 0/null = forever.",
+        "Attempts before giving up; none or 0 never gives up.",
         old="BROKER_CONNECTION_MAX_RETRIES",
         no_effect=NETWORK_BROKERS,
     )
     broker_channel_error_retry: bool = setting(
         BOOLEAN,
         False,
-        "Also restart the consumer loop on channel-level errors.",
+        "Start consuming again after an error of the channel, too.",
         old="BROKER_CHANNEL_ERROR_RETRY",
         no_effect=NETWORK_BROKERS,
     )
     broker_failover_strategy: Any = setting(
         OBJECT,
         None,
-        "Round-robin, shuffle or a callable choosing the next URL.",
+        "How the next of several addresses is chosen: round-robin, shuffle, or a function.",
         old="BROKER_FAILOVER_STRATEGY",
         no_effect=NETWORK_BROKERS,
     )
     broker_heartbeat: float | None = setting(
         zero_is_none(SECONDS),
         120.0,
-        "AMQP heartbeat seconds (0/null off).",
+        "Interval of AMQP heartbeats; none or 0 sends none.",
         unit="s",
         old="BROKER_HEARTBEAT",
         no_effect=NETWORK_BROKERS,
@@ -116,7 +115,7 @@ class BrokerSettings:
     broker_heartbeat_checkrate: float = setting(
         number(0),
         3.0,
-        "Checks per heartbeat interval.",
+        "How often a heartbeat is looked for, per interval.",
         old="BROKER_HEARTBEAT_CHECKRATE",
         no_effect=NETWORK_BROKERS,
     )
@@ -137,14 +136,14 @@ class BrokerSettings:
     broker_pool_limit: int | None = setting(
         zero_is_none(COUNT),
         10,
-        "Maximum pooled producer/consumer connections; 0 or null disables the pool.",
+        "Greatest number of connections kept for publishing; none or 0 keeps none.",
         old="BROKER_POOL_LIMIT",
         no_effect=NETWORK_BROKERS,
     )
     broker_pool_acquire_timeout: float | None = setting(
         optional(SECONDS),
         None,
-        "Seconds to wait for a free pooled connection; null = wait forever.",
+        "How long publishing waits for a free connection; none waits without end.",
         unit="s",
         old="BROKER_POOL_ACQUIRE_TIMEOUT",
         no_effect=NETWORK_BROKERS,
@@ -152,42 +151,42 @@ class BrokerSettings:
     broker_use_ssl: bool | dict[str, Any] = setting(
         FLAG_OR_MAP,
         False,
-        "True or a map of ssl options (ssl_cert_reqs, ca_certs, …).",
+        "Use TLS: true, or a map of its options (ssl_cert_reqs, ca_certs and so on).",
         old="BROKER_USE_SSL",
         no_effect=NETWORK_BROKERS,
     )
     broker_host: str | None = setting(
         optional(TEXT),
         None,
-        "Legacy piecewise broker address *(deprecated style (undocumented))*.",
+        "Host of the broker, in the style of long ago.",
         old="BROKER_HOST",
         no_effect=PIECEWISE,
     )
     broker_port: int | None = setting(
         optional(integer(1, 65535)),
         None,
-        "Legacy piecewise broker port *(deprecated style (undocumented))*.",
+        "Port of the broker, in the style of long ago.",
         old="BROKER_PORT",
         no_effect=PIECEWISE,
     )
     broker_user: str | None = setting(
         optional(TEXT),
         None,
-        "Legacy piecewise broker user *(deprecated style (undocumented))*.",
+        "User at the broker, in the style of long ago.",
         old="BROKER_USER",
         no_effect=PIECEWISE,
     )
     broker_password: str | None = setting(
         optional(TEXT),
         None,
-        "Legacy piecewise broker password *(deprecated style (undocumented))*.",
+        "Password at the broker, in the style of long ago.",
         old="BROKER_PASSWORD",
         no_effect=PIECEWISE,
     )
     broker_vhost: str | None = setting(
         optional(TEXT),
         None,
-        "Legacy piecewise virtual host *(deprecated style (undocumented))*.",
+        "Virtual host at the broker, in the style of long ago.",
         old="BROKER_VHOST",
         no_effect=PIECEWISE,
     )

@@ -14,21 +14,21 @@ class EventsSettings:
     event_exchange: str = setting(
         TEXT,
         "celeryev",
-        "Event exchange name.",
+        "Name of the exchange for events.",
         old="CELERY_EVENT_EXCHANGE",
         no_effect=EVENTS,
     )
     event_queue_prefix: str = setting(
         TEXT,
         "celeryev",
-        "Prefix of receiver queues.",
+        "How the names of event queues begin.",
         old="CELERY_EVENT_QUEUE_PREFIX",
         no_effect=EVENTS,
     )
     event_queue_ttl: float = setting(
         SECONDS,
         5.0,
-        "Event message TTL seconds.",
+        "Lifetime of events in a queue.",
         unit="s",
         old="CELERY_EVENT_QUEUE_TTL",
         no_effect=EVENTS,
@@ -36,7 +36,7 @@ class EventsSettings:
     event_queue_expires: float = setting(
         SECONDS,
         60.0,
-        "Receiver queue expiry seconds.",
+        "Lifetime of an event queue that nobody reads.",
         unit="s",
         old="CELERY_EVENT_QUEUE_EXPIRES",
         no_effect=EVENTS,
@@ -44,21 +44,21 @@ class EventsSettings:
     event_queue_exclusive: bool = setting(
         BOOLEAN,
         True,
-        "Receiver queue exclusive.",
+        "Event queues are exclusive.",
         old="CELERY_EVENT_QUEUE_EXCLUSIVE",
         no_effect=EVENTS,
     )
     event_queue_durable: bool = setting(
         BOOLEAN,
         False,
-        "Receiver queue durable.",
+        "Event queues are durable.",
         old="CELERY_EVENT_QUEUE_DURABLE",
         no_effect=EVENTS,
     )
     event_serializer: str = setting(
         WORD,
         "json",
-        "Event serializer.",
+        "Serializer of events.",
         old="CELERY_EVENT_SERIALIZER",
         no_effect=EVENTS,
     )
@@ -72,7 +72,7 @@ class EventsSettings:
     control_queue_ttl: float = setting(
         SECONDS,
         300.0,
-        "Control message TTL seconds.",
+        "Lifetime of control messages in a queue.",
         unit="s",
         old="CONTROL_QUEUE_TTL",
         no_effect=CONTROL,
@@ -80,7 +80,7 @@ class EventsSettings:
     control_queue_expires: float = setting(
         SECONDS,
         10.0,
-        "Control queue expiry seconds.",
+        "Lifetime of a control queue that nobody reads.",
         unit="s",
         old="CONTROL_QUEUE_EXPIRES",
         no_effect=CONTROL,
@@ -88,14 +88,14 @@ class EventsSettings:
     control_queue_exclusive: bool = setting(
         BOOLEAN,
         True,
-        "Control queues exclusive.",
+        "Control queues are exclusive.",
         old="CONTROL_QUEUE_EXCLUSIVE",
         no_effect=CONTROL,
     )
     control_queue_durable: bool = setting(
         BOOLEAN,
         False,
-        "Control queues durable.",
+        "Control queues are durable.",
         old="CONTROL_QUEUE_DURABLE",
         no_effect=CONTROL,
     )

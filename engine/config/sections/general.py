@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kinds import BOOLEAN, NAMES, POSITIVE, WORD, optional
+from ..kinds import BOOLEAN, NAMES, POSITIVE, TIMEZONE, optional
 from ..setting import section, setting
 
 
@@ -13,24 +13,23 @@ class GeneralSettings:
     accept_content: tuple[str, ...] = setting(
         NAMES,
         ("json",),
-        "Serializer names or content types the worker and control/event consumers will decode; anything "
-        "else is refused.",
+        "Serializers, by name or content type, whose messages are decoded; anything else is refused unread.",
         old="CELERY_ACCEPT_CONTENT",
     )
     result_accept_content: tuple[str, ...] | None = setting(
         optional(NAMES),
         None,
-        'Same, for results; null means "use accept_content".',
+        "The same for results; none means accept_content.",
         old="RESULT_ACCEPT_CONTENT",
     )
     enable_utc: bool = setting(
         BOOLEAN,
         True,
-        "Compute times in UTC; false makes everything local time.",
+        "Times are in UTC; false makes them local.",
         old="ENABLE_UTC",
     )
     timezone: str | None = setting(
-        optional(WORD),
+        optional(TIMEZONE),
         None,
         "Name of the time zone of schedules, of naive eta values and of date_done; none means UTC, or "
         "local time when enable_utc is false.",
@@ -45,7 +44,7 @@ class GeneralSettings:
     include: tuple[str, ...] = setting(
         NAMES,
         (),
-        "Like imports; appended by the app constructor include=.",
+        "More modules imported by the worker at start; the application adds its include= to them.",
         old="CELERY_INCLUDE",
     )
     serializer_max_decompressed_bytes: int = setting(

@@ -24,8 +24,7 @@ class ResultsSettings:
     result_backend_transport_options: dict[str, Any] = setting(
         MAP,
         {},
-        "Backend options: global_keyprefix, master_name, retry_policy, result_chord_ordered, "
-        "sentinel_kwargs, ….",
+        "Options of the result store, free-form.",
         old="CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS",
     )
     result_serializer: str = setting(
@@ -37,7 +36,7 @@ class ResultsSettings:
     result_compression: str | None = setting(
         optional(WORD),
         None,
-        "Compress stored results (zlib/bz2/lzma/zstd …).",
+        "Compression of results: zlib, bz2, lzma, zstd and so on.",
         old="CELERY_RESULT_COMPRESSION",
     )
     result_expires: float | None = setting(
@@ -57,7 +56,7 @@ class ResultsSettings:
     result_chord_expires: float | None = setting(
         optional(SECONDS),
         None,
-        "Separate lifetime for chord bookkeeping.",
+        "Lifetime of what a chord remembers.",
         unit="s",
         old="CELERY_RESULT_CHORD_EXPIRES",
         no_effect=CHORDS,
@@ -65,41 +64,41 @@ class ResultsSettings:
     result_extended: bool = setting(
         BOOLEAN,
         False,
-        "Store name, args, kwargs, worker, retries, queue with each result.",
+        "Keep name, arguments, worker, retries and queue with each result.",
         old="CELERY_RESULT_EXTENDED",
     )
     result_persistent: bool | None = setting(
         optional(BOOLEAN),
         None,
-        "RPC results use persistent messages.",
+        "Messages that carry results are persistent.",
         old="CELERY_RESULT_PERSISTENT",
         no_effect=AMQP,
     )
     result_cache_max: int = setting(
         integer(-1),
         -1,
-        "Client-side cache of results (-1 = off, 0/null unlimited).",
+        "How many results a client remembers; -1 remembers none.",
         old="CELERY_MAX_CACHED_RESULTS",
         no_effect="a client keeps no cache of results",
     )
     result_exchange: str = setting(
         TEXT,
         "celeryresults",
-        "Exchange name option of the old amqp backend.",
+        "Name of the exchange for results.",
         old="CELERY_RESULT_EXCHANGE",
         no_effect=AMQP,
     )
     result_exchange_type: str = setting(
         TEXT,
         "direct",
-        "Exchange type option of the old amqp backend.",
+        "Type of the exchange for results.",
         old="CELERY_RESULT_EXCHANGE_TYPE",
         no_effect=AMQP,
     )
     result_chord_retry_interval: float = setting(
         SECONDS,
         1.0,
-        "Seconds between chord_unlock polls.",
+        "How often a chord is looked at while it waits.",
         unit="s",
         old="CELERY_RESULT_CHORD_RETRY_INTERVAL",
         no_effect=CHORDS,
@@ -107,7 +106,7 @@ class ResultsSettings:
     result_chord_join_timeout: float = setting(
         SECONDS,
         3.0,
-        "Seconds allowed to collect the header results when a chord completes.",
+        "How long collecting the results of a header may take.",
         unit="s",
         old="CELERY_RESULT_CHORD_JOIN_TIMEOUT",
         no_effect=CHORDS,
@@ -115,21 +114,21 @@ class ResultsSettings:
     result_backend_always_retry: bool = setting(
         BOOLEAN,
         False,
-        "Retry backend operations on errors.",
+        "Try again when the result store fails.",
         old="CELERY_RESULT_BACKEND_ALWAYS_RETRY",
         no_effect=STORES,
     )
     result_backend_max_retries: float = setting(
         number(0),
         float("inf"),
-        "How many times when always_retry.",
+        "How often, at most.",
         old="CELERY_RESULT_BACKEND_MAX_RETRIES",
         no_effect=STORES,
     )
     result_backend_base_sleep_between_retries_ms: int = setting(
         COUNT,
         10,
-        "First back-off step.",
+        "The first pause between tries.",
         unit="ms",
         old="CELERY_RESULT_BACKEND_BASE_SLEEP_BETWEEN_RETRIES_MS",
         no_effect=STORES,
@@ -137,7 +136,7 @@ class ResultsSettings:
     result_backend_max_sleep_between_retries_ms: int = setting(
         COUNT,
         10000,
-        "Back-off ceiling.",
+        "The longest pause between tries.",
         unit="ms",
         old="CELERY_RESULT_BACKEND_MAX_SLEEP_BETWEEN_RETRIES_MS",
         no_effect=STORES,

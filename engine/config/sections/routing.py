@@ -16,32 +16,33 @@ class RoutingSettings:
     task_queues: Any = setting(
         STRUCTURE,
         None,
-        "Queues the worker consumes and clients may use (list of Queue or map); null = one default queue.",
+        "The queues: a list of names or Queue objects, or a map; none means the default queue alone.",
         old="CELERY_QUEUES",
     )
     task_routes: Any = setting(
         STRUCTURE,
         None,
-        "Router(s): map of name/glob/regex to options, callables, dotted paths.",
+        "Where tasks go: a map from name, pattern or regular expression to options, functions, or a "
+        "list of these.",
         old="CELERY_ROUTES",
     )
     task_default_queue: str = setting(
         WORD,
         "celery",
-        "Default queue name.",
+        "Name of the default queue.",
         old="CELERY_DEFAULT_QUEUE",
     )
     task_default_queue_type: str = setting(
         choice("classic", "quorum"),
         "classic",
-        "Classic or quorum for the default queue.",
+        "Type of the default queue: classic or quorum.",
         old="CELERY_DEFAULT_QUEUE_TYPE",
         no_effect=AMQP,
     )
     task_default_exchange: str | None = setting(
         optional(TEXT),
         None,
-        "Exchange of the default queue (falls back to queue name).",
+        "Exchange of the default queue; none means the name of the queue.",
         old="CELERY_DEFAULT_EXCHANGE",
     )
     task_default_exchange_type: str = setting(
@@ -49,52 +50,51 @@ class RoutingSettings:
         "direct",
         "Exchange type of the default queue.",
         old="CELERY_DEFAULT_EXCHANGE_TYPE",
-        no_effect=AMQP,
     )
     task_default_routing_key: str | None = setting(
         optional(TEXT),
         None,
-        "Routing key of the default queue (falls back to queue name).",
+        "Routing key of the default queue; none means the name of the queue.",
         old="CELERY_DEFAULT_ROUTING_KEY",
     )
     task_default_delivery_mode: int = setting(
         DELIVERY_MODE,
         2,
-        "2/persistent or 1/transient.",
+        "2 for persistent messages, 1 for transient ones.",
         old="CELERY_DEFAULT_DELIVERY_MODE",
         no_effect=AMQP,
     )
     task_create_missing_queues: bool = setting(
         BOOLEAN,
         True,
-        "Declare unknown queue names on the fly.",
+        "Accept names of queues that task_queues does not have.",
         old="CELERY_CREATE_MISSING_QUEUES",
     )
     task_create_missing_queue_type: str = setting(
         choice("classic", "quorum"),
         "classic",
-        "Queue type of such queues.",
+        "Type of such queues: classic or quorum.",
         old="CELERY_CREATE_MISSING_QUEUE_TYPE",
         no_effect=AMQP,
     )
     task_create_missing_queue_exchange_type: str | None = setting(
         optional(TEXT),
         None,
-        "Exchange type of such queues; null = default exchange type.",
+        "Exchange type of such queues; none means task_default_exchange_type.",
         old="CELERY_CREATE_MISSING_QUEUE_EXCHANGE_TYPE",
         no_effect=AMQP,
     )
     task_queue_max_priority: int | None = setting(
         optional(PRIORITY),
         None,
-        "X-max-priority added to all queues (RabbitMQ).",
+        "Highest priority that queues are declared with.",
         old="CELERY_QUEUE_MAX_PRIORITY",
         no_effect=AMQP,
     )
     worker_direct: bool = setting(
         BOOLEAN,
         False,
-        "Give each worker its own queue on exchange C.dq2.",
+        "Give each worker a queue of its own.",
         old="CELERY_WORKER_DIRECT",
         no_effect=CONTROL,
     )

@@ -16,21 +16,21 @@ class StoresSettings:
     redis_backend_use_ssl: bool | dict[str, Any] | None = setting(
         optional(FLAG_OR_MAP),
         None,
-        "TLS options for the Redis result backend.",
+        "TLS options of the Redis result store.",
         old="CELERY_REDIS_BACKEND_USE_SSL",
         no_effect=REDIS,
     )
     redis_max_connections: int | None = setting(
         optional(POSITIVE),
         None,
-        "Result connection pool size.",
+        "Connections to the Redis result store, at most.",
         old="CELERY_REDIS_MAX_CONNECTIONS",
         no_effect=REDIS,
     )
     redis_socket_timeout: float = setting(
         SECONDS,
         120.0,
-        "Read/write timeout seconds.",
+        "How long Redis may take to answer.",
         unit="s",
         old="CELERY_REDIS_SOCKET_TIMEOUT",
         no_effect=REDIS,
@@ -38,7 +38,7 @@ class StoresSettings:
     redis_socket_connect_timeout: float | None = setting(
         optional(SECONDS),
         None,
-        "Connect timeout.",
+        "How long connecting to Redis may take.",
         unit="s",
         old="CELERY_REDIS_SOCKET_CONNECT_TIMEOUT",
         no_effect=REDIS,
@@ -46,49 +46,49 @@ class StoresSettings:
     redis_retry_on_timeout: bool = setting(
         BOOLEAN,
         False,
-        "Retry a command that timed out.",
+        "Repeat a Redis command that took too long.",
         old="CELERY_REDIS_RETRY_ON_TIMEOUT",
         no_effect=REDIS,
     )
     redis_socket_keepalive: bool = setting(
         BOOLEAN,
         False,
-        "TCP keepalive.",
+        "Keep idle connections to Redis alive by TCP.",
         old="CELERY_REDIS_SOCKET_KEEPALIVE",
         no_effect=REDIS,
     )
     redis_host: str | None = setting(
         optional(TEXT),
         None,
-        "Piecewise backend address (use the URL).",
+        "Host of the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_HOST",
         no_effect=REDIS,
     )
     redis_port: int | None = setting(
         optional(integer(1, 65535)),
         None,
-        "Piecewise backend port.",
+        "Port of the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_PORT",
         no_effect=REDIS,
     )
     redis_db: int | None = setting(
         optional(COUNT),
         None,
-        "Piecewise backend db.",
+        "Database of the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_DB",
         no_effect=REDIS,
     )
     redis_username: str | None = setting(
         optional(TEXT),
         None,
-        "Piecewise backend user.",
+        "User at the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_USERNAME",
         no_effect=REDIS,
     )
     redis_password: str | None = setting(
         optional(TEXT),
         None,
-        "Piecewise backend password.",
+        "Password at the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_PASSWORD",
         no_effect=REDIS,
     )
@@ -137,14 +137,14 @@ class StoresSettings:
     database_table_schemas: dict[str, Any] | None = setting(
         optional(MAP),
         None,
-        "{task, group} to schema.",
+        "Schemas of the tables: a map of task and group.",
         old="DATABASE_TABLE_SCHEMAS",
         no_effect=STORES,
     )
     database_table_names: dict[str, Any] | None = setting(
         optional(MAP),
         None,
-        "{task, group} to table name.",
+        "Names of the tables: a map of task and group.",
         old="CELERY_RESULT_DB_TABLENAMES",
         no_effect=STORES,
     )

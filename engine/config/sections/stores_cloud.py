@@ -16,7 +16,7 @@ class StoresCloudSettings:
     mongodb_backend_settings: dict[str, Any] | None = setting(
         optional(MAP),
         None,
-        "Database, taskmeta_collection, groupmeta_collection, max_pool_size, options.",
+        "MongoDB: database, taskmeta_collection, groupmeta_collection, max_pool_size, options.",
         old="CELERY_MONGODB_BACKEND_SETTINGS",
         no_effect=STORES,
     )
@@ -253,14 +253,14 @@ class StoresCloudSettings:
     couchbase_backend_settings: dict[str, Any] | None = setting(
         optional(MAP),
         None,
-        "Host, port, bucket, username, password.",
+        "Couchbase: host, port, bucket, username, password.",
         old="CELERY_COUCHBASE_BACKEND_SETTINGS",
         no_effect=STORES,
     )
     arangodb_backend_settings: dict[str, Any] | None = setting(
         optional(MAP),
         None,
-        "Host, port, database, collection, ….",
+        "ArangoDB: host, port, database, collection and so on.",
         old="CELERY_ARANGODB_BACKEND_SETTINGS",
         no_effect=STORES,
     )

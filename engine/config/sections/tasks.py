@@ -28,86 +28,88 @@ class TasksSettings:
     task_annotations: Any = setting(
         STRUCTURE,
         None,
-        'Map/list that overrides attributes of tasks by name ("*", name) or by a function.',
+        'Attributes of tasks to override: a map from task name (or "*") to attributes, or a list of '
+        "maps and functions.",
         old="CELERY_ANNOTATIONS",
     )
     task_compression: str | None = setting(
         optional(WORD),
         None,
-        "Default message compression name.",
+        "Compression of messages, unless the task or the call names another.",
         old="CELERY_MESSAGE_COMPRESSION",
     )
     task_protocol: int = setting(
         integer(1, 2),
         2,
-        "1 or 2: message protocol used when sending.",
+        "Version of the message protocol when sending, 1 or 2.",
         old="CELERY_TASK_PROTOCOL",
     )
     task_serializer: str = setting(
         WORD,
         "json",
-        "Default serializer for task messages and control messages.",
+        "Serializer of messages, unless the task or the call names another.",
         old="CELERY_TASK_SERIALIZER",
     )
     task_publish_retry: bool = setting(
         BOOLEAN,
         True,
-        "Retry publishing on connection errors.",
+        "Try again when publishing fails for want of a connection.",
         old="CELERY_TASK_PUBLISH_RETRY",
     )
     task_publish_retry_policy: dict[str, Any] = setting(
         MAP,
         {"max_retries": 3, "interval_start": 0, "interval_max": 1, "interval_step": 0.2},
-        "Map with max_retries, interval_start, interval_step, interval_max (and retry_errors).",
+        "How publishing is tried again: max_retries, interval_start, interval_step, interval_max, "
+        "retry_errors.",
         old="CELERY_TASK_PUBLISH_RETRY_POLICY",
     )
     task_always_eager: bool = setting(
         BOOLEAN,
         False,
-        "Run apply_async/delay in-process, immediately.",
+        "Run tasks at once and in this process instead of sending them.",
         old="CELERY_ALWAYS_EAGER",
     )
     task_eager_propagates: bool = setting(
         BOOLEAN,
         False,
-        "Eager tasks re-raise exceptions.",
+        "Eager tasks raise their exceptions instead of keeping them.",
         old="CELERY_EAGER_PROPAGATES_EXCEPTIONS",
     )
     task_store_eager_result: bool = setting(
         BOOLEAN,
         False,
-        "Eager tasks also write to the result backend.",
+        "Eager tasks store their results.",
         old="CELERY_STORE_EAGER_RESULT",
     )
     task_ignore_result: bool = setting(
         BOOLEAN,
         False,
-        "Default for not storing results.",
+        "Store no results, unless the task or the call says otherwise.",
         old="CELERY_IGNORE_RESULT",
     )
     task_store_errors_even_if_ignored: bool = setting(
         BOOLEAN,
         False,
-        "Store failures even when the result is ignored.",
+        "Store failures of tasks whose results are ignored.",
         old="CELERY_STORE_ERRORS_EVEN_IF_IGNORED",
     )
     task_track_started: bool = setting(
         BOOLEAN,
         False,
-        "Report the STARTED state.",
+        "Store the state STARTED when a task begins.",
         old="CELERY_TRACK_STARTED",
     )
     task_time_limit: float | None = setting(
         optional(DURATION),
         None,
-        "Hard time limit seconds: worker process is killed.",
+        "Hard time limit: the process group of the task is killed.",
         unit="s",
         old="CELERYD_TASK_TIME_LIMIT",
     )
     task_soft_time_limit: float | None = setting(
         optional(DURATION),
         None,
-        "Soft time limit seconds: SoftTimeLimitExceeded is raised in the task.",
+        "Soft time limit: SoftTimeLimitExceeded is raised in the task.",
         unit="s",
         old="CELERYD_TASK_SOFT_TIME_LIMIT",
     )
@@ -122,19 +124,21 @@ class TasksSettings:
     task_acks_on_failure: bool | None = setting(
         optional(BOOLEAN),
         None,
-        "(late ack) ack failing tasks; null = follow the combined setting, then true.",
+        "With late acknowledgement, acknowledge tasks that failed; none follows "
+        "task_acks_on_failure_or_timeout.",
         old="CELERY_ACKS_ON_FAILURE",
     )
     task_acks_on_timeout: bool | None = setting(
         optional(BOOLEAN),
         None,
-        "(late ack) ack timed-out tasks; null = follow the combined setting, then true.",
+        "With late acknowledgement, acknowledge tasks that exceeded a limit; none follows "
+        "task_acks_on_failure_or_timeout.",
         old="CELERY_ACKS_ON_TIMEOUT",
     )
     task_acks_on_failure_or_timeout: bool = setting(
         BOOLEAN,
         True,
-        "Combined form of the two keys above - deprecated since 6.0, removal 7.0.",
+        "Both of the former at once.",
         old="CELERY_ACKS_ON_FAILURE_OR_TIMEOUT",
     )
     task_reject_on_worker_lost: bool | None = setting(
@@ -148,52 +152,51 @@ class TasksSettings:
     task_retry_on_worker_lost: bool = setting(
         BOOLEAN,
         False,
-        "Re-send a task as a retry when its child process dies, respecting max_retries.",
+        "Treat the death of the process as a retry of the task, up to its max_retries.",
         old="CELERY_RETRY_ON_WORKER_LOST",
-        no_effect="superseded: a task whose process died is run again up to task_max_crashes",
     )
     task_remote_tracebacks: bool = setting(
         BOOLEAN,
         False,
-        "Attach the worker traceback to re-raised remote exceptions (needs tblib).",
+        "Attach the traceback of the worker to exceptions raised again by the client.",
         old="CELERY_REMOTE_TRACEBACKS",
         no_effect="the traceback of the worker is always kept as text",
     )
     task_repr_maxlevels: int = setting(
         POSITIVE,
         3,
-        "Nesting depth of argsrepr/kwargsrepr.",
+        "How deep readable arguments go (task_send_argsrepr).",
         old="CELERY_REPR_MAXLEVELS",
     )
     task_send_sent_event: bool = setting(
         BOOLEAN,
         False,
-        "Client emits task-sent events.",
+        "Clients send an event for each task they send.",
         old="CELERY_SEND_TASK_SENT_EVENT",
         no_effect=EVENTS,
     )
     task_inherit_parent_priority: bool = setting(
         BOOLEAN,
         False,
-        "Child tasks default to the parent's priority.",
+        "A task sent from a task has the priority of its parent.",
         old="CELERY_INHERIT_PARENT_PRIORITY",
     )
     task_default_priority: int | None = setting(
         optional(PRIORITY),
         None,
-        "Priority when none is given.",
+        "Priority where none is given.",
         old="CELERY_DEFAULT_PRIORITY",
     )
     task_default_rate_limit: str | float | None = setting(
         optional(RATE),
         None,
-        "Rate limit for tasks without their own.",
+        "Rate limit of tasks without one of their own.",
         old="CELERY_DEFAULT_RATE_LIMIT",
     )
     task_allow_error_cb_on_chord_header: bool = setting(
         BOOLEAN,
         False,
-        "Also attach a chord's link_error to every header task.",
+        "Attach the error callback of a chord to each task of its header, too.",
         old="CELERY_ALLOW_ERROR_CB_ON_CHORD_HEADER",
         no_effect=CHORDS,
     )

@@ -34,27 +34,28 @@ class WorkerSettings:
     worker_pool: str = setting(
         choice("prefork", "solo"),
         "prefork",
-        "Prefork, or solo for everything in one process; other pools of Celery are refused.",
+        "How tasks run: prefork (child processes), or solo (one process for everything, for debuggers); "
+        "the other pools of Celery are refused.",
         old="CELERYD_POOL",
     )
     worker_pool_start_method: str = setting(
         choice("fork", "spawn"),
         "fork",
-        "Prefork child creation: fork or spawn.",
+        "How children are made: fork or spawn.",
         old="CELERYD_POOL_START_METHOD",
         no_effect="superseded by worker_start_method",
     )
     worker_pool_putlocks: bool = setting(
         BOOLEAN,
         True,
-        "Semaphore-guarded writes to prefork children.",
+        "Guard writes to children by a semaphore.",
         old="CELERYD_POOL_PUTLOCKS",
         no_effect="children take their messages from the broker themselves",
     )
     worker_pool_restarts: bool = setting(
         BOOLEAN,
         False,
-        "Allow the pool_restart control command.",
+        "Allow the control command pool_restart.",
         old="CELERYD_POOL_RESTARTS",
         no_effect=CONTROL,
     )
@@ -75,21 +76,21 @@ class WorkerSettings:
     worker_eta_task_limit: int | None = setting(
         optional(POSITIVE),
         None,
-        "Ceiling on in-memory ETA tasks; null = none.",
+        "How many delayed tasks a worker holds in memory.",
         old="CELERYD_ETA_TASK_LIMIT",
         no_effect="delayed tasks wait in the broker, not in the worker",
     )
     worker_enable_prefetch_count_reduction: bool = setting(
         BOOLEAN,
         True,
-        "Reduce prefetch after a reconnect and grow it back.",
+        "Reduce the prefetch count after connecting again.",
         old="CELERYD_ENABLE_PREFETCH_COUNT_REDUCTION",
         no_effect="read-ahead is measured in time and adapts by itself",
     )
     worker_lost_wait: float = setting(
         SECONDS,
         10.0,
-        "Seconds to wait for a result from a dead child before declaring it lost.",
+        "How long a result is waited for after a child died.",
         unit="s",
         old="CELERYD_WORKER_LOST_WAIT",
         no_effect="the death of a child is known at once",
@@ -110,7 +111,7 @@ class WorkerSettings:
     worker_proc_alive_timeout: float = setting(
         SECONDS,
         4.0,
-        "Seconds for a new child to report in.",
+        "How long a new child may take to report in.",
         unit="s",
         old="CELERYD_PROC_ALIVE_TIMEOUT",
         no_effect="superseded by worker_boot_timeout",
@@ -118,21 +119,21 @@ class WorkerSettings:
     worker_autoscaler: Any = setting(
         OBJECT,
         "celery.worker.autoscale:Autoscaler",
-        "Autoscaler class.",
+        "Class of the autoscaler.",
         old="CELERYD_AUTOSCALER",
         no_effect="parts of the worker cannot be replaced by class",
     )
     worker_timer: Any = setting(
         OBJECT,
         None,
-        "Timer class.",
+        "Class of the timer.",
         old="CELERYD_TIMER",
         no_effect="parts of the worker cannot be replaced by class",
     )
     worker_timer_precision: float = setting(
         SECONDS,
         1.0,
-        "Max sleep between timer checks (non event loop).",
+        "Longest sleep of the timer.",
         unit="s",
         old="CELERYD_TIMER_PRECISION",
         no_effect="there is no such timer",
@@ -140,28 +141,28 @@ class WorkerSettings:
     worker_consumer: Any = setting(
         OBJECT,
         "celery.worker.consumer:Consumer",
-        "Consumer class.",
+        "Class of the consumer.",
         old="CELERYD_CONSUMER",
         no_effect="parts of the worker cannot be replaced by class",
     )
     worker_agent: Any = setting(
         OBJECT,
         None,
-        "Agent class for the Agent bootstep.",
+        "Class of the agent.",
         old="CELERYD_AGENT",
         no_effect="parts of the worker cannot be replaced by class",
     )
     worker_state_db: str | None = setting(
         optional(WORD),
         None,
-        "File holding revoked ids and clock across restarts.",
+        "File that keeps revoked ids over restarts.",
         old="CELERYD_STATE_DB",
         no_effect=CONTROL,
     )
     worker_enable_remote_control: bool = setting(
         BOOLEAN,
         True,
-        "Listen for control commands.",
+        "Answer control commands.",
         old="CELERY_ENABLE_REMOTE_CONTROL",
         no_effect=CONTROL,
     )
@@ -174,14 +175,14 @@ class WorkerSettings:
     worker_cancel_long_running_tasks_on_connection_loss: bool = setting(
         BOOLEAN,
         False,
-        "Kill late-ack tasks when the broker connection drops.",
+        "Kill tasks with late acknowledgement when the connection is lost.",
         old="CELERYD_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS",
         no_effect=NETWORK_BROKERS,
     )
     worker_deduplicate_successful_tasks: bool = setting(
         BOOLEAN,
         False,
-        "Skip a redelivered task that already succeeded (late ack, persistent backend).",
+        "Pass over a redelivered task that has succeeded already.",
         old="CELERYD_DEDUPLICATE_SUCCESSFUL_TASKS",
         no_effect="a result that is SUCCESS is never overwritten; tasks must be safe to repeat",
     )
@@ -197,21 +198,20 @@ class WorkerSettings:
     worker_enable_soft_shutdown_on_idle: bool = setting(
         BOOLEAN,
         False,
-        "Apply it even when nothing is running.",
+        "Wait for worker_soft_shutdown_timeout even when no task runs.",
         old="CELERYD_ENABLE_SOFT_SHUTDOWN_ON_IDLE",
-        no_effect="an idle worker stops at once",
     )
     worker_detect_quorum_queues: bool = setting(
         BOOLEAN,
         True,
-        "Adjust QoS/delayed delivery when quorum queues are configured.",
+        "Look whether queues are quorum queues.",
         old="CELERYD_DETECT_QUORUM_QUEUES",
         no_effect=AMQP,
     )
     worker_send_task_events: bool = setting(
         BOOLEAN,
         False,
-        "Same as -E.",
+        "Send events about tasks (-E).",
         old="CELERY_SEND_EVENTS",
         no_effect=EVENTS,
     )

@@ -20,43 +20,43 @@ class WorkerLogsSettings:
     worker_log_color: bool | None = setting(
         optional(BOOLEAN),
         None,
-        "Colour output; null = if terminal.",
+        "Colour log lines; none colours them on a terminal.",
         old="CELERYD_LOG_COLOR",
     )
     worker_log_format: str = setting(
         LOG_FORMAT,
         "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s",
-        "Worker log line format.",
+        "Format of log lines; names as in the logging module.",
         old="CELERYD_LOG_FORMAT",
     )
     worker_log_datefmt: str | None = setting(
         optional(TEXT),
         None,
-        "Date format for worker log lines.",
+        "Date format of log lines.",
         old="CELERYD_LOG_DATEFMT",
     )
     worker_task_log_format: str = setting(
         LOG_FORMAT,
         "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s",
-        "Log format of task loggers.",
+        "Format of the log lines of task loggers; also has task_name and task_id.",
         old="CELERYD_TASK_LOG_FORMAT",
     )
     worker_task_log_datefmt: str | None = setting(
         optional(TEXT),
         None,
-        "Date format for task log lines.",
+        "Date format of the log lines of task loggers.",
         old="CELERYD_TASK_LOG_DATEFMT",
     )
     worker_redirect_stdouts: bool = setting(
         BOOLEAN,
         True,
-        "Send stdout/stderr of tasks to the log.",
+        "Log what tasks print.",
         old="CELERY_REDIRECT_STDOUTS",
     )
     worker_redirect_stdouts_level: str | int = setting(
         LOG_LEVEL,
         "WARNING",
-        "Level used for that.",
+        "The level at which it is logged.",
         old="CELERY_REDIRECT_STDOUTS_LEVEL",
     )
     worker_json_logs: bool = setting(
