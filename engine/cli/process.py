@@ -28,11 +28,11 @@ class Privileges:
         uid, gid, name = None, None, None
         try:
             if user is not None:
-                entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+                entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
                 uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
             if group is not None:
-                gid = (grp.getgrgid(int(group)) if group.isdigit() else grp.getgrnam(group)).gr_gid
-        except KeyError as error:
+                gid = (grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)).gr_gid
+        except (KeyError, OverflowError) as error:
             raise CommandError(f"--uid/--gid: {error.args[0]}", ExitCode.USAGE) from error
         try:
             mask = None if umask is None else int(umask, 8)

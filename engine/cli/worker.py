@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import Any
 
@@ -14,7 +15,8 @@ from .process import Privileges, detach
 from .surroundings import enter
 from .worker_options import LEVELS, WITHOUT_EFFECT, add_options
 
-# Pools of Celery's that no code here can stand in for; `processes` is its other name for prefork.
+_WHOLE = re.compile(r"[0-9]{1,9}")
+# `processes` is Celery's other name for prefork; nothing here can stand in for the rest.
 _POOLS = {"prefork": "prefork", "processes": "prefork", "solo": "solo"}
 
 
@@ -99,26 +101,32 @@ def _settings(arguments: argparse.Namespace, options: GlobalOptions) -> dict[str
 def _concurrency(text: str | None) -> int | None:
     if text is None or text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    count = _whole(text)
+    if count is None or count < 1:
         raise CommandError(f"--concurrency {text}: a number of children from 1 on, or 'auto'", ExitCode.USAGE)
-    return int(text)
+    return count
 
 
 def _autoscale(text: str | None) -> list[int] | None:
     if text is None:
         return None
-    parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+    first, separator, second = text.partition(",")
+    maximum, least = _whole(first), _whole(second) if separator else 1
+    if maximum is None or least is None:
         raise CommandError(f"--autoscale {text}: MAX,MIN or MAX, both whole numbers", ExitCode.USAGE)
-    maximum = int(parts[0])
     # One child always stays: it is what notices that there is work.
-    minimum = max(1, int(parts[1])) if len(parts) == 2 else 1
+    minimum = max(1, least)
     if maximum < minimum:
         raise CommandError(
             f"--autoscale {text}: the maximum comes first, and {maximum} is less than {minimum}",
             ExitCode.USAGE,
         )
     return [maximum, minimum]
+
+
+def _whole(text: str) -> int | None:
+    """A whole number in plain digits; `int` alone would take `1_0` and digits of other scripts."""
+    return int(text) if _WHOLE.fullmatch(text.strip()) else None
 
 
 def _pool(name: str) -> str:

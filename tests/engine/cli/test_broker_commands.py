@@ -60,8 +60,8 @@ class Shop:
         shown = self._capture()
         return Ran(code, shown.out, shown.err)
 
-    def consumer(self, owner: str) -> Consumer:
-        return self.app.client.transport.consumer(["celery", "low"], owner, "worker")
+    def consumer(self, owner: str, *queues: str) -> Consumer:
+        return self.app.client.transport.consumer(queues or ("celery", "low"), owner, "worker")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_waiting_for_a_result_ends_in_time(shop: Shop) -> None:
 def test_purge_drops_what_waits_and_leaves_what_is_in_work(shop: Shop) -> None:
     for queue in ("celery", "celery", "low"):
         shop.run("call", "shop.add", "--queue", queue)
-    consumer = shop.consumer("owner-purge")
+    consumer = shop.consumer("owner-purge", "celery")
     assert len(consumer.reserve(1)) == 1
     dropped = shop.run("purge", "-f")
     assert sorted(dropped.out.splitlines()) == ["celery: 1 dropped", "low: 1 dropped"]

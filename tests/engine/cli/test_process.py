@@ -41,6 +41,8 @@ def test_names_and_numbers_name_the_same_user() -> None:
         ("nobody-of-this-name", None, None, "--uid"),
         (None, "no-group-of-this-name", None, "--gid"),
         ("4000000000", None, None, "--uid"),
+        ("9" * 30, None, None, "--uid"),
+        ("²", None, None, "--uid"),
         (None, None, "9", "--umask 9"),
     ],
 )

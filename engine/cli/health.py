@@ -1,0 +1,89 @@
+"""`prefork health`: ask the workers of this host. Standard library only, no application.
+
+It asks supervisors, which answer from what they know and wait for nobody, so the answer comes at
+once or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+from typing import Any, NamedTuple
+
+from ..control_socket import SUFFIX, ControlError, find_sockets, request
+from .failures import CommandError, ExitCode
+from .options import GlobalOptions
+from .output import as_json, complain, say, table
+
+_TIMEOUT_S = 2.0
+
+
+class Answer(NamedTuple):
+    """What one worker said, or why it said nothing."""
+
+    node: str
+    pid: str
+    healthy: bool
+    reasons: list[str]
+    details: dict[str, Any]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `health`."""
+    parser.add_argument(
+        "-n", "--hostname", metavar="NAME", help="only workers of this node name; * and ? may be used"
+    )
+    parser.add_argument(
+        "-t", "--timeout", type=float, default=_TIMEOUT_S, metavar="SECONDS", help="default 2"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Exit 0 when every worker found is ready for work; 1 when one is not, or there is none."""
+    try:
+        paths = find_sockets()
+    except (ControlError, OSError) as error:
+        raise CommandError(str(error)) from error
+    asked = [ask(path, arguments.timeout) for path in paths if _is_meant(path, arguments.hostname)]
+    answers = [answer for answer in asked if answer is not None]
+    if arguments.json:
+        say(as_json([answer._asdict() for answer in answers]))
+    elif answers:
+        rows = [(a.node, a.pid, "ok" if a.healthy else "not ready", "; ".join(a.reasons)) for a in answers]
+        say(table(("node", "pid", "health", "why"), rows))
+    else:
+        complain(
+            "no worker of this user runs on this host"
+            if not arguments.hostname
+            else "no such worker runs here"
+        )
+    return ExitCode.OK if answers and all(a.healthy for a in answers) else ExitCode.FAILED
+
+
+def ask(path: str, timeout_s: float) -> Answer | None:
+    """Ask one worker; None when its socket is what a killed one left behind."""
+    node, pid = _named(path)
+    try:
+        answer = request(path, {"op": "health"}, timeout_s)
+    except ControlError as error:
+        if isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError) and not _runs(pid):
+            return None
+        return Answer(node, pid, False, [str(error)], {})
+    reasons = [str(reason) for reason in answer.get("reasons", ())]
+    return Answer(str(answer.get("node", node)), pid, bool(answer.get("ready")), reasons, answer)
+
+
+def _named(path: str) -> tuple[str, str]:
+    """Node name and process id, as the name of the socket has them."""
+    node, _, pid = os.path.basename(path).removesuffix(SUFFIX).rpartition("-")
+    return node, pid
+
+
+def _is_meant(path: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatch.fnmatchcase(_named(path)[0], pattern)
+
+
+def _runs(pid: str) -> bool:
+    return os.path.exists(f"/proc/{pid}")

@@ -1,0 +1,173 @@
+"""`prefork health`: cheap, honest, and not fooled by what a killed worker leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefork.engine.cli.failures import ExitCode
+from prefork.engine.cli.main import main
+from prefork.engine.control_socket import encode_line, socket_path
+
+READY = {"ready": True, "reasons": [], "node": "w@host"}
+
+
+class FakeWorker:
+    """Answers one control socket with one answer, or accepts and says nothing."""
+
+    def __init__(self, directory: Path, node: str, answer: dict[str, Any] | None) -> None:
+        self.path = socket_path(str(directory), node, os.getpid())
+        self._answer = answer
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(self.path)
+        self._listener.listen(4)
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            self._open.append(connection)
+            if connection.recv(4096) == b"stop":
+                return
+            if self._answer is not None:
+                connection.sendall(encode_line(self._answer))
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(self.path)
+            connection.sendall(b"stop")
+            self._thread.join(10)
+        for connection in [*self._open, self._listener]:
+            connection.close()
+
+
+@pytest.fixture
+def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory for sockets, as a worker would have made it."""
+    directory = tmp_path / "prefork"
+    directory.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return directory
+
+
+@pytest.fixture
+def workers(sockets: Path) -> Iterator[Any]:
+    made: list[FakeWorker] = []
+
+    def make(node: str, answer: dict[str, Any] | None) -> FakeWorker:
+        made.append(FakeWorker(sockets, node, answer))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.close()
+
+
+def test_no_worker_is_not_healthy(sockets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health"]) == ExitCode.FAILED
+    assert "no worker of this user" in capsys.readouterr().err
+
+
+def test_a_host_that_never_had_a_worker_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert main(["health"]) == ExitCode.FAILED
+    assert "no worker" in capsys.readouterr().err
+
+
+def test_a_ready_worker_is_healthy(workers: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    workers("w@host", READY)
+    assert main(["health"]) == ExitCode.OK
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["NODE", "PID", "HEALTH", "WHY"]
+    assert row.split() == ["w@host", str(os.getpid()), "ok"]
+
+
+def test_one_worker_that_is_not_ready_makes_the_host_unhealthy(
+    workers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workers("a@host", READY | {"node": "a@host"})
+    workers("b@host", {"ready": False, "reasons": ["there is no agent"], "node": "b@host"})
+    assert main(["health", "--json"]) == ExitCode.FAILED
+    found = {answer["node"]: answer for answer in json.loads(capsys.readouterr().out)}
+    assert found["a@host"]["healthy"] is True
+    assert found["b@host"]["reasons"] == ["there is no agent"]
+
+
+def test_a_worker_can_be_asked_by_name(workers: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    workers("a@host", READY)
+    workers("b@host", {"ready": False, "node": "b@host"})
+    assert main(["health", "-n", "a@*"]) == ExitCode.OK
+    assert main(["health", "-n", "b@host"]) == ExitCode.FAILED
+    capsys.readouterr()
+    assert main(["health", "-n", "c@host"]) == ExitCode.FAILED
+    assert "no such worker" in capsys.readouterr().err
+
+
+def test_a_worker_that_does_not_answer_is_not_healthy(
+    workers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workers("silent@host", None)
+    started = time.monotonic()
+    assert main(["health", "-t", "0.2"]) == ExitCode.FAILED
+    assert time.monotonic() - started < 5
+    assert "no answer within 0.2 s" in capsys.readouterr().out
+
+
+def test_what_a_killed_worker_left_is_ignored(
+    sockets: Path, workers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    left.bind(socket_path(str(sockets), "gone@host", dead.pid))
+    left.close()
+    workers("w@host", READY)
+    assert main(["health"]) == ExitCode.OK
+    assert "gone@host" not in capsys.readouterr().out
+
+
+def test_a_directory_that_others_could_write_is_not_trusted(
+    sockets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sockets.chmod(0o777)
+    assert main(["health"]) == ExitCode.FAILED
+    assert "0700" in capsys.readouterr().err
+
+
+def test_a_probe_loads_no_application_and_no_third_party_and_is_quick(workers: Any) -> None:
+    workers("w@host", READY)
+    program = (
+        "import sys, time\n"
+        "started = time.perf_counter()\n"
+        "from prefork.engine.cli.main import main\n"
+        "code = main(['health'])\n"
+        "took = time.perf_counter() - started\n"
+        "heavy = {'msgspec', 'kombu', 'psutil', 'billiard', 'celery', 'asyncio'}\n"
+        "third = sorted({m.split('.')[0] for m in sys.modules} & heavy)\n"
+        "ours = [m for m in ('prefork.engine.app', 'prefork.transports.base') if m in sys.modules]\n"
+        "print(code, took, third + ours)\n"
+    )
+    took_s = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd="/"
+        )
+        code, took, loaded = done.stdout.splitlines()[-1].split(" ", 2)
+        assert (int(code), loaded) == (0, "[]"), done.stderr
+        took_s.append(float(took))
+    # The best of three: the promise is about the probe, not about a busy machine.
+    assert min(took_s) < 0.1
