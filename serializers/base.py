@@ -14,7 +14,7 @@ PATH_STEPS_MAX = 32
 """How many steps of a path an error shows; deeper ones are elided."""
 
 Step = int | str | tuple[Any]
-"""One step into a value: a position, a key that is a string, or a 1-tuple with any other key."""
+"""One step into a value: a position or a key, in a 1-tuple if it is neither text nor a number."""
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .base import EncodeError, Step
@@ -12,6 +12,7 @@ STRING_KEYS = "use string keys"
 BREAK_THE_CYCLE = "break the cycle: the value contains itself"
 FLATTEN = "flatten it, or pass an id"
 NODES_MAX = 1_000_000
+DEPTH_MAX = 500
 
 
 def blame(
@@ -32,8 +33,6 @@ def blame(
     if found is not None:
         steps, value_type, remedy = found
         return EncodeError(steps, value_type, remedy, serializer=serializer)
-    if isinstance(cause, RecursionError):
-        return EncodeError((), "a value nested too deeply", FLATTEN, serializer=serializer)
     why = f"{_type_text(value)} ({type(cause).__name__}: {str(cause)[:200]})"
     return EncodeError((), why, PASS_AN_ID, serializer=serializer)
 
@@ -42,28 +41,36 @@ def _first_bad(
     value: Any, encode: Callable[[Any], Any], key_types: tuple[type, ...]
 ) -> tuple[tuple[Step, ...], str, str] | None:
     """Depth first, in order, without recursion: a value may be nested deeper than the stack."""
-    # Each entry: the value, its path as a linked list, the ids of the containers around it.
-    pending: list[tuple[Any, Any, Any]] = [(value, None, None)]
+    # Each entry: the value, its path as a linked list, the ids of the containers around it, their number.
+    pending: list[tuple[Any, Any, Any, int]] = [(value, None, None, 0)]
     for _ in range(NODES_MAX):
         if not pending:
             return None
-        item, path, around = pending.pop()
+        item, path, around, depth = pending.pop()
         if not isinstance(item, (dict, list, tuple)):
             if not _encodes(encode, item):
                 return _unlink(path), _type_text(item), PASS_AN_ID
             continue
         if _is_around(id(item), around):
             return _unlink(path), _type_text(item), BREAK_THE_CYCLE
+        if depth == DEPTH_MAX:
+            return _unlink(path), f"{_type_text(item)} nested too deeply", FLATTEN
         around = (id(item), around)
-        if isinstance(item, dict):
-            for key in item:
-                if not isinstance(key, key_types):
-                    return _unlink((_key_step(key), path)), f"a key of {_type_text(key)}", STRING_KEYS
-            parts: list[tuple[Any, Any]] = [(part, (_key_step(key), path)) for key, part in item.items()]
-        else:
-            parts = [(part, (index, path)) for index, part in enumerate(item)]
-        pending.extend((part, where, around) for part, where in reversed(parts))
+        parts: list[tuple[Any, Any]] = []
+        for key, part in _parts(item):
+            if isinstance(item, dict) and not isinstance(key, key_types):
+                return _unlink((_key_step(key), path)), f"a key of {_type_text(key)}", STRING_KEYS
+            parts.append((part, (_key_step(key), path)))
+        pending.extend((part, where, around, depth + 1) for part, where in reversed(parts))
     return None
+
+
+def _parts(container: Any) -> Iterable[tuple[Any, Any]]:
+    """Keys and parts, by the methods of the built-in classes: a subclass's may raise anything."""
+    if isinstance(container, dict):
+        return dict.items(container)
+    base = list if isinstance(container, list) else tuple
+    return enumerate(base.__iter__(container))
 
 
 def _encodes(encode: Callable[[Any], Any], item: Any) -> bool:
@@ -92,7 +99,7 @@ def _unlink(path: Any) -> tuple[Step, ...]:
 
 
 def _key_step(key: Any) -> Step:
-    return key if isinstance(key, str) else (key,)
+    return key if isinstance(key, (str, int)) else (key,)
 
 
 def _type_text(value: Any) -> str:
