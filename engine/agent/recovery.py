@@ -37,7 +37,7 @@ class Recoverer:
 
     def __init__(self, link: ProcessLink, loaded: Loaded, storage: Storage, log: logging.Logger) -> None:
         self._link = link
-                self._storage = storage
+        self._storage = storage
         self._max_crashes: int = loaded.config.task_max_crashes
         self._results = ResultWriter(
             loaded.config, storage.table, enabled=storage.store is not None, node=loaded.node
