@@ -60,7 +60,7 @@ class RoutingSettings:
     task_default_delivery_mode: int = setting(
         DELIVERY_MODE,
         2,
-        "2 for persistent messages, 1 for transient ones.",
+        "Whether messages survive a restart of the broker: 2 (persistent) or 1 (transient).",
         old="CELERY_DEFAULT_DELIVERY_MODE",
         no_effect=AMQP,
     )
