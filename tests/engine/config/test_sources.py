@@ -213,15 +213,19 @@ def test_the_dotted_name_of_an_attribute_is_followed() -> None:
         ("conf_here.Missing", "No module named 'conf_here.Missing'"),
         ("conf_here:Missing", "has no attribute 'Missing'"),
         ("conf_here.py", "without .py: 'conf_here'"),
-        ("conf_broken", "No module named 'conf_needs_this'"),
         ("", "it cannot be imported"),
     ],
 )
 def test_an_object_that_cannot_be_imported_is_a_problem_unless_silent(name: str, says: str) -> None:
     Path("conf_here.py").write_text("")
-    Path("conf_broken.py").write_text("import conf_needs_this\n")
     assert says in refused(from_object(name))
     assert resolve(from_object(name, silent=True)).task_max_crashes == 3
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_module_that_is_there_and_broken_is_never_passed_over(silent: bool) -> None:
+    Path("conf_broken.py").write_text("import conf_needs_this\n")
+    assert "No module named 'conf_needs_this'" in refused(from_object("conf_broken", silent=silent))
 
 
 def test_a_mapping_may_have_no_unknown_key() -> None:
