@@ -98,10 +98,9 @@ def read_object(target: Any, *, namespace: str | None = None, silent: bool = Fal
         try:
             target = _import(target)
         except (ImportError, AttributeError, ValueError) as error:
-            if not silent:
-                layer.problems.append(
-                    Problem("config_from_object", repr(target), source, _import_advice(target, error))
-                )
+            if not (silent and _is_absent(target, error)):
+                remedy = _import_advice(target, error)
+                layer.problems.append(Problem("config_from_object", repr(target), source, remedy))
             return layer
     if isinstance(target, Mapping):
         pairs = [(str(name), raw) for name, raw in target.items()]
@@ -144,6 +143,15 @@ def _import(name: str) -> Any:
             return getattr(import_module(parent), attribute)
         except AttributeError:
             raise error from None
+
+
+def _is_absent(name: str, error: Exception) -> bool:
+    """Whether the named thing does not exist, as against: it exists and cannot be imported."""
+    if not isinstance(error, ImportError):
+        return True
+    missing = error.name or ""
+    module = name.partition(":")[0]
+    return module == missing or module.startswith(f"{missing}.")
 
 
 def _import_advice(name: str, error: Exception) -> str:
