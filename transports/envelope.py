@@ -58,7 +58,7 @@ class MalformedEnvelope(TransportError):
         return f"{self.reason.value}: {self.detail}"
 
 
-class DeliveryInfo(msgspec.Struct, frozen=True, gc=False):
+class DeliveryInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Where a message was published to."""
 
     exchange: str | None = None
@@ -66,7 +66,7 @@ class DeliveryInfo(msgspec.Struct, frozen=True, gc=False):
     redelivered: bool | None = None
 
 
-class Properties(msgspec.Struct, frozen=True, gc=False):
+class Properties(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The properties that kombu and task clients write."""
 
     delivery_tag: str | int
@@ -112,16 +112,12 @@ class Envelope(msgspec.Struct, frozen=True):
         :param loads: reads JSON; give one that knows the two-key objects, to have what they stand
             for in the headers. Whatever it raises is passed on.
         """
-        known = msgspec.to_builtins(self.properties)
         return Message(
             body=self.body,
             content_type=self.content_type,
             content_encoding=self.content_encoding,
             headers=loads(bytes(self.headers)),
-            properties={
-                **{name: value for name, value in known.items() if value is not None},
-                **(self.more_properties or {}),
-            },
+            properties={**msgspec.to_builtins(self.properties), **(self.more_properties or {})},
         )
 
 

@@ -7,6 +7,7 @@ message. An entry may set or delete parts (by dotted path), replace the body, or
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,9 +85,10 @@ def good_document(**headers: Any) -> bytes:
     return document_of(parts)
 
 
-def bad_messages() -> list[Bad]:
+@functools.lru_cache(maxsize=1)
+def bad_messages() -> tuple[Bad, ...]:
     """The corpus."""
-    return [_bad(entry) for entry in json.loads(_DATA.read_text("utf-8"))]
+    return tuple(_bad(entry) for entry in json.loads(_DATA.read_text("utf-8")))
 
 
 def _bad(entry: dict[str, Any]) -> Bad:
