@@ -1,0 +1,163 @@
+"""The control socket of a worker: where it is, how it is asked. One JSON object per line, both ways.
+
+Standard library only, no application: a health probe must be cheap, and the supervisor imports
+this module. Whoever may connect is checked twice: by the mode of the directory and the socket,
+and by the peer's uid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import struct
+import tempfile
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .clock import mono_s
+
+REQUEST_BYTES_MAX: Final = 64 * 1024
+ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
+SUFFIX: Final = ".sock"
+
+# The address field of AF_UNIX has 108 bytes, the last one is a zero.
+_PATH_BYTES_MAX: Final = 107
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+_UNSAFE_CHARACTERS: Final = str.maketrans(dict.fromkeys("/\0 \n", "-"))
+
+
+class ControlError(Exception):
+    """A worker could not be asked, or has refused.
+
+    :ivar path: the socket.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"control socket {path}: {reason}")
+        self.path = path
+
+
+class RuntimeDirectoryError(ControlError):
+    """The directory for sockets could be written by somebody else, so nothing is put there."""
+
+
+def runtime_directory(environ: Mapping[str, str], *, create: bool = False) -> str:
+    """Where sockets are: ``$XDG_RUNTIME_DIR/prefork``, or ``prefork-<uid>`` among temporary files.
+
+    :raises RuntimeDirectoryError: it is not a directory of ours with mode 0700.
+    :raises FileNotFoundError: there is none (unless `create`).
+    """
+    base = environ.get("XDG_RUNTIME_DIR")
+    if base and os.path.isdir(base):
+        path = os.path.join(base, "prefork")
+    else:
+        path = os.path.join(tempfile.gettempdir(), f"prefork-{os.getuid()}")
+    if create:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass  # it is examined below, whoever made it
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise RuntimeDirectoryError(
+            path, "is not a directory of this user with mode 0700; remove it, or set XDG_RUNTIME_DIR"
+        )
+    return path
+
+
+def socket_name(node: str, pid: int) -> str:
+    """File name of a worker's socket."""
+    return f"{node.translate(_UNSAFE_CHARACTERS)}-{pid}{SUFFIX}"
+
+
+def socket_path(directory: str, node: str, pid: int) -> str:
+    """Path of a worker's socket; the node name is cut where the kernel allows no more."""
+    room = _PATH_BYTES_MAX - len(os.fsencode(directory)) - len(f"/-{pid}{SUFFIX}")
+    short = os.fsencode(node)[: max(room, 1)].decode("utf-8", "ignore")
+    return os.path.join(directory, socket_name(short, pid))
+
+
+def find_sockets(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The sockets of this user's workers on this host, whether they answer or not.
+
+    :raises RuntimeDirectoryError: the directory cannot be trusted.
+    """
+    try:
+        directory = runtime_directory(environ)
+    except FileNotFoundError:
+        return []
+    return sorted(os.path.join(directory, name) for name in os.listdir(directory) if name.endswith(SUFFIX))
+
+
+def request(path: str, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Ask a worker and wait for its answer.
+
+    :param message: ``{"op": "health" | "stats" | "active" | "scale" | "stop", ...}``.
+    :param timeout_s: bound for everything together.
+    :raises ControlError: nobody answers in time, or the worker refuses.
+    """
+    deadline_s = mono_s() + timeout_s
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(path)
+            require_peer(connection, path)
+            connection.sendall(encode_line(message))
+            return _answer(connection, path, deadline_s)
+        except TimeoutError:
+            raise ControlError(path, f"no answer within {timeout_s:g} s") from None
+        except OSError as error:
+            raise ControlError(path, f"the worker cannot be reached ({error.strerror or error})") from error
+
+
+def _answer(connection: socket.socket, path: str, deadline_s: float) -> dict[str, Any]:
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        left_s = deadline_s - mono_s()
+        if left_s <= 0:
+            raise TimeoutError
+        connection.settimeout(left_s)
+        data = connection.recv(65536)
+        if not data:
+            raise ControlError(path, "the worker closed the connection without an answer")
+        received += data
+        if len(received) > ANSWER_BYTES_MAX:
+            raise ControlError(path, f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
+    answer = decode_line(bytes(received))
+    if answer is None:
+        raise ControlError(path, "the answer is no JSON object")
+    if "error" in answer:
+        raise ControlError(path, str(answer["error"]))
+    return answer
+
+
+def encode_line(message: Mapping[str, Any]) -> bytes:
+    """One line of the protocol."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_line(line: bytes) -> dict[str, Any] | None:
+    """The object of one line; None when it is none."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The user at the other end."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(data)[1])
+
+
+def require_peer(connection: socket.socket, path: str) -> None:
+    """Check that the other end belongs to this user or to root.
+
+    :raises ControlError: it belongs to somebody else.
+    """
+    uid = peer_uid(connection)
+    if uid not in (0, os.getuid()):
+        raise ControlError(path, f"belongs to user {uid}")

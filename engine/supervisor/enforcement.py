@@ -1,0 +1,134 @@
+"""Carries out what the slots call for: soft and hard limits, memory limits, recall."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from ..scoreboard import S_MARK, S_SOFT_TARGET, pack_mark
+from .children import Child, ChildTable, Phase
+from .deadlines import Due, Limits, View, due, look, next_look_ns
+from .killing import Doom, Purpose, Stopping, Verdict, is_stopped, judge, send_signal
+
+# How often the slots are read, by what could happen unannounced in between.
+CONFIRMING_S = 0.001
+HOLDING_S = 0.02
+BUSY_S = 0.05
+IDLE_S = 0.25
+
+
+class Enforcer:
+    """Looks at every child each turn.
+
+    :param kill: kills a child and everything in its group, for a reason.
+    :param recall: asks the agent to take back what a child has not started.
+    """
+
+    def __init__(
+        self,
+        table: ChildTable,
+        kill: Callable[[Child, Doom, float], None],
+        recall: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._table = table
+        self._kill = kill
+        self._recall = recall
+        self.limits = Limits()
+        self.recalls = 0
+
+    def turn(self, now_ns: int) -> float:
+        """Do what is due; returns in how many seconds to look again."""
+        wait_s = IDLE_S
+        for child in self._table:
+            if child.phase is Phase.READY:
+                wait_s = min(wait_s, self._one(child, now_ns))
+            elif child.phase in (Phase.FORKING, Phase.BOOTING, Phase.KILLED):
+                wait_s = min(wait_s, BUSY_S)
+        return wait_s
+
+    def _one(self, child: Child, now_ns: int) -> float:
+        view = look(child.slot)
+        if child.stopping is not None:
+            self._judge(child, child.stopping, view, now_ns)
+            return CONFIRMING_S
+        match due(view, child.record, self.limits, now_ns):
+            case Due.HARD_LIMIT:
+                self._stop(child, view, Purpose.HARD_LIMIT, now_ns, hard_limit_doom(view))
+            case Due.HARD_MEMORY:
+                doom = hard_memory_doom(view, self.limits.hard_memory_kib or 0)
+                self._stop(child, view, Purpose.MEMORY, now_ns, doom)
+            case Due.RECALL:
+                self._stop(child, view, Purpose.RECALL, now_ns, None)
+            case Due.SOFT_LIMIT:
+                child.slot.words[S_SOFT_TARGET] = view.running
+                child.record.soft_execution, child.record.soft_sent_ns = view.running, now_ns
+                send_signal(child.pidfd, signal.SIGUSR1)
+            case Due.RETIRE_TASKS:
+                child.retiring = child.retiring or "has done its number of tasks"
+            case Due.RETIRE_MEMORY:
+                child.retiring = child.retiring or f"uses {view.private_kib} KiB of private memory"
+            case Due.NOTHING:
+                pass
+        return self._wait_s(child, view, now_ns)
+
+    def _wait_s(self, child: Child, view: View, now_ns: int) -> float:
+        if child.stopping is not None:
+            return CONFIRMING_S
+        if not view.running:
+            return IDLE_S
+        look_ns = next_look_ns(view, child.record)
+        tick_s = HOLDING_S if view.has_recallable else BUSY_S
+        return tick_s if look_ns is None else max(0.0, min(tick_s, (look_ns - now_ns) / 1e9))
+
+    def _stop(self, child: Child, view: View, purpose: Purpose, now_ns: int, doom: Doom | None) -> None:
+        if send_signal(child.pidfd, signal.SIGSTOP):
+            child.stopping = Stopping(purpose, view.running, view.batch, now_ns / 1e9, doom)
+
+    def _judge(self, child: Child, stopping: Stopping, view: View, now_ns: int) -> None:
+        confirmed = is_stopped(child.pid, child.pidfd)
+        if confirmed:
+            view = look(child.slot)  # what it was before it stood still is not what it is
+        match judge(stopping, view, confirmed=confirmed, now_s=now_ns / 1e9):
+            case Verdict.WAIT:
+                return
+            case Verdict.KILL:
+                child.stopping = None
+                if stopping.doom is not None:
+                    self._kill(child, stopping.doom, now_ns / 1e9)
+            case Verdict.MARK:
+                child.stopping = None
+                self._mark(child, view)
+                send_signal(child.pidfd, signal.SIGCONT)
+            case Verdict.CONTINUE:
+                child.stopping = None
+                send_signal(child.pidfd, signal.SIGCONT)
+
+    def _mark(self, child: Child, view: View) -> None:
+        child.slot.words[S_MARK] = pack_mark(view.batch, view.cursor)
+        child.record.recalled_batch = view.batch
+        self.recalls += 1
+        self._recall(
+            {
+                "op": "recall",
+                "slot": child.index,
+                "generation": child.generation,
+                "batch": view.batch,
+                "index": view.cursor,
+            }
+        )
+
+
+def hard_limit_doom(view: View) -> Doom:
+    """Why a child is killed whose execution has run into its hard limit."""
+    limit_s = view.hard_limit_ms / 1000 if view.hard_limit_ms else (view.hard_ns - view.start_ns) / 1e9
+    return Doom("timeout", f"hard time limit {limit_s:g} s", True, limit_s)
+
+
+def hard_memory_doom(view: View, limit_kib: int) -> Doom:
+    """Why a child is killed that uses more memory than it ever may."""
+    return Doom("memory", f"memory limit {_mib(limit_kib)}: was {_mib(view.private_kib)}", True)
+
+
+def _mib(kib: int) -> str:
+    return f"{kib / 1024:.4g} MiB"

@@ -1,0 +1,300 @@
+"""The children: forked, watched while they boot, replaced, retired, told to leave, buried."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from ..linux import Linux
+from ..scoreboard import A_WAITING, C_STATE, S_PID, S_STOP, State, Stop
+from .agent_keeper import AgentKeeper
+from .boot_guard import BootGuard
+from .children import Child, ChildTable, Phase
+from .context import Context
+from .deadlines import View, look
+from .deaths import EXIT_BOOT_FAILED, OutOfMemoryCounter, explain, reap
+from .killing import UNKILLABLE_S, Doom, kill_group
+from .naming import owner
+from .options import WorkerOptions
+from .poller import Kind, Source
+from .scaling import Load, Sizing
+from .spawn import own_group
+from .strangers import Strangers
+from .tally import Tally
+from .template_keeper import TemplateKeeper
+
+# A child that was told to leave and runs nothing has so long to settle and go.
+LEAVE_GRACE_S: Final = 10.0
+
+_READY_STATES: Final = (State.IDLE, State.WORKING, State.RETIRING)
+
+
+class Pool:
+    """Keeps the wanted number of children.
+
+    :ivar sizing: how many there should be.
+    :ivar fatal: why the worker cannot go on; empty while it can.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        templates: TemplateKeeper,
+        agent: AgentKeeper,
+        random: Callable[[], float],
+    ) -> None:
+        self._context = context
+        self._templates = templates
+        self._agent = agent
+        self._linux = Linux()
+        self._memory = OutOfMemoryCounter()
+        self.strangers = Strangers()
+        self.table = ChildTable(context.scoreboard)
+        self.options = WorkerOptions()
+        self._guard = BootGuard(self.options.max_boot_failures, random)
+        self.sizing = Sizing()
+        self.tally = Tally()
+        self.fatal = ""
+
+    def configure(self, options: WorkerOptions) -> None:
+        """Take over what a template has reported."""
+        self.options = options
+        self._guard.failures_max = options.max_boot_failures
+
+    # --- how many ------------------------------------------------------------------------------
+
+    def reconcile(self, now_s: float) -> None:
+        """Fork what is missing, let go what is too much, replace what is to be replaced."""
+        self._retire_one_of_an_old_template()
+        wanted = [child for child in self.table if child.wanted]
+        missing = self.sizing.target - len(wanted)
+        for _ in range(self._forks_allowed(missing, now_s)):
+            if not self._fork(now_s):
+                break
+        for child in self._least_needed(wanted)[: max(0, -missing)]:
+            self.tell_to_leave(child, now_s)
+        for child in self.table:
+            if child.retiring and not child.leaving and missing <= 0 and not self._successor_of(child):
+                self.tell_to_leave(child, now_s)
+
+    def adapt(self, now_s: float) -> None:
+        """Follow the load, if the configuration gives bounds."""
+        bounds = self.options.autoscale
+        if bounds is None:
+            return
+        views = [look(child.slot) for child in self.table if child.wanted and child.phase is Phase.READY]
+        busy = sum(1 for view in views if view.running)
+        load = Load(self._context.scoreboard.words[A_WAITING], busy, len(views) - busy)
+        if self.sizing.adapt(load, bounds, now_s):
+            self._context.log.info("autoscale: %d children from now on", self.sizing.target)
+
+    def _forks_allowed(self, missing: int, now_s: float) -> int:
+        if not self._templates.can_fork or not self._guard.may_fork(now_s):
+            return 0
+        if self._guard.failures:
+            # After a failure one child tries for all.
+            trying = any(child.phase in (Phase.FORKING, Phase.BOOTING) for child in self.table)
+            missing = min(missing, 0 if trying else 1)
+        # Every child may have one beside it that is leaving, stuck, or its successor; not more.
+        room = 2 * self.sizing.target + 2 - len(self.table)
+        return max(0, min(missing, room))
+
+    def _fork(self, now_s: float) -> bool:
+        child = self.table.allocate(self._templates.number, now_s)
+        if child is None:
+            return False
+        child.replaces = next(
+            (c for c in self.table if c.retiring and not c.leaving and not self._successor_of(c)), None
+        )
+        try:
+            pid = self._templates.fork_child(child)
+        except OSError as error:
+            self.fork_failed(child, str(error), now_s)
+            return False
+        if pid:
+            self.forked(child, pid)
+        return True
+
+    def _successor_of(self, child: Child) -> bool:
+        return any(other.replaces is child for other in self.table)
+
+    def _least_needed(self, wanted: list[Child]) -> list[Child]:
+        """Idle ones first, the youngest of them first."""
+        return sorted(wanted, key=lambda child: (look(child.slot).running != 0, -child.forked_s))
+
+    def _retire_one_of_an_old_template(self) -> None:
+        if any(child.retiring and not child.leaving for child in self.table):
+            return
+        for child in self.table:
+            if child.template != self._templates.number and child.phase is Phase.READY and child.wanted:
+                child.retiring = "is of an older template"
+                return
+
+    # --- their lives ---------------------------------------------------------------------------
+
+    def forked(self, child: Child, pid: int) -> None:
+        """A child has a process."""
+        child.slot.words[S_PID] = pid
+        child.pid = pid
+        own_group(pid)
+        child.pidfd = os.pidfd_open(pid)
+        child.phase = Phase.BOOTING
+        self._context.poller.add(child.pidfd, Source(Kind.CHILD, child))
+
+    def fork_failed(self, child: Child, error: str, now_s: float) -> None:
+        """A child could not be forked: the worker serves with fewer until the back-off is over."""
+        self._guard.failed(now_s)
+        if self._guard.failures == 1:
+            self._context.log.error("cannot fork a child: %s; trying again", error)
+        self.table.remove(child, unrecovered=False)
+
+    def forget_unforked(self, template: int) -> None:
+        """A template died before it could fork what it was asked for."""
+        for child in self.table:
+            if child.phase is Phase.FORKING and child.template == template:
+                self.table.remove(child, unrecovered=False)
+
+    def watch(self, now_s: float) -> None:
+        """Notice who is ready, who never will be, who does not leave, who cannot be killed."""
+        for child in self.table:
+            if child.phase is Phase.BOOTING:
+                self._watch_boot(child, now_s)
+            elif child.phase is Phase.READY and child.leaving:
+                if look(child.slot).running:
+                    child.left_told_s = now_s
+                elif now_s - child.left_told_s > LEAVE_GRACE_S:
+                    self.kill(
+                        child, Doom("crash", f"did not leave within {LEAVE_GRACE_S:g} s", charge=False), now_s
+                    )
+            elif child.phase is Phase.KILLED and now_s - child.killed_s > UNKILLABLE_S:
+                child.phase = Phase.STUCK
+                self._context.log.critical(
+                    "child %d (pid %d) cannot be killed: it is stuck in the kernel. It counts as dead and is "
+                    "replaced; its memory and its locks stay taken",
+                    child.index,
+                    child.pid,
+                )
+                self._report(child, child.doom or Doom("crash", "cannot be killed", charge=True))
+
+    def _watch_boot(self, child: Child, now_s: float) -> None:
+        if child.slot.words[C_STATE] in _READY_STATES:
+            child.phase = Phase.READY
+            child.ready_s = now_s
+            self._guard.succeeded()
+            if child.replaces is not None and self.table.owns(child.replaces):
+                self.tell_to_leave(child.replaces, now_s)
+            child.replaces = None
+        elif now_s - child.forked_s > self.options.boot_timeout_s:
+            cause = f"was not ready within {self.options.boot_timeout_s:g} s"
+            self.kill(child, Doom("boot", cause, charge=False), now_s)
+
+    def tell_to_leave(self, child: Child, now_s: float) -> None:
+        """Finish the running task, settle, give the rest back, leave."""
+        if child.leaving:
+            return
+        child.leaving = True
+        child.left_told_s = now_s
+        child.slot.words[S_STOP] = Stop.LEAVE
+        self.wake(child)
+
+    def wake(self, child: Child) -> None:
+        """Have an idle child look at its slot."""
+        self._linux.futex(self._context.scoreboard.buffer, child.slot.wake_address()).wake()
+
+    def kill(self, child: Child, doom: Doom, now_s: float) -> None:
+        """Kill a child with everything in its group; it is buried when its pidfd says so."""
+        if not child.alive:
+            return
+        self.strangers.note(self.known_pids())
+        child.doom, child.killed_s, child.phase = doom, now_s, Phase.KILLED
+        child.stopping = None
+        kill_group(child.pid, child.pidfd)
+
+    def known_pids(self) -> set[int]:
+        """The processes that the supervisor has forked or had forked."""
+        pids = self.table.pids() | {template.pid for template in self._templates.all()}
+        if self._agent.agent is not None:
+            pids.add(self._agent.agent.pid)
+        return pids
+
+    @property
+    def any_ready(self) -> bool:
+        """Some child serves."""
+        return any(child.phase is Phase.READY for child in self.table)
+
+    @property
+    def forks_pending(self) -> bool:
+        """Some child may exist that has not been reported yet."""
+        return any(child.phase is Phase.FORKING for child in self.table)
+
+    # --- their deaths --------------------------------------------------------------------------
+
+    def bury(self, child: Child, now_s: float) -> None:
+        """A child has ended: kill what is left of its group, reap it, tell the agent."""
+        view = look(child.slot)
+        kill_group(child.pid, child.pidfd)
+        child.slot.words[S_PID] = 0  # from the reaping on, the number may be somebody else's
+        ended = reap(child.pidfd)
+        if ended is None:
+            child.slot.words[S_PID] = child.pid
+            return
+        self._context.poller.remove(child.pidfd)
+        os.close(child.pidfd)
+        reported = child.phase is Phase.STUCK
+        was_ready = child.ready_s > 0 or view.state in _READY_STATES
+        doom = explain(
+            ended,
+            child.doom,
+            was_ready=was_ready,
+            told_to_leave=child.leaving,
+            out_of_memory=child.doom is None and self._memory.risen(),
+        )
+        child.pid = 0
+        if doom.verdict != "exit":
+            left = self.strangers.kill_left_behind(self.known_pids())
+            self._log_death(child, doom, view, left, now_s)
+        if not reported:
+            self._report(child, doom)
+        self.tally.keep(child.slot)
+        self.table.remove(child, unrecovered=True)
+        if doom.verdict == "boot":
+            self._boot_failed(child, doom, ended.code == EXIT_BOOT_FAILED, now_s)
+
+    def _report(self, child: Child, doom: Doom) -> None:
+        self.tally.died(doom)
+        self._agent.request(
+            {
+                "op": "dead",
+                "slot": child.index,
+                "generation": child.generation,
+                "owner": owner(self._context.worker_id, child.index, child.generation),
+                "cause": doom.cause,
+                "verdict": doom.verdict,
+                "limit_s": doom.limit_s,
+                "charge": doom.charge,
+            }
+        )
+
+    def _log_death(self, child: Child, doom: Doom, view: View, left: int, now_s: float) -> None:
+        text = f"child {child.index} died: {doom.cause}"
+        if view.running:
+            texts = child.slot.read_texts()
+            text += f"; it ran {texts.task_name}[{texts.task_id}] for {now_s - view.start_ns / 1e9:.3f} s"
+        if left:
+            text += f"; {left} sub-process(es) it left behind were killed"
+        if doom.verdict == "shutdown":
+            self._context.log.warning("%s", text)
+        else:
+            self._context.log.error("%s", text)
+
+    def _boot_failed(self, child: Child, doom: Doom, reported: bool, now_s: float) -> None:
+        self._guard.failed(now_s)
+        report = child.slot.read_report() if child.slot.words[C_STATE] == State.BOOT_FAILED else ""
+        if report and self._guard.failures == 1:
+            self._context.log.error("a child cannot boot:\n%s", report)
+        if not self._guard.exhausted or self.any_ready:
+            return
+        self.fatal = f"{self._guard.failures} children in a row could not boot; the last one: {doom.cause}"
+        if report or reported:
+            self.fatal += f"\n{report}"

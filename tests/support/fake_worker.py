@@ -1,0 +1,411 @@
+"""A worker whose template, agent and children are scripts, to test the supervisor by itself.
+
+The broker is a directory: a job is a file ``<name>.job`` with the steps of one batch as JSON; a child
+claims it by renaming it. Whatever happens is written to ``events``, one JSON object per line. The
+file stands for what the real agent does in the real broker, too: the fake one moves the jobs of the
+dead to ``gave-back``.
+
+Run as ``python -m support.fake_worker SPEC`` by the tests; ``settings`` of the specification are what
+the template reports, and those named in `Behaviour` say how the fakes behave.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from prefork.engine import orphans
+from prefork.engine.boot import BootSpec
+from prefork.engine.linux import Linux
+from prefork.engine.process_link import ProcessLink, receive, send
+from prefork.engine.scoreboard import (
+    A_LOOP_NS,
+    A_MOVED,
+    A_PRIVATE_KIB,
+    A_RENEWED_NS,
+    A_WAITING,
+    C_BATCH,
+    C_CURSOR,
+    C_EXECUTIONS,
+    C_HARD_LIMIT_MS,
+    C_HARD_NS,
+    C_HELD,
+    C_LOOP_NS,
+    C_RUNNING,
+    C_SOFT_NS,
+    C_START_NS,
+    C_STATE,
+    C_SUCCEEDED,
+    S_MARK,
+    S_PAUSED,
+    S_SOFT_TARGET,
+    S_STOP,
+    State,
+    Stop,
+    unpack_mark,
+)
+from prefork.engine.supervisor.loop import Supervisor
+from prefork.engine.supervisor.spawn import Entries
+
+ENTRIES = Entries(
+    "support.fake_worker:template_main",
+    "support.fake_worker:fresh_child",
+    "support.fake_worker:fresh_agent",
+)
+
+
+def setting(link: ProcessLink, name: str, default: Any = None) -> Any:
+    return link.spec.settings.get(name, default)
+
+
+def note(link: ProcessLink, what: str, **fields: Any) -> None:
+    """Append one event; one write, so that it is whole whoever is killed."""
+    line = json.dumps({"what": what, "pid": os.getpid(), "at": time.monotonic(), **fields}) + "\n"
+    fd = os.open(Path(setting(link, "dir")) / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
+
+
+# --- template --------------------------------------------------------------------------------
+
+
+def template_main(link: ProcessLink) -> None:
+    directory = Path(setting(link, "dir"))
+    note(link, "template")
+    if (directory / "template-fails").exists():
+        send(link.channel, {"op": "boot-failed", "traceback": "Traceback: no such application"})
+        os._exit(3)
+    if (directory / "template-hangs").exists():
+        signal.pause()
+    if (directory / "template-dies").exists():
+        os._exit(9)
+    options = {key: value for key, value in link.spec.settings.items() if key != "dir"}
+    override = directory / "options"
+    if override.exists():
+        options |= json.loads(override.read_text())
+    fresh = bool(setting(link, "fresh"))
+    send(
+        link.channel,
+        {"op": "ready", "options": options, "fresh": fresh, "reasons": ["told to"] if fresh else []},
+    )
+    if fresh:
+        os._exit(0)
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
+    poller = select.poll()
+    poller.register(link.channel, select.POLLIN)
+    poller.register(link.supervisor_pidfd, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poller.poll()}
+        if link.supervisor_pidfd in ready:
+            orphans.kill_process_groups(link.scoreboard)
+            os._exit(1)
+        message, fds = receive(link.channel)
+        if message is None or message["op"] == "exit":
+            os._exit(0)
+        _fork(link, message, fds)
+
+
+def _fork(link: ProcessLink, message: dict[str, Any], fds: list[int]) -> None:
+    answer = {key: message.get(key) for key in ("kind", "slot", "generation")}
+    if (Path(setting(link, "dir")) / "fork-fails").exists():
+        send(link.channel, {"op": "fork-failed", "error": "told to", **answer})
+        for fd in fds:
+            os.close(fd)
+        return
+    reading, writing = os.pipe()
+    intermediate = os.fork()
+    if intermediate == 0:
+        pid = os.fork()
+        if pid:
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        os.close(writing)
+        os.close(reading)
+        link.channel.close()
+        try:
+            os.setpgid(0, 0)
+            if message["kind"] == "agent":
+                FakeAgent(link, socket.socket(fileno=fds[0])).run()
+            while os.getppid() != link.supervisor_pid:
+                time.sleep(0.0005)
+            Linux().die_with_parent(link.supervisor_pid)
+            FakeChild(link, message["slot"], message["generation"]).run()
+        except BaseException:  # noqa: BLE001 - the last frame of the process
+            traceback.print_exc()
+        os._exit(1)
+    os.close(writing)
+    pid = int(os.read(reading, 64))
+    os.close(reading)
+    os.waitpid(intermediate, 0)
+    for fd in fds:
+        os.close(fd)
+    send(link.channel, {"op": "forked", "pid": pid, **answer})
+
+
+def fresh_child(link: ProcessLink, slot: int, generation: int) -> None:
+    Linux().die_with_parent(link.supervisor_pid)
+    FakeChild(link, slot, generation).run()
+
+
+def fresh_agent(link: ProcessLink, channel: socket.socket) -> None:
+    FakeAgent(link, channel).run()
+
+
+# --- agent -----------------------------------------------------------------------------------
+
+
+class FakeAgent:
+    def __init__(self, link: ProcessLink, channel: socket.socket) -> None:
+        self.link = link
+        self.channel = channel
+        self.directory = Path(setting(link, "dir"))
+
+    def run(self) -> None:
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
+        if (self.directory / "agent-dies").exists():
+            os._exit(7)
+        note(self.link, "agent")
+        self._renew()
+        send(self.channel, {"op": "ready"})
+        while True:
+            ready, _, _ = select.select([self.channel, self.link.supervisor_pidfd], [], [], 0.02)
+            if self.link.supervisor_pidfd in ready:
+                orphans.kill_process_groups(self.link.scoreboard)
+                os._exit(1)
+            if (self.directory / "agent-stalls").exists():
+                continue
+            self._renew()
+            if self.channel in ready:
+                self._serve()
+
+    def _renew(self) -> None:
+        words = self.link.scoreboard.words
+        words[A_LOOP_NS] = time.monotonic_ns()
+        if not (self.directory / "lease-fails").exists():
+            words[A_RENEWED_NS] = time.monotonic_ns()
+        words[A_WAITING] = len(list(self.directory.glob("*.job")))
+        if (self.directory / "memory").exists():
+            index, kib = json.loads((self.directory / "memory").read_text())
+            self.link.scoreboard.slot(index).words[A_PRIVATE_KIB] = kib
+
+    def _serve(self) -> None:
+        message, _ = receive(self.channel)
+        if message is None:
+            os._exit(1)
+        if message["op"] == "stop":
+            note(self.link, "agent stopped")
+            os._exit(0)
+        if (self.directory / "agent-ignores").exists():
+            return
+        slot = self.link.scoreboard.slot(message["slot"])
+        outcomes = [data.decode() for data in slot.read_outcomes()]
+        if message["op"] == "dead":
+            note(self.link, "dead", outcomes=outcomes, **{k: v for k, v in message.items() if k != "op"})
+            for path in self.directory.glob(f"*.taken-{message['owner']}"):
+                path.rename(path.with_name(path.name.split(".", 1)[0] + ".gave-back"))
+            answer = "recovered"
+        else:
+            note(self.link, "recall", outcomes=outcomes, **{k: v for k, v in message.items() if k != "op"})
+            slot.words[A_MOVED] = message["batch"]
+            answer = "moved"
+        send(self.channel, {**message, "op": answer})
+
+
+# --- child -----------------------------------------------------------------------------------
+
+
+class SoftLimit(Exception):
+    pass
+
+
+class FakeChild:
+    def __init__(self, link: ProcessLink, slot: int, generation: int) -> None:
+        self.link = link
+        self.index = slot
+        self.slot = link.scoreboard.slot(slot)
+        self.words = self.slot.words
+        self.owner = f"{link.worker_id}.{slot}.{generation}"
+        self.directory = Path(setting(link, "dir"))
+        self.futex = Linux().futex(link.scoreboard.buffer, self.slot.wake_address())
+        self.done = 0
+
+    def run(self) -> None:
+        signal.signal(signal.SIGUSR1, self._on_soft)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
+        self.words[C_STATE] = State.BOOTING
+        if (self.directory / "child-fails").exists():
+            self.slot.write_report("Traceback: init hook raised")
+            self.words[C_STATE] = State.BOOT_FAILED
+            os._exit(3)
+        if (self.directory / "child-hangs").exists():
+            signal.pause()
+        note(self.link, "child", slot=self.index, fds=len(os.listdir("/proc/self/fd")))
+        self.words[C_STATE] = State.IDLE
+        os.eventfd_write(self.link.doorbell_fd, 1)
+        while self.words[S_STOP] != Stop.LEAVE:
+            self.words[C_LOOP_NS] = time.monotonic_ns()
+            seen = self.futex.value()
+            batch = None if self._paused() else self._claim()
+            if batch is None:
+                self.futex.wait(seen, 0.01)
+            else:
+                self._run_batch(*batch)
+            if setting(self.link, "max_tasks") and self.done >= setting(self.link, "max_tasks"):
+                self.words[C_STATE] = State.RETIRING
+                os.eventfd_write(self.link.doorbell_fd, 1)
+        os._exit(0)
+
+    def _paused(self) -> bool:
+        return bool(self.link.scoreboard.words[S_PAUSED]) or self.words[C_STATE] == State.RETIRING
+
+    def _on_soft(self, _number: int, _frame: object) -> None:
+        if self.words[C_RUNNING] and self.words[S_SOFT_TARGET] == self.words[C_RUNNING]:
+            raise SoftLimit
+
+    def _claim(self) -> tuple[Path, list[dict[str, Any]]] | None:
+        for path in sorted(self.directory.glob("*.job")):
+            taken = path.with_suffix(f".taken-{self.owner}")
+            try:
+                path.rename(taken)
+            except FileNotFoundError:
+                continue
+            return taken, json.loads(taken.read_text())
+        return None
+
+    def _run_batch(self, path: Path, steps: list[dict[str, Any]]) -> None:
+        words = self.words
+        words[C_CURSOR] = 0
+        words[C_HELD] = len(steps)
+        words[C_BATCH] += 1
+        words[C_STATE] = State.WORKING
+        for number, step in enumerate(steps):
+            words[C_CURSOR] = number + 1
+            batch, index = unpack_mark(words[S_MARK])
+            if batch == words[C_BATCH] and number >= index:
+                break
+            self._run_step(path.name.split(".", 1)[0], number, step)
+        words[C_HELD] = words[C_CURSOR] = 0
+        self.slot.clear_outcomes()
+        words[C_STATE] = State.IDLE
+        path.rename(path.with_name(path.name.split(".", 1)[0] + ".done"))
+
+    def _run_step(self, job: str, number: int, step: dict[str, Any]) -> None:
+        words = self.words
+        execution = words[C_EXECUTIONS] = words[C_EXECUTIONS] + 1
+        self.slot.write_texts(f"{job}-{number}".encode(), step["do"].encode(), b"")
+        now_ns = time.monotonic_ns()
+        words[C_START_NS] = now_ns
+        words[C_SOFT_NS] = now_ns + int(step["soft_s"] * 1e9) if "soft_s" in step else 0
+        words[C_HARD_NS] = now_ns + int(step["hard_s"] * 1e9) if "hard_s" in step else 0
+        words[C_HARD_LIMIT_MS] = int(step.get("hard_s", 0) * 1000)
+        words[C_RUNNING] = execution
+        note(self.link, "start", job=job, number=number, slot=self.index)
+        try:
+            STEPS[step["do"]](self, step)
+            outcome = "done"
+        except SoftLimit:
+            outcome = "soft"
+        words[C_RUNNING] = 0
+        words[C_SUCCEEDED] += 1
+        self.done += 1
+        self.slot.append_outcome(f"{job}-{number}".encode())
+        note(self.link, "end", job=job, number=number, outcome=outcome, slot=self.index)
+
+
+def _sleep(_child: FakeChild, step: dict[str, Any]) -> None:
+    deadline = time.monotonic() + step.get("s", 0.0)
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, 0.5))
+
+
+def _ignore(child: FakeChild, step: dict[str, Any]) -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if number < 32:
+            signal.signal(number, signal.SIG_IGN)
+    _sleep(child, step)
+
+
+def _mask(child: FakeChild, step: dict[str, Any]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _sleep(child, step)
+
+
+def _mutex(library: ctypes.CDLL) -> None:
+    mutex = (ctypes.c_char * 64)()
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+def _stuck(_child: FakeChild, _step: dict[str, Any]) -> None:
+    _mutex(ctypes.CDLL(None))
+
+
+def _stuck_with_gil(_child: FakeChild, _step: dict[str, Any]) -> None:
+    _mutex(ctypes.PyDLL(None))
+
+
+def _stop_self(_child: FakeChild, _step: dict[str, Any]) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _grandchild(child: FakeChild, step: dict[str, Any]) -> None:
+    """A sub-process in the group, and one in a session of its own."""
+    subprocess.Popen(["sleep", "300"])
+    subprocess.Popen(["sleep", "300"], start_new_session=True)
+    _sleep(child, step)
+
+
+def _swallow(_child: FakeChild, step: dict[str, Any]) -> None:
+    """Catches its soft limit, as tasks do."""
+    caught = 0
+    deadline = time.monotonic() + step["s"]
+    while time.monotonic() < deadline and caught < step["times"]:
+        try:
+            time.sleep(0.05)
+        except SoftLimit:
+            caught += 1
+
+
+def _die(_child: FakeChild, step: dict[str, Any]) -> None:
+    os.kill(os.getpid(), step["signal"])
+
+
+def _leave(_child: FakeChild, step: dict[str, Any]) -> None:
+    os._exit(step["code"])
+
+
+STEPS = {
+    "sleep": _sleep,
+    "ignore": _ignore,
+    "mask": _mask,
+    "stuck": _stuck,
+    "stuck with gil": _stuck_with_gil,
+    "stop self": _stop_self,
+    "grandchild": _grandchild,
+    "swallow": _swallow,
+    "die": _die,
+    "exit": _leave,
+}
+
+
+def main() -> int:
+    spec = BootSpec.from_json(Path(sys.argv[1]).read_text())
+    return Supervisor(spec, ENTRIES).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
