@@ -35,7 +35,7 @@ class AgentPhase(enum.Enum):
 class Agent:
     """One agent process. Written by the supervisor's loop only."""
 
-    __slots__ = ("begun_s", "channel", "generation", "phase", "pid", "pidfd")
+    __slots__ = ("begun_s", "channel", "generation", "phase", "pid", "pidfd", "said_ready")
 
     def __init__(self, generation: int, channel: PacketChannel, begun_s: float) -> None:
         self.generation = generation
@@ -44,6 +44,7 @@ class Agent:
         self.phase = AgentPhase.FORKING
         self.pid = 0
         self.pidfd = -1
+        self.said_ready = False
 
 
 class AgentKeeper:
@@ -103,6 +104,8 @@ class AgentKeeper:
         agent.phase = AgentPhase.STARTING
         self._context.scoreboard.words[S_AGENT_PID] = pid
         self._context.poller.add(agent.pidfd, Source(Kind.AGENT, agent))
+        if agent.said_ready:
+            self.ready(agent)
 
     def fork_failed(self, generation: int, error: str, now_s: float) -> None:
         """The agent could not be forked; tried again after the back-off."""
@@ -114,8 +117,9 @@ class AgentKeeper:
 
     def ready(self, agent: Agent) -> None:
         """The agent serves: say again what its predecessor has left unanswered."""
+        agent.said_ready = True
         if agent.phase is not AgentPhase.STARTING:
-            return
+            return  # its own word may come before the template's, which brings its pid
         agent.phase = AgentPhase.READY
         for message in self._unanswered.values():
             agent.channel.send(message)
