@@ -7,7 +7,7 @@ import select
 from collections.abc import Callable, Sequence
 
 from ..base import Delivery, Outcome, Verdict
-from ..errors import BrokerUnavailable
+from ..errors import OwnerLost
 from . import clock
 from .claim import Run, claim
 from .layout import (
@@ -35,8 +35,8 @@ REASON_CORRUPT = "corrupt"
 class FilesystemConsumer:
     """See the port `Consumer`. Used by one thread of one process.
 
-    :param queues: empty for a consumer that acts for the owner of another process.
-    :param release: gives back whatever the owner still holds and forgets it.
+    :param release: gives back whatever the owner still holds and forgets it; None for a consumer that
+        acts for the owner of another process.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class FilesystemConsumer:
         owner: Owner,
         queues: Sequence[QueueDir],
         settler: Settler,
-        release: Callable[[], object],
+        release: Callable[[], object] | None,
     ) -> None:
         self._store = store
         self._owner = owner
@@ -56,6 +56,7 @@ class FilesystemConsumer:
         self._rotation = 0
         self._watch: QueueWatch | None = None
         self._closed = False
+        self._attached = release is None
 
     @property
     def owner(self) -> str:
@@ -63,9 +64,17 @@ class FilesystemConsumer:
         return self._owner.name
 
     def reserve(self, max_n: int, timeout_s: float = 0.0) -> list[Delivery]:
-        """Take up to `max_n` messages, best priority first; see the port."""
+        """Take up to `max_n` messages, best priority first; see the port.
+
+        :raises OwnerLost: the owner was recovered or closed, or belongs to somebody else.
+        """
+        if self._attached:
+            raise OwnerLost(self.owner, "a consumer that is attached to another's owner never reserves")
         found = self._sweep(max_n)
-        if found or timeout_s <= 0 or not self._queues:
+        if found:
+            return found
+        self._check_alive()
+        if timeout_s <= 0 or not self._queues:
             return found
         deadline_mono_s = clock.mono_s() + timeout_s
         if self._watch is None:
@@ -76,7 +85,12 @@ class FilesystemConsumer:
             remaining_s = deadline_mono_s - clock.mono_s()
             if found or remaining_s <= 0:
                 return found
+            self._check_alive()
             self._sleep(min(remaining_s, self._until_due_s()))
+
+    def _check_alive(self) -> None:
+        if not self._owner.alive():
+            raise OwnerLost(self.owner, "recovered or closed; open a consumer with a new owner")
 
     def _sleep(self, duration_s: float) -> None:
         assert self._watch is not None
@@ -130,10 +144,7 @@ class FilesystemConsumer:
         self._batch += 1
         queue.enter()
         try:
-            if not self._owner.alive():
-                raise BrokerUnavailable(
-                    f"owner {self.owner} was recovered by somebody else; start again under a new name"
-                )
+            self._check_alive()
             runs = claim(queue, stream, max_n, self._owner.id, self._batch, alone=not found)
         finally:
             queue.lock.release()
@@ -213,5 +224,6 @@ class FilesystemConsumer:
         if self._watch is not None:
             self._watch.close()
         self._settler.close()
-        self._release()
+        if self._release is not None:
+            self._release()
         self._owner.close()

@@ -18,7 +18,7 @@ from .store import Store
 _HEAD = struct.Struct("<4sIIQ")
 _MAGIC = b"PFDL"
 _BYTES_MAX = 1 << 31
-_NAME_LENGTH = 15 + 1 + 16
+_NAME_LENGTH = 20 + 1 + 16
 
 
 class _About(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class _About(msgspec.Struct, frozen=True):
 
 def dead_letter_name() -> str:
     """A name for a new letter; names sort by time."""
-    return f"{int(clock.wall_s() * 1000):015d}-{os.urandom(8).hex()}"
+    return f"{clock.wall_ns():020d}-{os.urandom(8).hex()}"
 
 
 def encode_dead_letter(
@@ -112,11 +112,11 @@ def drop_dead_letter(store: Store, key: str) -> bool:
 
 def is_key(key: str) -> bool:
     """Whether a text can be the name of a letter; nothing else is ever made a path of."""
-    time_ms, dash, unique = key.partition("-")
+    time_ns, dash, unique = key.partition("-")
     return (
         len(key) == _NAME_LENGTH
         and dash == "-"
-        and time_ms.isascii()
-        and time_ms.isdigit()
+        and time_ns.isascii()
+        and time_ns.isdigit()
         and not unique.strip("0123456789abcdef")
     )

@@ -50,8 +50,7 @@ def place_result(store: Store, temporary: str, key: str, kind: str = "results") 
         try:
             store.ops.rename(temporary, path)
         except FileNotFoundError:
-            if os.path.isdir(os.path.dirname(path)):
-                raise
+            # The folder was not there yet (others may make it meanwhile), or the file is gone.
             store.ops.make_dir(os.path.dirname(path))
             store.ops.rename(temporary, path)
         except IsADirectoryError:

@@ -19,6 +19,7 @@ from .layout import (
     State,
     TagPrefix,
 )
+from .messages import check_outcome
 from .owners import Owner
 from .queuedir import QueueDir
 from .queues import Queues
@@ -40,7 +41,12 @@ class Settler:
         self._transaction = Transaction(store, queues, owner)
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        """See the port `Consumer.settle`."""
+        """See the port `Consumer.settle`.
+
+        :raises ValueError: an outcome says nothing that could be done; nothing was settled.
+        """
+        for outcome in outcomes:
+            check_outcome(outcome)
         answers = [False] * len(outcomes)
         groups: dict[bytes, list[int]] = {}
         heavy: list[int] = []

@@ -6,14 +6,12 @@ Prepare everything invisibly; write the intent; commit the parents; make visible
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..base import Outcome, Outgoing, Verdict
+from ..base import Outcome, Verdict
 from ..errors import BrokerFull, BrokerUnavailable
-from . import clock
 from .append import Item, append
 from .causes import causes_of, in_order, write_causes
 from .consequences import Consequences
@@ -24,14 +22,13 @@ from .layout import (
     FLAG_CHARGED,
     FLAG_REDELIVERED,
     FLAG_STARTED,
-    NEVER_MS,
-    PRIORITIES,
     TAG_PREFIX,
     TAG_SLOT,
     SegmentId,
     State,
     TagPrefix,
 )
+from .messages import due_in_ms, item_of
 from .owners import Owner
 from .queuedir import QueueDir
 from .queues import Queues
@@ -276,16 +273,3 @@ def _copies(parent: int, one: _Found | None) -> Iterator[tuple[str, _Copy]]:
         yield one.queue.name, _Copy(parent, item, causes)
     for message in one.outcome.follow_ups:
         yield message.queue, _Copy(parent, item_of(message), {})
-
-
-def item_of(message: Outgoing) -> Item:
-    """A message as it is stored."""
-    priority = 0 if message.priority < 0 else min(message.priority, PRIORITIES - 1)
-    return Item(message.document, priority, due_in_ms(message.due_wall_s))
-
-
-def due_in_ms(due_wall_s: float | None) -> int:
-    """A due time as it is stored, rounded up: never early. 0 for what is due at once."""
-    if due_wall_s is None or due_wall_s <= clock.wall_s():
-        return 0
-    return min(math.ceil(min(due_wall_s, 1e15) * 1000), NEVER_MS - 1)

@@ -15,6 +15,7 @@ from .consumer import FilesystemConsumer
 from .fileops import FileOps
 from .layout import DOCUMENT_BYTES_MAX, NEVER_MS, hash64
 from .maintenance import Maintenance
+from .messages import check_outgoing, item_of
 from .pages import waiting
 from .queuedir import QueueDir
 from .queues import Queues
@@ -22,7 +23,6 @@ from .recovery import Charge
 from .schedule import promote
 from .settle import Settler
 from .store import Store
-from .transaction import item_of
 from .watch import QueueWatch
 
 CAPABILITIES = Capabilities(name="filesystem", stores_results=True)
@@ -58,9 +58,14 @@ class FilesystemTransport:
         return CAPABILITIES
 
     def send(self, messages: Sequence[Outgoing]) -> None:
-        """Store messages; see the port."""
+        """Store messages; see the port.
+
+        :raises ValueError: a message has no queue or no usable due time; none was stored.
+        :raises BrokerFull: there is no space; none was stored.
+        """
         by_queue: dict[str, list[Item]] = {}
         for message in messages:
+            check_outgoing(message)
             if len(message.document) > DOCUMENT_BYTES_MAX:
                 raise BrokerUnavailable(
                     f"a message of {len(message.document)} bytes for queue {message.queue!r} "
@@ -101,7 +106,7 @@ class FilesystemTransport:
         """A consumer that acts for an owner of another process; see the port."""
         found = owners.find(self._store, owner) or owners.unknown(self._store, owner)
         settler = Settler(self._store, found, self._queues)
-        return FilesystemConsumer(self._store, found, (), settler, lambda: None)
+        return FilesystemConsumer(self._store, found, (), settler, None)
 
     def watch(self, queues: Sequence[str]) -> QueueWatch:
         """A watch over these queues."""
@@ -119,7 +124,10 @@ class FilesystemTransport:
         leases.heartbeat(self._store, worker, lease_s)
 
     def unregister(self, worker: str) -> None:
-        """Forget a worker that holds nothing any more."""
+        """Forget a worker; what its owners still hold returns untouched."""
+        for one in owners.registered(self._store):
+            if one.worker == worker:
+                recovery.recover_owner(self._store, self._queues, one.id, one.name, Charge("", 0))
         leases.unregister(self._store, worker)
 
     def owners(self, worker: str) -> list[str]:
