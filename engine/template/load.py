@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from setproctitle import setproctitle
@@ -52,7 +53,9 @@ def load(link: ProcessLink) -> Loaded:
     app.set_current()
     app.set_default()
     config = app.conf.resolve(cli=spec.settings)
-    app.import_default_modules(spec.include)
+    for name in spec.include:
+        import_module(name)
+    app.import_task_modules()
     app.finalize(auto=True)
     setup_worker_logging(config, loglevel=spec.loglevel, logfile=spec.logfile, node=link.node)
     loaded = Loaded(app, config, worker_options(spec, app, config), link.node)
