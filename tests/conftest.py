@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support.waiting import eventually  # noqa: E402  (needs the line above)
+from support.waiting import eventually
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

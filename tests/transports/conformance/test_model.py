@@ -311,6 +311,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert letters == {one.document for one in self._at("dead")}
 
 
+@pytest.mark.timeout(400)  # a failure is made small first
 def test_random_histories_agree_with_the_model(implementation: Implementation, tmp_path: Path) -> None:
     def open_broker() -> Broker:
         return Broker(implementation, Path(tempfile.mkdtemp(dir=tmp_path)))
