@@ -45,7 +45,7 @@ def _first_bad(
     pending: list[tuple[Any, Any, Any, int]] = [(value, None, None, 0)]
     for _ in range(NODES_MAX):
         if not pending:
-            return None
+            break
         item, path, around, depth = pending.pop()
         if not isinstance(item, (dict, list, tuple)):
             if not _encodes(encode, item):

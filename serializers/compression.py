@@ -19,6 +19,8 @@ OUTPUT_BYTES_MAX = 16 * 1024 * 1024
 
 _LZMA_MEMORY_BYTES_MAX = 256 * 1024 * 1024
 _ZSTD_WINDOW_BYTES_MAX = 128 * 1024 * 1024
+_ZSTD_SLICE_BYTES = 512
+"""Its objects cannot bound their output, so they are fed little: a slice yields at most some 20 MiB."""
 
 _HEADER_VALUES = {
     "application/x-gzip": "application/x-gzip",
@@ -94,8 +96,6 @@ def decompress(data: bytes, method: str, output_bytes_max: int = OUTPUT_BYTES_MA
         output = inflate(data, output_bytes_max)
     except UnknownCompression as exc:
         raise DecodeError(DecodeFault.COMPRESSION, str(exc)) from exc
-    except DecodeError:
-        raise
     # Each library has its own error type, and those of the optional ones cannot be named here.
     except Exception as exc:
         raise DecodeError(DecodeFault.CORRUPT, f"{method[:80]}: {str(exc)[:200]}") from exc
@@ -142,26 +142,22 @@ def _inflate_streams(data: bytes, output_bytes_max: int, make: Callable[[], Any]
 
 def _inflate_zstd(data: bytes, output_bytes_max: int) -> bytes:
     library = _optional("zstandard", "application/zstd", "pip install zstandard")
-    reader = library.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX).stream_reader(data)
+    stream = library.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX).decompressobj()
     output = bytearray()
-    while len(output) <= output_bytes_max:
-        part = reader.read(output_bytes_max + 1 - len(output))
-        if not part:
-            break
-        output += part
-    return bytes(output)
+    for start in range(0, len(data), _ZSTD_SLICE_BYTES):
+        output += stream.decompress(data[start : start + _ZSTD_SLICE_BYTES])
+        if stream.eof or len(output) > output_bytes_max:
+            return bytes(output)
+    raise ValueError("truncated")
 
 
 def _inflate_brotli(data: bytes, output_bytes_max: int) -> bytes:
     library = _brotli()
     stream = library.Decompressor()
-    output = bytearray(stream.process(data, output_buffer_limit=output_bytes_max + 1))
-    while len(output) <= output_bytes_max and not stream.is_finished():
-        part = stream.process(b"", output_buffer_limit=output_bytes_max + 1 - len(output))
-        if not part:
-            raise ValueError("truncated")
-        output += part
-    return bytes(output)
+    output: bytes = stream.process(data, output_buffer_limit=output_bytes_max + 1)
+    if len(output) <= output_bytes_max and not stream.is_finished():
+        raise ValueError("truncated")
+    return output
 
 
 def _brotli() -> Any:

@@ -12,10 +12,9 @@ from datetime import datetime, timedelta, timezone
 _FORM = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)"
     r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?)?"
-    r"(Z|[+-]\d\d(?::?\d\d(?::?\d\d(?:\.\d{1,6})?)?)?)?)?",
+    r"(?:(Z)|([+-])(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?)?)?",
     re.ASCII,
 )
-_OFFSET = re.compile(r"([+-])(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 TEXT_CHARS_MAX = 64
 
@@ -29,7 +28,8 @@ def parse(text: str) -> datetime:
     found = _FORM.fullmatch(text) if len(text) <= TEXT_CHARS_MAX else None
     if found is None:
         raise ValueError(f"not an ISO 8601 time: {text[:TEXT_CHARS_MAX]!r}")
-    year, month, day, hour, minute, second, fraction, offset = found.groups()
+    year, month, day, hour, minute, second, fraction, zulu, sign, *offset = found.groups()
+    zone = timezone.utc if zulu else _zone(sign, offset) if sign else None
     return datetime(
         int(year),
         int(month),
@@ -37,8 +37,8 @@ def parse(text: str) -> datetime:
         int(hour or 0),
         int(minute or 0),
         int(second or 0),
-        int(fraction[:6].ljust(6, "0")) if fraction else 0,
-        _zone(offset) if offset else None,
+        int(_six_digits(fraction)),
+        zone,
     )
 
 
@@ -68,19 +68,14 @@ def utc_text(wall_s: float) -> str:
         raise ValueError(f"not a time that can be written: {wall_s!r}") from exc
 
 
-def _zone(text: str) -> timezone:
-    if text == "Z":
-        return timezone.utc
-    found = _OFFSET.fullmatch(text)
-    if found is None:
-        raise ValueError(f"not a UTC offset: {text!r}")
-    sign, hours, minutes, seconds, fraction = found.groups()
-    if int(minutes or 0) > 59 or int(seconds or 0) > 59:
-        raise ValueError(f"not a UTC offset: {text!r}")
-    offset = timedelta(
-        hours=int(hours),
-        minutes=int(minutes or 0),
-        seconds=int(seconds or 0),
-        microseconds=int((fraction or "").ljust(6, "0")),
-    )
+def _zone(sign: str, parts: list[str | None]) -> timezone:
+    hours, minutes, seconds, microseconds = (int(part or 0) for part in (*parts[:3], _six_digits(parts[3])))
+    if minutes > 59 or seconds > 59:
+        raise ValueError(f"no UTC offset has {minutes} minutes and {seconds} seconds")
+    offset = timedelta(hours=hours, minutes=minutes, seconds=seconds, microseconds=microseconds)
     return timezone(-offset if sign == "-" else offset)
+
+
+def _six_digits(fraction: str | None) -> str:
+    """Microseconds of the digits behind the point; finer ones are cut off."""
+    return (fraction or "")[:6].ljust(6, "0")

@@ -164,6 +164,15 @@ def test_a_header_without_a_form_is_named() -> None:
     assert caught.value.path == "headers['mine'][0]"
 
 
+def test_a_payload_that_cannot_be_blamed_on_a_part_shows_the_cause() -> None:
+    class Odd(dict):  # type: ignore[type-arg]
+        def items(self) -> Any:
+            raise RuntimeError("cannot list")
+
+    with pytest.raises(EncodeError, match="cannot list"):
+        encode_task(_draft(kwargs=Odd(a=1)), TABLE)
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

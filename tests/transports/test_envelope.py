@@ -136,7 +136,7 @@ def test_a_raw_body_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("headers", [None, {}])
 def test_null_and_missing_headers_are_none_at_all(headers: Any) -> None:
-    parts = _parts(headers=headers)
+    parts = _parts(headers=headers, properties={"delivery_tag": "t"})
     assert decode(json.dumps(parts).encode()).message().headers == {}
     del parts["headers"]
     assert decode(json.dumps(parts).encode()).message().headers == {}
