@@ -140,7 +140,7 @@ def location_of(app: App) -> str:
     :raises ImproperlyConfigured: it is not reachable by importing: a console, or a closure.
     """
     for name, module in list(sys.modules.items()):
-        if module is None or name.startswith(("prefork.", MAIN_ALIAS)):
+        if module is None or name == MAIN_ALIAS:
             continue
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
             if value is app:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..scoreboard import S_HIGH_SLOT, SLOTS, Scoreboard, Slot
 from .deadlines import Record
@@ -90,22 +89,14 @@ class Child:
         return f"child {self.index}.{self.generation} pid {self.pid} {self.phase.value}"
 
 
-class SlotKey(NamedTuple):
-    """A slot in the time of one child."""
-
-    index: int
-    generation: int
-
-
 class ChildTable:
     """All children by slot, and the slots that cannot be given away yet."""
 
     def __init__(self, scoreboard: Scoreboard) -> None:
         self._scoreboard = scoreboard
         self._children: dict[int, Child] = {}
-        self._unrecovered: dict[
-            int, int
-        ] = {}  # slot -> generation whose messages the agent still has to free
+        # Slot -> generation whose messages the agent still has to free.
+        self._unrecovered: dict[int, int] = {}
         self._generations: dict[int, int] = {}
 
     def allocate(self, template: int, now_s: float) -> Child | None:

@@ -107,10 +107,17 @@ class Supervisor:
         if self._spec.notify_fd is not None:
             poller.add(self._spec.notify_fd, Source(Kind.NOTIFY), 0)
         if self._spec.watch_pid is not None:
-            try:
-                poller.add(os.pidfd_open(self._spec.watch_pid), Source(Kind.HOST))
-            except ProcessLookupError:
-                self._ending.ask(Ask.HOST_GONE, mono_s())
+            self._watch_host(self._spec.watch_pid)
+
+    def _watch_host(self, pid: int) -> None:
+        try:
+            self.context.poller.add(os.pidfd_open(pid), Source(Kind.HOST))
+        except ProcessLookupError:
+            self._ending.ask(Ask.HOST_GONE, mono_s())
+        if os.getppid() != pid:
+            self._ending.ask(
+                Ask.HOST_GONE, mono_s()
+            )  # it has died already, and this is somebody else's number
 
     def _close(self) -> None:
         """Leave nothing behind, whatever ended the loop."""
@@ -134,7 +141,7 @@ class Supervisor:
         self._turn_longest_s = max(self._turn_longest_s, (mono_ns() - begun_ns) / 1e9)
         return wait_s
 
-    def _handle(self, source: Source, mask: int, now_s: float) -> None:
+    def _handle(self, source: Source, mask: int, now_s: float) -> None:  # noqa: C901 - the one match
         match source.kind:
             case Kind.SIGNAL:
                 for number in self._signals.drain():
@@ -142,8 +149,7 @@ class Supervisor:
             case Kind.DOORBELL:
                 os.eventfd_read(self.context.doorbell_fd)
             case Kind.CHILD:
-                if self._pool.table.owns(source.owner):
-                    self._pool.bury(source.owner, now_s)
+                self._pool.bury(source.owner, now_s)
             case Kind.TEMPLATE_CHANNEL:
                 self._reports.template_speaks(source.owner, now_s)
             case Kind.TEMPLATE:

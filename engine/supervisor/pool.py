@@ -232,6 +232,8 @@ class Pool:
 
     def bury(self, child: Child, now_s: float) -> None:
         """A child has ended: kill what is left of its group, reap it, tell the agent."""
+        if not self.table.owns(child):
+            return
         view = look(child.slot)
         kill_group(child.pid, child.pidfd)
         child.slot.words[S_PID] = 0  # from the reaping on, the number may be somebody else's

@@ -48,6 +48,8 @@ class SignalInbox:
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for number in _HANDLED:
             signal.signal(number, _arrived)
+        # Whoever started this interpreter may have had them blocked.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     def drain(self) -> list[int]:

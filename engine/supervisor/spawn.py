@@ -77,8 +77,7 @@ def _become(entry: str, arguments: tuple[Any, ...], keep_fds: frozenset[int]) ->
         code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException:
-        # The last frame of this process: whatever it was, it is reported and the process ends.
+    except BaseException:  # noqa: BLE001 - the last frame of the process: reported, then it ends
         os.write(_STDERR, traceback.format_exc().encode("utf-8", "backslashreplace"))
     finally:
         try:
