@@ -92,8 +92,10 @@ def full_draft(
         draft.priority = priority(options["priority"]) or 0
     elif plan.config.task_inherit_parent_priority and parent is not None and parent.priority is not None:
         draft.priority = parent.priority
-    if options.get("ignore_result") is not None:
-        draft.ignore_result = bool(options["ignore_result"])
+    if "ignore_result" in options:
+        # None on the wire leaves it to the worker's own task (interop §2.1).
+        ignored = options["ignore_result"]
+        draft.ignore_result = None if ignored is None else bool(ignored)
     for key in _PASSED_ON:
         if options.get(key) is not None:
             setattr(draft, key, options[key])

@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefork.engine import current_app, shared_task
+from prefork.engine.app import App
+from prefork.engine.config import ConfigError
+from prefork.engine.exceptions import (
+    AlwaysEagerIgnored,
+    DuplicateTaskNameWarning,
+    ImproperlyConfigured,
+    NotRegistered,
+)
+from prefork.engine.local import apps
+from prefork.engine.task import Task
+from support.apps import memory_app, sent
+
+
+@pytest.fixture(autouse=True)
+def _current_app_is_put_back() -> Any:
+    before = (apps.current, apps.default)
+    yield
+    apps.current, apps.default = before
+
+
+# --- tasks and their names --------------------------------------------------------------------------
+
+
+def add(x: int, y: int) -> int:
+    """Add two numbers."""
+    return x + y
+
+
+def test_a_function_becomes_a_task_named_after_its_module() -> None:
+    with memory_app() as app:
+        task = app.task(add)
+        assert task.name == f"{__name__}.add"
+        assert app.tasks[task.name] is task
+        assert isinstance(task, Task)
+        assert task.__doc__ == "Add two numbers."
+        assert task(2, 3) == 5
+        assert repr(task) == f"<@task: {__name__}.add of proj>"
+
+
+def test_the_decorator_takes_options() -> None:
+    with memory_app() as app:
+
+        @app.task(name="named", max_retries=7, anything="mine")
+        def f() -> None: ...
+
+        assert f.name == "named"
+        assert f.max_retries == 7
+        assert f.anything == "mine"  # type: ignore[attr-defined]
+
+
+def test_a_bound_task_receives_itself() -> None:
+    with memory_app() as app:
+
+        @app.task(bind=True)
+        def f(self: Any, x: int) -> Any:
+            return self, x
+
+        assert f(4) == (f, 4)
+
+
+def test_a_task_of_a_script_is_named_after_the_app() -> None:
+    with memory_app("shop") as app:
+        assert app.gen_task_name("f", "__main__") == "shop.f"
+        assert app.gen_task_name("f", "__mp_main__") == "shop.f"
+        assert app.gen_task_name("f", "pkg.mod") == "pkg.mod.f"
+
+
+def test_a_task_of_a_script_without_an_app_name_is_named_as_others_would_import_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main = types.ModuleType("__main__")
+    main.__file__ = "/somewhere/jobs.py"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with memory_app(None) as app:
+        assert app.gen_task_name("f", "__main__") == "jobs.f"
+        main.__spec__ = types.SimpleNamespace(name="pkg.mod")  # type: ignore[assignment]
+        assert app.gen_task_name("f", "__main__") == "pkg.mod.f"
+        main.__spec__ = types.SimpleNamespace(name="pkg.__main__")  # type: ignore[assignment]
+        assert app.gen_task_name("f", None) == "pkg.f"
+        monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+        assert app.gen_task_name("f", "__main__") == "__main__.f"
+
+
+def test_a_class_based_task_is_registered_by_instance_or_class() -> None:
+    class Double(Task[[int], int]):
+        def run(self, x: int) -> int:
+            return 2 * x
+
+    class Named(Task[[int], int]):
+        name = "named.task"
+
+        def run(self, x: int) -> int:
+            return 3 * x
+
+    with memory_app() as app:
+        double = app.register_task(Double(), rate_limit="1/s")
+        app.register_task(Named)  # type: ignore[type-var]
+        assert double.name == f"{__name__}.Double"
+        assert double(4) == 8
+        assert double.rate_limit == "1/s"
+        assert app.tasks["named.task"](4) == 12
+        with pytest.raises(TypeError, match="missing"):
+            double.delay()  # type: ignore[call-arg]
+
+
+def test_base_and_task_cls_are_what_tasks_derive_from() -> None:
+    class Base(Task[..., Any]):
+        mine = 1
+
+    class Other(Task[..., Any]):
+        mine = 2
+
+    with memory_app(task_cls=Base) as app:
+        assert isinstance(app.task(name="a")(add), Base)
+        assert isinstance(app.task(name="b", base=Other)(add), Other)
+        assert app.Task.mine == 1  # type: ignore[attr-defined]
+        app.Task = Other
+        assert isinstance(app.task(name="c")(add), Other)
+
+
+def test_a_task_base_may_be_a_dotted_name() -> None:
+    with memory_app(task_cls="prefork.engine.task:Task") as app:
+        assert isinstance(app.task(name="a")(add), Task)
+
+
+def test_a_name_that_is_taken_keeps_its_first_owner() -> None:
+    with memory_app() as app:
+        first = app.task(name="same")(add)
+        with pytest.warns(DuplicateTaskNameWarning, match="same"):
+            second = app.task(name="same")(lambda: None)
+        assert second is first
+
+
+def test_the_same_function_imported_again_replaces_itself() -> None:
+    with memory_app() as app:
+        app.task(name="same")(add)
+        again = app.task(name="same")(add)
+        assert app.tasks["same"] is again
+
+
+def test_a_coroutine_function_is_refused() -> None:
+    async def f() -> None: ...
+
+    with memory_app() as app, pytest.raises(ImproperlyConfigured, match=r"asyncio\.run"):
+        app.task(f)
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with memory_app() as app, pytest.raises(ImproperlyConfigured, match="decorates functions"):
+        app.task(3)  # type: ignore[call-overload]
+
+
+def test_an_unknown_task_is_not_registered() -> None:
+    with memory_app() as app, pytest.raises(NotRegistered, match="no task is registered as 'x'"):
+        app.tasks["x"]
+
+
+def test_the_registry_registers_and_forgets() -> None:
+    with memory_app() as app:
+        task = app.task(name="t")(add)
+        app.tasks.unregister(task)
+        with pytest.raises(NotRegistered):
+            app.tasks.unregister("t")
+        app.tasks.register(task)
+        assert "t" in app.tasks.regular()
+        assert "celery.map" not in app.tasks.regular()
+        with pytest.raises(ImproperlyConfigured, match="has no name"):
+            app.tasks.register(Task)
+
+
+def test_a_task_without_a_body_says_so() -> None:
+    class Empty(Task[..., Any]):
+        name = "empty"
+
+    with memory_app() as app:
+        task = app.register_task(Empty())
+        with pytest.raises(ImproperlyConfigured, match=r"no run\(\)"):
+            task()
+
+
+# --- shared tasks -----------------------------------------------------------------------------------
+
+
+def test_a_shared_task_belongs_to_whichever_app_is_current() -> None:
+    @shared_task(name="shared.one", bind=True)
+    def f(self: Any, x: int) -> Any:
+        return self.app.main, x
+
+    with memory_app("one") as one, memory_app("two") as two:
+        one.set_current()
+        assert f(1) == ("one", 1)
+        assert isinstance(f, Task)
+        two.set_current()
+        assert f(2) == ("two", 2)
+        f.delay(3)
+        assert [message.task for message in sent(two)] == ["shared.one"]
+        assert "shared.one" in one.tasks
+
+
+def test_a_shared_task_without_options_is_named_after_its_module() -> None:
+    @shared_task
+    def plainly_shared() -> int:
+        return 1
+
+    with memory_app() as app:
+        app.set_current()
+        assert plainly_shared.name == f"{__name__}.plainly_shared"
+        assert plainly_shared() == 1
+
+
+def test_a_shared_task_defined_late_reaches_an_app_that_is_finalised() -> None:
+    with memory_app() as app:
+        app.set_current()
+        app.finalize()
+
+        @shared_task(name="shared.late")
+        def late() -> None: ...
+
+        assert "shared.late" in app.registry
+
+
+# --- current app ------------------------------------------------------------------------------------
+
+
+def test_the_app_made_last_is_current_and_closing_ends_that() -> None:
+    app = App("last", broker="memory://last")
+    assert current_app == app
+    assert current_app.main == "last"
+    with app:
+        pass
+    assert apps.current is None
+
+
+def test_without_an_app_there_is_a_default_one() -> None:
+    apps.current = apps.default = None
+    assert current_app.main == "default"
+    mine = App("mine", set_as_current=False, broker="memory://mine")
+    mine.set_default()
+    assert current_app.main == "mine"
+
+
+def test_other_threads_see_the_same_current_app() -> None:
+    with memory_app() as app:
+        app.set_current()
+        seen: list[Any] = []
+        thread = threading.Thread(target=lambda: seen.append(current_app._get_current_object()))
+        thread.start()
+        thread.join()
+        assert seen == [app]
+
+
+# --- configuration ----------------------------------------------------------------------------------
+
+
+def test_nothing_is_configured_before_it_is_needed() -> None:
+    with memory_app() as app:
+        told: list[str] = []
+        app.on_configure.connect(lambda sender, **_: told.append("configure"), weak=False)
+        app.on_after_configure.connect(lambda sender, **_: told.append("after"), weak=False)
+        app.on_after_finalize.connect(lambda sender, **_: told.append("finalize"), weak=False)
+        app.task(name="t")(add)
+        assert told == []
+        assert app.config.task_default_queue == "celery"
+        assert told == ["configure", "after"]
+        app.finalize()
+        app.finalize()
+        assert told == ["configure", "after", "finalize"]
+
+
+def test_constructor_arguments_are_settings() -> None:
+    with memory_app(
+        backend="memory://other", include="a.b", task_default_queue="q", changes={"timezone": "UTC"}
+    ) as app:
+        assert app.config.result_backend == "memory://other"
+        assert app.config.include == ("a.b",)
+        assert app.config.task_default_queue == "q"
+        assert app.config.timezone == "UTC"
+
+
+def test_constructor_arguments_for_machinery_are_accepted() -> None:
+    with memory_app(loader="default", fixups=None, amqp=None) as app:
+        assert app.config.task_default_queue == "celery"
+
+
+def test_an_unknown_setting_is_refused_when_it_is_needed() -> None:
+    with memory_app(task_default_que="x") as app:
+        with pytest.raises(ConfigError, match="task_default_queue"):
+            app.config  # noqa: B018
+        with pytest.raises(ConfigError):
+            app.config  # noqa: B018
+
+
+def test_settings_come_from_objects_and_environment_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Settings:
+        CELERY_TASK_DEFAULT_QUEUE = "from-object"
+
+    with memory_app() as app:
+        app.config_from_object(Settings, namespace="CELERY", force=True)
+        assert app.conf.task_default_queue == "from-object"
+    module = types.ModuleType("made_up_settings")
+    module.task_default_queue = "from-module"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "made_up_settings", module)
+    monkeypatch.setenv("MADE_UP", "made_up_settings")
+    with memory_app() as app:
+        app.config_from_envvar("MADE_UP", force=True)
+        assert app.conf.task_default_queue == "from-module"
+    with memory_app(config_source={"task_default_queue": "from-map"}) as app:
+        assert app.conf.task_default_queue == "from-map"
+
+
+def test_defaults_are_below_everything_else() -> None:
+    with memory_app(task_default_queue="given") as app:
+        app.add_defaults(lambda: {"task_default_queue": "low", "timezone": "UTC"})
+        assert app.config.task_default_queue == "given"
+        assert app.config.timezone == "UTC"
+
+
+def test_changing_the_configuration_takes_effect() -> None:
+    with memory_app() as app:
+        task = app.task(name="t")(lambda: 1)
+        task.delay()
+        app.conf.task_default_queue = "other"
+        task.delay()
+        assert [message.routing_key for message in sent(app, "other")] == ["other"]
+
+
+def test_the_time_zone_is_the_configured_one() -> None:
+    with memory_app(timezone="Europe/Rome") as app:
+        assert str(app.timezone) == "Europe/Rome"
+        assert app.now().tzinfo is app.timezone
+    with memory_app() as app:
+        assert str(app.timezone) == "UTC"
+    with memory_app(enable_utc=False) as app:
+        assert app.now().utcoffset() is not None
+
+
+# --- annotations ------------------------------------------------------------------------------------
+
+
+def test_annotations_override_attributes_of_tasks() -> None:
+    def on_failure(self: Any, *_: Any) -> str:
+        return f"annotated {self.name}"
+
+    annotations = {"*": {"rate_limit": "1/s"}, "t": {"max_retries": 9, "on_failure": on_failure}}
+    with memory_app(task_annotations=annotations) as app:
+        task = app.task(name="t")(add)
+        other = app.task(name="other")(add)
+        app.finalize()
+        late = app.task(name="late")(add)
+        assert (task.rate_limit, task.max_retries) == ("1/s", 9)
+        assert task.on_failure() == "annotated t"  # type: ignore[call-arg]
+        assert (other.rate_limit, other.max_retries) == ("1/s", 3)
+        assert late.rate_limit == "1/s"
+
+
+def test_annotations_may_be_objects() -> None:
+    class Annotator:
+        def annotate_any(self) -> dict[str, Any]:
+            return {"rate_limit": "2/s"}
+
+        def annotate(self, task: Any) -> dict[str, Any]:
+            return {"max_retries": 1} if task.name == "t" else {}
+
+    with memory_app(task_annotations=[Annotator()]) as app:
+        task = app.task(name="t")(add)
+        app.finalize()
+        assert (task.rate_limit, task.max_retries) == ("2/s", 1)
+
+
+def test_other_annotations_are_refused() -> None:
+    with memory_app(task_annotations=[3]) as app:
+        app.task(name="t")(add)
+        with pytest.raises(ImproperlyConfigured, match="task_annotations"):
+            app.finalize()
+
+
+def test_an_app_without_autofinalize_waits_for_it() -> None:
+    with memory_app(autofinalize=False) as app:
+        with pytest.raises(RuntimeError, match="autofinalize"):
+            app.tasks  # noqa: B018
+        app.finalize()
+        assert "celery.map" in app.tasks
+
+
+# --- discovery --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    root = tmp_path / "made_up_package"
+    root.mkdir()
+    (root / "__init__.py").write_text("")
+    (root / "tasks.py").write_text("LOADED = True\n")
+    (root / "broken.py").write_text("import no_such_module_anywhere\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "made_up_package"
+    for name in [name for name in sys.modules if name.startswith("made_up_package")]:
+        del sys.modules[name]
+
+
+def test_task_modules_are_found_when_a_worker_starts(package: str) -> None:
+    with memory_app(imports=["string"]) as app:
+        app.autodiscover_tasks([package])
+        assert f"{package}.tasks" not in sys.modules
+        app.import_task_modules()
+        assert f"{package}.tasks" in sys.modules
+
+
+def test_task_modules_are_found_at_once_when_forced(package: str) -> None:
+    with memory_app() as app:
+        app.autodiscover_tasks(lambda: [package], force=True)
+        assert f"{package}.tasks" in sys.modules
+        app.autodiscover_tasks(package, related_name="missing", force=True)
+        app.autodiscover_tasks(["string"], force=True)
+        app.autodiscover_tasks(["string"], related_name=None, force=True)
+
+
+def test_an_error_inside_a_task_module_is_not_hidden(package: str) -> None:
+    with memory_app() as app, pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+        app.autodiscover_tasks([package], related_name="broken", force=True)
+
+
+def test_discovery_without_packages_needs_django(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    with memory_app() as app, pytest.raises(ImproperlyConfigured, match="DJANGO_SETTINGS_MODULE"):
+        app.autodiscover_tasks(force=True)
+
+
+# --- sending by name --------------------------------------------------------------------------------
+
+
+def test_a_task_is_sent_by_name_without_being_known() -> None:
+    with memory_app() as app:
+        result = app.send_task("far.away", (1,), {"b": 2}, queue="q", task_id="the-id")
+        (message,) = sent(app, "q")
+        assert (result.id, result.name) == ("the-id", "far.away")
+        assert (message.task, message.id, message.ignore_result) == ("far.away", "the-id", None)
+
+
+def test_sending_by_name_ignores_eager_mode_and_says_so() -> None:
+    with memory_app(task_always_eager=True) as app:
+        with pytest.warns(AlwaysEagerIgnored):
+            app.send_task("far.away")
+        assert len(sent(app)) == 1
+
+
+def test_signatures_of_an_app_send_through_it() -> None:
+    with memory_app() as app:
+        app.signature("far.away", (1,), queue="q").delay(2)
+        app.signature({"task": "near", "args": [], "kwargs": {}, "options": {}}).delay()
+        (far,), (near,) = sent(app, "q"), sent(app)
+        assert (far.task, near.task) == ("far.away", "near")
+
+
+# --- forms ------------------------------------------------------------------------------------------
+
+
+def test_an_app_that_cannot_be_imported_refuses_to_be_pickled() -> None:
+    with memory_app() as app, pytest.raises(ImproperlyConfigured, match="top level of a module"):
+        pickle.dumps(app)
+
+
+def test_an_app_at_the_top_level_of_a_module_is_pickled_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with memory_app() as app:
+        module = types.ModuleType("made_up_project")
+        module.app = app  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "made_up_project", module)
+        assert pickle.loads(pickle.dumps(app)) is app
+
+
+def test_a_task_is_pickled_by_name() -> None:
+    with memory_app() as app:
+        app.set_current()
+        task = app.task(name="t")(add)
+        assert pickle.loads(pickle.dumps(task)) is task
+
+
+def test_repr_shows_the_name_and_no_address_of_the_broker() -> None:
+    app = App("shop", broker="memory://user:secret@x", set_as_current=False)
+    assert "shop" in repr(app)
+    assert "secret" not in repr(app)
