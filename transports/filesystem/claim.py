@@ -43,11 +43,14 @@ class Run(NamedTuple):
         return bool(self.records[0][1] & FLAG_SUSPECT)
 
 
-def claim(queue: QueueDir, stream: int, max_n: int, owner: int, batch: int, *, alone: bool) -> list[Run]:
+def claim(
+    queue: QueueDir, stream: int, max_n: int, owner: int, batch: int, *, alone: bool
+) -> tuple[list[Run], bool]:
     """Take up to `max_n` messages of one stream, oldest first. The lock is held.
 
     :param stream: a priority, or `PRIORITIES` + a priority for promoted delayed messages.
     :param alone: nothing else was taken yet, so that a suspect may come, alone.
+    :returns: what was taken, and whether a suspect ended it: then nothing worse may be taken either.
     """
     in_page, out_page = queue.read_in(), queue.read_out()
     runs: list[Run] = []
@@ -67,7 +70,7 @@ def claim(queue: QueueDir, stream: int, max_n: int, owner: int, batch: int, *, a
             complete = False
             break
     _count(queue, stream, in_page, out_page, max_n - wanted, complete, head)
-    return runs
+    return runs, bool(wanted) and not complete
 
 
 def _candidates(queue: QueueDir, stream: int, in_page: InPage, out_page: OutPage) -> Iterator[SegmentId]:

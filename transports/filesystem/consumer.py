@@ -74,7 +74,7 @@ class FilesystemConsumer:
         if found:
             return found
         self._check_alive()
-        if timeout_s <= 0 or not self._queues:
+        if timeout_s <= 0 or max_n <= 0 or not self._queues:
             return found
         deadline_mono_s = clock.mono_s() + timeout_s
         if self._watch is None:
@@ -112,8 +112,8 @@ class FilesystemConsumer:
             for queue, counts in looked:
                 for stream in (priority + PRIORITIES, priority):
                     if counts[stream]:
-                        alone = self._take(queue, stream, max_n - len(found), found)
-                        if alone or len(found) >= max_n:
+                        ended = self._take(queue, stream, max_n - len(found), found)
+                        if ended or len(found) >= max_n:
                             return found
         return found
 
@@ -140,17 +140,17 @@ class FilesystemConsumer:
         return [] if same_counts(in_data, out_data) else waiting(in_data, out_data)
 
     def _take(self, queue: QueueDir, stream: int, max_n: int, found: list[Delivery]) -> bool:
-        """Add what was taken to `found`; True when it is a suspect, which comes alone."""
+        """Add what was taken to `found`; True when a suspect, which comes alone, ends the batch."""
         self._batch += 1
         queue.enter()
         try:
             self._check_alive()
-            runs = claim(queue, stream, max_n, self._owner.id, self._batch, alone=not found)
+            runs, ended = claim(queue, stream, max_n, self._owner.id, self._batch, alone=not found)
         finally:
             queue.lock.release()
         for run in runs:
             self._deliver(queue, run, found)
-        return bool(runs) and runs[0].suspect
+        return ended or (bool(runs) and runs[0].suspect)
 
     def _deliver(self, queue: QueueDir, run: Run, found: list[Delivery]) -> None:
         segment = run.segment
