@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,18 +12,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..clock import mono_s
-from ..embed import Worker
 from ..exceptions import TimeLimitExceeded
 from ..exceptions import TimeoutError as ResultTimeout
-from ..result import AsyncResult
 from ..version import __version__
 from .app import app
 from .files import text_files
+from .own_worker import own_worker
 from .progress import Progress
-from .report import Case, Kind, report
+from .report import Case, Ending, Kind, report
 from .tasks import OVERRUN_LIMIT_S, count, crash_once, overrun, second_try
 
+APP = "prefork.engine.demo.app:app"
 _OVERRUN_FACTOR = 60
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ def run_demo(plan: Plan, out: TextIO | None = None) -> bool:
     started_mono_s = mono_s()
     with tempfile.TemporaryDirectory(prefix="prefork-demo-") as scratch:
         queue = f"filesystem://{scratch}/broker"
-        app.conf.update(broker_url=queue, result_backend=queue)
-        with Worker(app, concurrency=plan.concurrency, loglevel="CRITICAL"):
+        settings = {"broker_url": queue, "result_backend": queue, "worker_concurrency": plan.concurrency}
+        app.conf.resolve(cli=settings)
+        with own_worker(APP, settings) as worker:
             cases = _send(files, Path(scratch, "crashed"))
-            _collect(cases, started_mono_s + plan.timeout_s, stream)
+            _collect(cases, worker, started_mono_s + plan.timeout_s, stream)
         app.close()
     return report(cases, mono_s() - started_mono_s, stream)
 
@@ -74,24 +77,30 @@ def _send(files: Sequence[Path], marker: Path) -> list[Case]:
     return [*honest, *misfortunes]
 
 
-def _collect(cases: Sequence[Case], until_mono_s: float, stream: TextIO) -> None:
-    """Wait for every result, at most until then."""
+def _collect(
+    cases: Sequence[Case], worker: subprocess.Popen[bytes], until_mono_s: float, stream: TextIO
+) -> None:
+    """Wait for every result, at most until then, and no longer than there is a worker."""
     progress = Progress(stream, len(cases))
     for done, case in enumerate(cases):
         progress.show(done, case.kind.value)
-        try:
-            case.settle(_value(case.result, max(0.0, until_mono_s - mono_s())))
-        except ResultTimeout:
-            case.lose()
-        except TimeLimitExceeded as error:
-            case.fail(error, planned=case.kind is Kind.LIMIT)
-        except Exception as error:  # noqa: BLE001 - whatever a task raised is what is to be reported
-            case.fail(error, planned=False)
+        while case.ending is Ending.OPEN and mono_s() < until_mono_s and worker.poll() is None:
+            _look(case, min(_LOOK_S, until_mono_s - mono_s()))
     progress.close()
+    if worker.poll() is not None:
+        stream.write(f"the worker ended early, with exit code {worker.returncode}\n")
 
 
-def _value(result: AsyncResult[Any], timeout_s: float) -> Any:
-    return result.get(timeout=timeout_s)
+def _look(case: Case, timeout_s: float) -> None:
+    """Wait a moment for the result of one task."""
+    try:
+        case.settle(case.result.get(timeout=max(0.0, timeout_s)))
+    except ResultTimeout:
+        return
+    except TimeLimitExceeded as error:
+        case.fail(error, planned=case.kind is Kind.LIMIT)
+    except Exception as error:  # noqa: BLE001 - whatever a task raised is what is to be reported
+        case.fail(error, planned=False)
 
 
 def _is_a_pid(value: Any) -> bool:
