@@ -46,7 +46,11 @@ def add_causes(queue: QueueDir, segment_id: SegmentId, slot: int, crash: int, ca
     if causes:
         known = causes_of(queue, segment_id, slot)
         known[crash] = "; ".join(causes)
-        write_causes(queue, segment_id, slot, known)
+        try:
+            write_causes(queue, segment_id, slot, known)
+        except OSError as error:
+            # On a full disk the message must come back all the same; its crash is counted anyway.
+            queue.store.notice(f"cannot record in {queue.path} why a message crashed: {error.strerror}")
 
 
 def in_order(causes: dict[int, str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from ..base import Delivery, Outcome, Verdict
 from ..errors import OwnerLost
 from . import clock
 from .claim import Run, claim
+from .failures import broker_errors
 from .layout import (
     FLAG_REDELIVERED,
     FLAG_STARTED,
@@ -63,6 +64,7 @@ class FilesystemConsumer:
         """The incarnation that holds what this consumer reserves."""
         return self._owner.name
 
+    @broker_errors
     def reserve(self, max_n: int, timeout_s: float = 0.0) -> list[Delivery]:
         """Take up to `max_n` messages, best priority first; see the port.
 
@@ -174,14 +176,17 @@ class FilesystemConsumer:
         if corrupt:
             self.settle([Outcome(tag, Verdict.DEAD, reason=REASON_CORRUPT) for tag in corrupt])
 
+    @broker_errors
     def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """Settle deliveries; False for one that was taken back; see the port."""
         return self._settler.settle(outcomes)
 
+    @broker_errors
     def give_back(self, tags: Sequence[bytes]) -> int:
         """Return unstarted messages, untouched, to where they came from."""
         return self._settler.give_back(tags)
 
+    @broker_errors
     def mark_started(self, tag: bytes) -> bool:
         """Record that a suspect is about to run; False if no longer held."""
         held = self._settler.held(tag)
@@ -198,6 +203,7 @@ class FilesystemConsumer:
             segment.sync()
         return True
 
+    @broker_errors
     def fetch(self, tag: bytes) -> Delivery | None:
         """Read a delivery that this owner still holds, or None."""
         held = self._settler.held(tag)
@@ -216,6 +222,7 @@ class FilesystemConsumer:
         again = bool(crashes or flags & (FLAG_SUSPECT | FLAG_REDELIVERED))
         return Delivery(tag, queue.name, document, segment_id.priority, crashes, suspect, again)
 
+    @broker_errors
     def close(self) -> None:
         """Give back whatever is held and forget the owner. Safe to call twice."""
         if self._closed:

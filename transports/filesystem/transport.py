@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, Waiting
-from ..errors import BrokerFull, BrokerUnavailable
+from ..errors import BrokerUnavailable
 from . import clock, deadletters, inspection, leases, owners, recovery, replay
 from .append import Item, append
 from .consumer import FilesystemConsumer
+from .failures import broker_errors
 from .fileops import FileOps
 from .layout import DOCUMENT_BYTES_MAX, NEVER_MS, hash64
 from .maintenance import Maintenance
@@ -57,6 +58,7 @@ class FilesystemTransport:
         """What this transport can do."""
         return CAPABILITIES
 
+    @broker_errors
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Store messages; see the port.
 
@@ -76,21 +78,16 @@ class FilesystemTransport:
             self._send_to(self._queues.get(name), items)
 
     def _send_to(self, queue: QueueDir, items: Sequence[Item]) -> None:
+        queue.enter()
         try:
-            queue.enter()
-            try:
-                placed = append(queue, items)
-            finally:
-                queue.lock.release()
-        except OSError as error:
-            raise BrokerFull(
-                f"cannot store {len(items)} messages in queue {queue.name!r} "
-                f"of {self._store.root}: {error.strerror}"
-            ) from error
+            placed = append(queue, items)
+        finally:
+            queue.lock.release()
         if self._store.fsync:
             for segment in {id(one.segment): one.segment for one in placed}.values():
                 segment.sync()
 
+    @broker_errors
     def consumer(self, queues: Sequence[str], owner: str, worker: str) -> FilesystemConsumer:
         """A consumer of these queues; registers its owner."""
         leases.ensure_lease(self._store, worker)
@@ -102,12 +99,14 @@ class FilesystemTransport:
         )
         return FilesystemConsumer(self._store, registered, opened, settler, release)
 
+    @broker_errors
     def attach(self, owner: str) -> FilesystemConsumer:
         """A consumer that acts for an owner of another process; see the port."""
         found = owners.find(self._store, owner) or owners.unknown(self._store, owner)
         settler = Settler(self._store, found, self._queues)
         return FilesystemConsumer(self._store, found, (), settler, None)
 
+    @broker_errors
     def watch(self, queues: Sequence[str]) -> QueueWatch:
         """A watch over these queues."""
         opened = [self._queues.get(name) for name in dict.fromkeys(queues)]
@@ -119,10 +118,12 @@ class FilesystemTransport:
             self._store.notice("no inotify left: queues are looked at every 50 ms")
         return found
 
+    @broker_errors
     def heartbeat(self, worker: str, lease_s: float) -> None:
         """Extend the lease of a worker."""
         leases.heartbeat(self._store, worker, lease_s)
 
+    @broker_errors
     def unregister(self, worker: str) -> None:
         """Forget a worker; what its owners still hold returns untouched."""
         for one in owners.registered(self._store):
@@ -130,10 +131,12 @@ class FilesystemTransport:
                 recovery.recover_owner(self._store, self._queues, one.id, one.name, Charge("", 0))
         leases.unregister(self._store, worker)
 
+    @broker_errors
     def owners(self, worker: str) -> list[str]:
         """The owners that are registered for a worker."""
         return sorted(one.name for one in owners.registered(self._store) if one.worker == worker)
 
+    @broker_errors
     def recover(
         self, owner: str, *, running: bytes | None = None, cause: str = "", max_crashes: int = 3
     ) -> Recovery:
@@ -141,10 +144,12 @@ class FilesystemTransport:
         charge = Charge(cause, max_crashes, running)
         return recovery.recover_owner(self._store, self._queues, hash64(owner), owner, charge)
 
+    @broker_errors
     def recover_lapsed(self, *, max_crashes: int = 3, cause: str = "worker lost") -> Recovery:
         """Recover every owner of every worker whose lease has run out; see the port."""
         return recovery.recover_lapsed(self._store, self._queues, max_crashes=max_crashes, cause=cause)
 
+    @broker_errors
     def promote(self, limit: int = 1000) -> float | None:
         """Make due delayed messages ready; see the port."""
         next_ms = NEVER_MS
@@ -154,15 +159,18 @@ class FilesystemTransport:
             next_ms = min(next_ms, queue_next_ms)
         return None if next_ms == NEVER_MS else next_ms / 1000
 
+    @broker_errors
     def queues(self) -> list[str]:
         """Names of the queues that exist."""
         return self._queues.names()
 
+    @broker_errors
     def depth(self, queue: str) -> Depth:
         """How many messages of a queue are where."""
         found = self._queues.existing(queue)
         return Depth(0, 0, 0) if found is None else found.depth()
 
+    @broker_errors
     def ready(self, queues: Sequence[str]) -> int:
         """A cheap estimate, never 0 while something is ready."""
         total = 0
@@ -175,6 +183,7 @@ class FilesystemTransport:
                 total += queue.depth().ready
         return total
 
+    @broker_errors
     def peek(self, queue: str, limit: int = 100, *, delayed: bool = False) -> list[Waiting]:
         """The next messages of a queue (or of its schedule), without reserving them."""
         found = self._queues.existing(queue)
@@ -182,6 +191,7 @@ class FilesystemTransport:
             return []
         return inspection.peek_delayed(found, limit) if delayed else inspection.peek_ready(found, limit)
 
+    @broker_errors
     def purge(self, queue: str) -> int:
         """Drop the ready and delayed messages of a queue; see the port."""
         found = self._queues.existing(queue)
@@ -191,18 +201,22 @@ class FilesystemTransport:
         """Dead letters, oldest first."""
         return deadletters.dead_letters(self._store, limit)
 
+    @broker_errors
     def dead_get(self, key: str) -> DeadLetter | None:
         """One dead letter."""
         return deadletters.read_dead_letter(self._store, key)
 
+    @broker_errors
     def dead_replay(self, key: str) -> bool:
         """Put a dead letter back into its queue with a clean record; False if it is gone."""
         return replay.replay_dead_letter(self._store, self._queues, key)
 
+    @broker_errors
     def dead_drop(self, key: str) -> bool:
         """Delete a dead letter; False if it is gone."""
         return deadletters.drop_dead_letter(self._store, key)
 
+    @broker_errors
     def maintain(self) -> list[str]:
         """Bounded housekeeping; see the port."""
         return self._maintenance.run()
