@@ -79,8 +79,8 @@ def read_headers(raw: msgspec.Raw, table: SerializerTable) -> tuple[WireHeaders,
         headers = _decode_typed(raw)
         if not headers.stamps and headers.redelivered is None:
             return headers, None
-    # ValueError: bytes that are not UTF-8. All of it is looked at again, less strictly.
     except (msgspec.MsgspecError, ValueError, RecursionError):
+        # ValueError: bytes that are not UTF-8. All of it is looked at again, less strictly.
         pass
     found = decode_dict(raw, table)
     return headers_of(found), found
@@ -107,8 +107,8 @@ def headers_of(found: Mapping[str, Any]) -> WireHeaders:
     """
     try:
         return msgspec.convert(found, WireHeaders)
-    # ValueError, OverflowError: numbers beyond any sense. The checks below name the header.
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        # ValueError, OverflowError: numbers beyond any sense. The checks below name the header.
         pass
     task_id, task = _shown(found.get("id")), _shown(found.get("task"))
     known: dict[str, Any] = {}
