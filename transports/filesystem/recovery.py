@@ -68,6 +68,8 @@ def recover_owner(store: Store, queues: Queues, owner_id: int, name: str, charge
     if not os.path.isdir(path):
         return Recovery()
     with store.lock(store.path("locks", "recovery")):
+        if not os.path.isdir(path):
+            return Recovery()  # somebody else recovered it while this one waited for the lock
         owners.fence(store, owner_id)
         consequences = Consequences(store, queues, owner_id, path)
         for _, intent in pending(store, path):
