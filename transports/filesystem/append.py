@@ -79,6 +79,23 @@ def append(queue: QueueDir, items: Sequence[Item], claim: tuple[int, int] | None
     return [one for one in placed if one is not None]
 
 
+def append_one(queue: QueueDir, item: Item) -> Segment:
+    """As `append` for one visible message, which is what most sends are. The lock is held."""
+    page = queue.read_in()
+    minute, priority = item.stream()
+    number = 0 if minute else page.number(priority)
+    segment, slot, data_end = queue.tail(minute, priority, number, len(item.document))
+    segment.write_documents(slot, data_end, (item.document,), (item.due_ms,))
+    if minute:
+        page.next_due_ms = min(page.next_due_ms, item.due_ms)
+    else:
+        page.set_number(priority, segment.id.number)
+        page.set_count(priority, page.count(priority) + 1)
+    queue.write_in(page)
+    segment.write_states(slot, DELAYED_BYTE if minute else READY_BYTE)
+    return segment
+
+
 def _states(items: Sequence[Item], staged: bool) -> bytes:
     if staged:
         return STAGED_BYTE * len(items)

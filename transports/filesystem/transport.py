@@ -10,7 +10,7 @@ from pathlib import Path
 from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, Waiting
 from ..errors import BrokerUnavailable
 from . import clock, deadletters, inspection, leases, owners, recovery, replay
-from .append import Item, append
+from .append import Item, append, append_one
 from .consumer import FilesystemConsumer
 from .failures import broker_errors
 from .fileops import FileOps
@@ -80,11 +80,14 @@ class FilesystemTransport:
     def _send_to(self, queue: QueueDir, items: Sequence[Item]) -> None:
         queue.enter()
         try:
-            placed = append(queue, items)
+            if len(items) == 1:
+                touched = [append_one(queue, items[0])]
+            else:
+                touched = [placed.segment for placed in append(queue, items)]
         finally:
             queue.lock.release()
         if self._store.fsync:
-            for segment in {id(one.segment): one.segment for one in placed}.values():
+            for segment in {id(one): one for one in touched}.values():
                 segment.sync()
 
     @broker_errors
