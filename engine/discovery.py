@@ -139,7 +139,9 @@ def location_of(app: App) -> str:
 
     :raises ImproperlyConfigured: it is not reachable by importing: a console, or a closure.
     """
-    for name, module in list(sys.modules.items()):
+    # The running script last: it may merely have imported the app from the module that defines it.
+    for name in sorted(sys.modules, key=lambda name: name == "__main__"):
+        module = sys.modules.get(name)
         if module is None or name == MAIN_ALIAS:
             continue
         for attribute, value in list(getattr(module, "__dict__", {}).items()):

@@ -91,7 +91,7 @@ class Template:
             "slot": message.get("slot"),
             "generation": message.get("generation"),
         }
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             intermediate = os.fork()
             if intermediate == 0:
