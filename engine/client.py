@@ -10,7 +10,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.base import UnknownSerializer
@@ -30,6 +32,9 @@ from .stored_results import StoredResults
 if TYPE_CHECKING:
     from .app import App
     from .options import TaskPlan
+
+
+_collected: ContextVar[list[Outgoing] | None] = ContextVar("prefork_collected", default=None)
 
 
 class _Handles:
@@ -202,6 +207,16 @@ class Client:
             entry[0].add_trail(result)
         return result
 
+    @contextmanager
+    def collecting(self) -> Iterator[list[Outgoing]]:
+        """Within it, what this flow of execution publishes is put into the list instead of sent."""
+        messages: list[Outgoing] = []
+        token = _collected.set(messages)
+        try:
+            yield messages
+        finally:
+            _collected.reset(token)
+
     def publish(
         self,
         messages: Sequence[Outgoing],
@@ -215,6 +230,10 @@ class Client:
         :param policy: None follows `task_publish_retry_policy`; never beyond `broker_publish_timeout`.
         :raises BrokerUnavailable: with `outcome_unknown` when a message may have been stored.
         """
+        collected = _collected.get()
+        if collected is not None:
+            collected.extend(messages)
+            return
         failed = 0
         give_up_mono_s = 0.0
         unknown = False

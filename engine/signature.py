@@ -46,6 +46,8 @@ class Signature(dict[str, Any]):
         self._type = type
         if isinstance(task, Mapping):
             super().__init__(task)
+            # Decoded JSON has lists; signatures compare by value.
+            self["args"] = tuple(task.get("args") or ())
             return
         name = task if isinstance(task, str) or task is None else task.name
         if task is not None and not isinstance(task, str):

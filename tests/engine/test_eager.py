@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prefork.engine.app import App
+from prefork.engine.exceptions import InvalidTaskError
+from prefork.engine.result import AsyncResult, EagerResult
+from prefork.serializers.base import EncodeError
+from support.apps import memory_app, sent
+
+
+@pytest.fixture
+def app() -> Any:
+    with memory_app() as made:
+        yield made
+
+
+@pytest.fixture
+def eager_app() -> Any:
+    with memory_app(task_always_eager=True) as made:
+        yield made
+
+
+def test_apply_runs_the_task_here_with_its_request(app: App) -> None:
+    @app.task(bind=True)
+    def f(self: Any, x: int) -> Any:
+        request = self.request
+        return x, request.is_eager, request.called_directly, request.id, request.delivery_info["is_eager"]
+
+    result = f.apply((3,), task_id="mine")
+    assert isinstance(result, EagerResult)
+    assert result.get() == (3, True, False, "mine", True)
+    assert (result.id, result.state, result.traceback, result.name) == ("mine", "SUCCESS", None, f.name)
+    assert sent(app) == []
+
+
+def test_a_failure_is_kept_with_its_traceback_or_thrown(app: App) -> None:
+    @app.task
+    def f() -> None:
+        raise ValueError("why")
+
+    result = f.apply()
+    assert result.failed() and result.ready() and not result.successful()
+    assert "ValueError: why" in (result.traceback or "")
+    assert "in f" in (result.traceback or "")
+    assert "execution.py" not in (result.traceback or "")
+    with pytest.raises(ValueError, match="why"):
+        result.get()
+    assert repr(result.get(propagate=False)) == "ValueError('why')"
+    with pytest.raises(ValueError, match="why"):
+        f.apply(throw=True)
+
+
+def test_delay_runs_here_when_always_eager(eager_app: App) -> None:
+    @eager_app.task
+    def f(x: int) -> int:
+        return x + 1
+
+    result = f.delay(1)
+    assert isinstance(result, AsyncResult)
+    assert result.get(timeout=1) == 2
+    assert sent(eager_app) == []
+
+
+def test_arguments_go_through_the_serializer_when_always_eager(eager_app: App) -> None:
+    @eager_app.task
+    def f(pair: Any) -> Any:
+        return pair
+
+    assert f.delay((1, 2)).get() == [1, 2]
+    with pytest.raises(EncodeError, match=r"\[0\]"):
+        f.delay(object())
+    with pytest.raises(InvalidTaskError):
+        f.apply_async((1,), time_limit=-1)
+    with pytest.raises(TypeError, match="missing"):
+        f.delay()  # type: ignore[call-arg]
+    assert f.apply(((1, 2),)).get() == (1, 2)
+
+
+def test_errors_propagate_when_configured() -> None:
+    with memory_app(task_always_eager=True, task_eager_propagates=True) as app:
+
+        @app.task
+        def f() -> None:
+            raise KeyError("k")
+
+        with pytest.raises(KeyError):
+            f.delay()
+        assert f.apply(throw=False).state == "FAILURE"
+
+
+def test_retries_run_at_once_and_end(app: App) -> None:
+    attempts: list[int] = []
+
+    @app.task(bind=True, max_retries=2)
+    def f(self: Any, x: int) -> int:
+        attempts.append(self.request.retries)
+        if self.request.retries < x:
+            raise self.retry(countdown=1000)
+        return x
+
+    assert f.apply((2,)).get() == 2
+    assert attempts == [0, 1, 2]
+    assert f.apply((3,)).state == "FAILURE"
+
+
+def test_hooks_are_called_in_order(app: App) -> None:
+    class Hooked(app.Task):  # type: ignore[name-defined, misc]
+        log: list[Any] = []
+
+        def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+            self.log.append(("before_start", args))
+
+        def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+            self.log.append(("on_success", retval))
+
+        def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+            self.log.append(("on_failure", str(exc), "Traceback" in str(einfo)))
+
+        def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+            self.log.append(("on_retry", str(exc)))
+
+        def after_return(
+            self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+        ) -> None:
+            self.log.append(("after_return", status))
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            self.log.append("call")
+            return super().__call__(*args, **kwargs)
+
+    @app.task(base=Hooked, bind=True, max_retries=1)
+    def f(self: Any, what: str) -> str:
+        assert self.request.id is not None
+        if what == "retry":
+            raise self.retry(exc=ValueError("again"))
+        return what
+
+    assert f.apply(("fine",)).get() == "fine"
+    assert Hooked.log == [
+        ("before_start", ("fine",)),
+        "call",
+        ("on_success", "fine"),
+        ("after_return", "SUCCESS"),
+    ]
+    Hooked.log.clear()
+    assert f.apply(("retry",)).state == "FAILURE"
+    assert [entry[0] for entry in Hooked.log if entry != "call"] == [
+        "before_start",
+        "on_retry",
+        "after_return",
+        "before_start",
+        "on_failure",
+        "after_return",
+    ]
+
+
+def test_a_hook_that_raises_does_not_change_the_outcome(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    @app.task
+    def f() -> int:
+        return 1
+
+    def on_success(*_: Any) -> None:
+        raise RuntimeError("bad hook")
+
+    type(f).on_success = on_success  # type: ignore[assignment, method-assign]
+    assert f.apply().get() == 1
+    assert "bad hook" in caplog.text
+
+
+def test_ignore_and_reject_are_states_of_their_own(app: App) -> None:
+    from prefork.engine.exceptions import Ignore, Reject
+
+    @app.task
+    def f(exc: Any) -> None:
+        raise exc
+
+    assert f.apply((Ignore(),)).state == "IGNORED"
+    assert f.apply((Reject("no", requeue=True),)).state == "REJECTED"
+
+
+def test_links_run_here_too(app: App) -> None:
+    seen: list[Any] = []
+
+    @app.task(name="note")
+    def note(value: Any, extra: Any = None) -> Any:
+        seen.append((value, extra))
+        return value
+
+    @app.task(name="boom")
+    def boom() -> None:
+        raise ValueError("x")
+
+    note.apply((1,), link=note.s(extra=2))
+    assert seen == [(1, None), (1, 2)]
+    result = boom.apply(link_error=note.s())
+    assert seen[-1] == (result.id, None)
+
+
+def test_an_eager_result_is_stored_when_configured() -> None:
+    with memory_app(task_store_eager_result=True) as app:
+
+        @app.task
+        def f(x: int) -> int:
+            if x < 0:
+                raise ValueError("negative")
+            return x
+
+        good, bad = f.apply((5,)), f.apply((-1,))
+        assert app.AsyncResult(good.id).get(timeout=1) == 5
+        with pytest.raises(ValueError, match="negative"):
+            app.AsyncResult(bad.id).get(timeout=1)
+
+
+def test_an_eager_result_answers_what_others_answer(app: App) -> None:
+    @app.task
+    def f() -> int:
+        return 1
+
+    result = f.apply()
+    seen: list[Any] = []
+    assert result.get(callback=lambda task_id, value: seen.append((task_id, value))) == 1
+    assert seen == [(result.id, 1)]
+    assert (result.children, result.date_done, result.exists(), result.args) == (None, None, False, None)
+    result.forget()
+    result.revoke()
+    assert result.state == "REVOKED"
+    with pytest.raises(RuntimeError):
+        result.get()
+
+
+def test_a_process_exit_passes_through(app: App) -> None:
+    @app.task
+    def f() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        f.apply()
+    assert app.current_task is None

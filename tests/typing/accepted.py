@@ -1,0 +1,73 @@
+"""What type checkers must accept; nothing here runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefork.engine import App, AsyncResult, Celery, Task, chain, group, shared_task
+from prefork.engine.exceptions import Retry, SoftTimeLimitExceeded
+from prefork.engine.schedules import crontab
+
+app = App("typed", broker="memory://", task_time_limit=30)
+other: Celery = Celery("other")
+
+
+@app.task
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task(name="named", max_retries=3, autoretry_for=(OSError,))
+def named(text: str, *, loud: bool = False) -> str:
+    return text.upper() if loud else text
+
+
+@app.task(bind=True)
+def bound(self: Task[Any, Any], x: int) -> float:
+    try:
+        return x / 2
+    except SoftTimeLimitExceeded as exc:
+        raise self.retry(exc=exc, countdown=self.request.retries) from exc
+
+
+@shared_task
+def shared(x: bytes) -> None: ...
+
+
+@shared_task(bind=True, ignore_result=True)
+def shared_bound(self: Task[Any, Any], x: bytes) -> list[int]:
+    return list(x)
+
+
+class Doubling(Task[[int], int]):
+    def run(self, x: int) -> int:
+        return 2 * x
+
+
+class Loose(Task):  # type: ignore[type-arg]
+    def run(self, x: int, y: str) -> None: ...
+
+
+doubling = app.register_task(Doubling())
+
+number: int = add(1, 2)
+text: str = named("a", loud=True)
+half: float = bound(3)
+doubled: int = doubling(4)
+
+sum_result: AsyncResult[int] = add.delay(1, y=2)
+text_result: AsyncResult[str] = named.delay("a", loud=True)
+half_result: AsyncResult[float] = bound.delay(3)
+list_result: AsyncResult[list[int]] = shared_bound.delay(b"x")
+double_result: AsyncResult[int] = doubling.delay(1)
+none_result: AsyncResult[None] = shared.delay(b"x")
+
+got: int = add.delay(1).get(timeout=1)
+later: AsyncResult[int] = add.apply_async((1,), {"y": 2}, countdown=3, queue="q", priority=5)
+found: AsyncResult[int] = add.AsyncResult("id")
+eager: int = add.apply((1,)).get()
+
+workflow = chain(add.s(1), add.s(2)) | add.s(3)
+side_by_side = group(add.s(i) for i in range(3))
+schedule = crontab(minute=0, hour="*/2")
+error: type[Exception] = Retry
