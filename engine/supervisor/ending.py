@@ -98,7 +98,7 @@ class Ending:
         if following.stage is not before.stage:
             self._enter(before.stage, now_s)
         if following.stage is Stage.WARM and following.deadline_s not in (None, before.deadline_s):
-            self._log.warning("what still runs in %.1f s will be stopped", self.until_deadline_s(now_s))
+            self._log.info("what still runs in %.1f s will be stopped", self.until_deadline_s(now_s))
 
     def _enter(self, before: Stage, now_s: float) -> None:
         match self.state.stage:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ..scoreboard import S_MARK, S_SOFT_TARGET, pack_mark
 from .children import Child, ChildTable, Phase
 from .deadlines import Due, Limits, View, due, look, next_look_ns
 from .killing import Doom, Purpose, Stopping, Verdict, is_stopped, judge, send_signal
 
-# How often the slots are read, by what could happen unannounced in between.
-CONFIRMING_S = 0.001
-HOLDING_S = 0.02
-BUSY_S = 0.05
-IDLE_S = 0.25
+# How often the slots are read, by what could happen unannounced in between. A child says nothing when
+# it begins a task, so an idle one is looked at as often as a busy one: a limit may be short, and
+# what it holds beside a long task is wanted back within 100 ms.
+CONFIRMING_S: Final = 0.001
+HOLDING_S: Final = 0.02
+BUSY_S: Final = 0.05
+NOBODY_S: Final = 0.25
 
 
 class Enforcer:
@@ -39,7 +41,7 @@ class Enforcer:
 
     def turn(self, now_ns: int) -> float:
         """Do what is due; returns in how many seconds to look again."""
-        wait_s = IDLE_S
+        wait_s = NOBODY_S
         for child in self._table:
             if child.phase is Phase.READY:
                 wait_s = min(wait_s, self._one(child, now_ns))
@@ -76,7 +78,7 @@ class Enforcer:
         if child.stopping is not None:
             return CONFIRMING_S
         if not view.running:
-            return IDLE_S
+            return BUSY_S
         look_ns = next_look_ns(view, child.record)
         tick_s = HOLDING_S if view.has_recallable else BUSY_S
         return tick_s if look_ns is None else max(0.0, min(tick_s, (look_ns - now_ns) / 1e9))

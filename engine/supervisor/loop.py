@@ -19,7 +19,7 @@ from .agent_keeper import AgentKeeper, AgentPhase
 from .context import Context
 from .control import Control
 from .ending import STOPPED, Ending
-from .enforcement import IDLE_S, Enforcer
+from .enforcement import NOBODY_S, Enforcer
 from .naming import incarnation, node_name
 from .node_log import make_logger, reformat
 from .notify import HostNotifier, ServiceManager
@@ -141,7 +141,7 @@ class Supervisor:
         self._turn_longest_s = max(self._turn_longest_s, (mono_ns() - begun_ns) / 1e9)
         return wait_s
 
-    def _handle(self, source: Source, mask: int, now_s: float) -> None:  # noqa: C901 - the one match
+    def _handle(self, source: Source, mask: int, now_s: float) -> None:
         match source.kind:
             case Kind.SIGNAL:
                 for number in self._signals.drain():
@@ -183,7 +183,7 @@ class Supervisor:
         self._mind_strangers(now_s)
         self._control.expire(now_s)
         self._manager.keep_alive(now_s)
-        return min(wait_s, self._ending.until_deadline_s(now_s), IDLE_S)
+        return min(wait_s, self._ending.until_deadline_s(now_s), NOBODY_S)
 
     def _tend(self, now_ns: int) -> None:
         """Keep template, agent and children as they should be."""

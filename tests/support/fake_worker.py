@@ -143,7 +143,7 @@ def _fork(link: ProcessLink, message: dict[str, Any], fds: list[int]) -> None:
                 time.sleep(0.0005)
             Linux().die_with_parent(link.supervisor_pid)
             FakeChild(link, message["slot"], message["generation"]).run()
-        except BaseException:  # noqa: BLE001 - the last frame of the process
+        except BaseException:
             traceback.print_exc()
         os._exit(1)
     os.close(writing)
@@ -369,6 +369,16 @@ def _grandchild(child: FakeChild, step: dict[str, Any]) -> None:
     _sleep(child, step)
 
 
+def _orphan(child: FakeChild, step: dict[str, Any]) -> None:
+    """A sub-process that outlives its own parent and then ends."""
+    if os.fork() == 0:
+        if os.fork() == 0:
+            time.sleep(step["s"])
+            note(child.link, "orphan ends")
+        os._exit(0)
+    os.wait()
+
+
 def _swallow(_child: FakeChild, step: dict[str, Any]) -> None:
     """Catches its soft limit, as tasks do."""
     caught = 0
@@ -396,6 +406,7 @@ STEPS = {
     "stuck with gil": _stuck_with_gil,
     "stop self": _stop_self,
     "grandchild": _grandchild,
+    "orphan": _orphan,
     "swallow": _swallow,
     "die": _die,
     "exit": _leave,

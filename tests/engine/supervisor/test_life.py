@@ -1,42 +1,233 @@
-"""The supervisor with fake processes: start, replacement, stop."""
+"""The supervisor with fake processes: start, replacement, retirement, death of every kind of process."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from support.supervised import Supervised, eventually
 
+Supervise = Callable[..., Supervised]
 
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Supervised]:
-    with Supervised(tmp_path, concurrency=2) as supervised:
-        yield supervised
+
+def children(worker: Supervised) -> dict[int, int]:
+    """Slot -> pid of the children that are ready."""
+    return {c["slot"]: c["pid"] for c in worker.ask("stats")["children"] if c["phase"] == "ready"}
 
 
 def test_it_starts_children_and_runs_what_there_is(worker: Supervised) -> None:
     worker.start()
     job = worker.job({"do": "sleep"})
     worker.event("end", job=job)
-    stats = worker.ask("stats")
-    assert len(stats["children"]) == 2
-    assert len({child["pid"] for child in stats["children"]}) == 2
+    assert len(set(eventually(lambda: len(children(worker)) == 2 and children(worker)).values())) == 2
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     worker.gone()
+
+
+def test_a_child_inherits_nothing_but_what_it_needs(worker: Supervised) -> None:
+    worker.start()
+    # 0, 1, 2, the doorbell, the supervisor's pidfd, and the listing itself.
+    assert {event["fds"] for event in worker.events("child")} == {6}
 
 
 def test_a_killed_child_is_replaced_within_a_second_and_its_job_comes_back(worker: Supervised) -> None:
     worker.start()
     job = worker.job({"do": "sleep", "s": 60})
     start = worker.event("start", job=job)
-    children = len(worker.events("child"))
+    before = len(worker.events("child"))
     os.kill(start["pid"], signal.SIGKILL)
     dead = worker.event("dead")
     assert (dead["cause"], dead["verdict"], dead["charge"]) == ("signal 9", "crash", True)
-    eventually(lambda: len(worker.events("child")) > children, within_s=1.0)
+    eventually(lambda: len(worker.events("child")) > before, within_s=1.0)
     eventually(lambda: worker.state(job) == "gave-back")
     assert f"child {start['slot']} died: signal 9; it ran sleep[{job}-0]" in worker.log
+
+
+@pytest.mark.parametrize(
+    ("step", "cause"),
+    [
+        ({"do": "die", "signal": signal.SIGSEGV}, "signal 11 (SIGSEGV)"),
+        ({"do": "die", "signal": signal.SIGABRT}, "signal 6 (SIGABRT)"),
+        ({"do": "exit", "code": 3}, "exit code 3"),
+        ({"do": "exit", "code": 0}, "exit code 0"),
+    ],
+)
+def test_every_death_has_a_cause(worker: Supervised, step: dict[str, object], cause: str) -> None:
+    worker.start()
+    worker.job(step)
+    dead = worker.event("dead")
+    assert (dead["cause"], dead["verdict"]) == (cause, "crash")
+    # faulthandler may have written the stack first; what counts is that another child runs on.
+    worker.event("end", job=worker.job({"do": "sleep"}))
+    assert worker.ask("stats")["causes"] == {cause: 1}
+
+
+def test_the_death_of_one_child_does_not_touch_another(worker: Supervised) -> None:
+    worker.start()
+    long = worker.job({"do": "sleep", "s": 1.5})
+    start = worker.event("start", job=long)
+    for _ in range(5):
+        doomed = worker.job({"do": "die", "signal": signal.SIGKILL})
+        worker.event("start", job=doomed)
+        eventually(lambda name=doomed: worker.state(name) == "gave-back")
+    end = worker.event("end", job=long)
+    assert end["pid"] == start["pid"]
+    assert len(worker.events("start", job=long)) == 1
+
+
+def test_a_hundred_deaths_leave_descriptors_and_slots_as_they_were(worker: Supervised) -> None:
+    worker.start()
+    before = len(os.listdir(f"/proc/{worker.pid}/fd"))
+    for _ in range(50):
+        worker.job({"do": "exit", "code": 9})
+        worker.job({"do": "exit", "code": 9})
+    eventually(lambda: len(worker.events("dead")) >= 100, within_s=20.0)
+    eventually(lambda: len(children(worker)) == 2)
+    assert abs(len(os.listdir(f"/proc/{worker.pid}/fd")) - before) <= 2
+    stats = worker.ask("stats")
+    assert stats["unrecovered"] == 0
+    assert stats["turn_longest_s"] < 0.25
+    assert max(child["slot"] for child in stats["children"]) < 8
+
+
+def test_a_child_that_has_done_its_number_leaves_only_when_its_successor_is_ready(
+    supervise: Supervise,
+) -> None:
+    worker = supervise(concurrency=1, max_tasks=2).start()
+    jobs = [worker.job({"do": "sleep"}) for _ in range(10)]
+    for job in jobs:
+        worker.event("end", job=job)
+    eventually(lambda: len(worker.events("dead", verdict="exit")) >= 4)
+    successors = [event["at"] for event in worker.events("child")[1:]]
+    for leaving, ready_s in zip(worker.events("dead", verdict="exit"), successors, strict=False):
+        assert leaving["at"] > ready_s
+    assert len({event["pid"] for event in worker.events("end")}) == 5
+    assert all(len(worker.events("start", job=job)) == 1 for job in jobs)
+
+
+def test_a_child_over_its_memory_limit_is_replaced_after_its_task(supervise: Supervise) -> None:
+    worker = supervise(concurrency=1, max_memory_kib=1000).start()
+    job = worker.job({"do": "sleep", "s": 0.6})
+    start = worker.event("start", job=job)
+    worker.set("memory", f"[{start['slot']}, 2000]")
+    worker.event("end", job=job)
+    worker.event("dead", verdict="exit", slot=start["slot"])
+    eventually(lambda: [pid for pid in children(worker).values() if pid != start["pid"]])
+
+
+def test_scaling_up_and_down(worker: Supervised) -> None:
+    worker.start()
+    worker.ask("scale", n=4)
+    eventually(lambda: len(children(worker)) == 4)
+    busy = worker.event("start", job=worker.job({"do": "sleep", "s": 30}))
+    worker.ask("scale", n=1)
+    eventually(lambda: list(children(worker).values()) == [busy["pid"]])
+    assert worker.ask("stats")["target"] == 1
+
+
+def test_autoscale_grows_with_what_waits_and_shrinks_when_idle(supervise: Supervise) -> None:
+    worker = supervise(autoscale=[3, 1])
+    worker.start(AUTOSCALE_KEEPALIVE="0.3")
+    assert worker.ask("stats")["target"] == 1
+    jobs = [worker.job({"do": "sleep", "s": 0.5}) for _ in range(6)]
+    eventually(lambda: worker.ask("stats")["target"] == 3)
+    for job in jobs:
+        worker.event("end", job=job)
+    eventually(lambda: len(children(worker)) == 1)
+
+
+def test_children_load_the_application_themselves_when_the_template_cannot_be_forked(
+    supervise: Supervise,
+) -> None:
+    worker = supervise(concurrency=2, fresh=True).start()
+    start = worker.event("start", job=worker.job({"do": "sleep", "s": 60}))
+    assert worker.ask("stats")["templates"] == []
+    assert "told to" in worker.log
+    os.kill(start["pid"], signal.SIGKILL)
+    worker.event("dead", cause="signal 9")
+    eventually(lambda: len(children(worker)) == 2)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    worker.gone()
+
+
+def test_a_dead_template_is_replaced_and_nobody_notices(worker: Supervised) -> None:
+    worker.start()
+    long = worker.job({"do": "sleep", "s": 1.0})
+    start = worker.event("start", job=long)
+    for _ in range(2):
+        before = worker.ask("stats")["templates"][0]["pid"]
+        os.kill(before, signal.SIGKILL)
+        eventually(
+            lambda pid=before: [
+                t for t in worker.ask("stats")["templates"] if t["pid"] != pid and t["phase"] == "ready"
+            ]
+        )
+    assert worker.event("end", job=long)["pid"] == start["pid"]
+    other = next(pid for pid in children(worker).values() if pid != start["pid"])
+    os.kill(other, signal.SIGKILL)
+    worker.event("dead", cause="signal 9")
+    eventually(lambda: len([pid for pid in children(worker).values() if pid != other]) == 2)
+
+
+def test_a_dead_agent_is_replaced_and_is_told_again_what_it_had_not_answered(worker: Supervised) -> None:
+    worker.start()
+    worker.set("agent-ignores")
+    start = worker.event("start", job=worker.job({"do": "sleep", "s": 60}))
+    os.kill(start["pid"], signal.SIGKILL)
+    eventually(lambda: worker.ask("stats")["unrecovered"] == 1)
+    eventually(lambda: len(children(worker)) == 2)
+    assert start["slot"] not in children(worker)
+    worker.unset("agent-ignores")
+    os.kill(worker.ask("stats")["agent"]["pid"], signal.SIGKILL)
+    assert worker.event("dead")["slot"] == start["slot"]
+    eventually(lambda: worker.ask("stats")["unrecovered"] == 0)
+
+
+def test_an_agent_that_stands_still_is_replaced_and_the_worker_is_not_ready_meanwhile(
+    supervise: Supervise,
+) -> None:
+    worker = supervise(concurrency=1, lease_s=0.6).start()
+    first = worker.ask("stats")["agent"]["pid"]
+    worker.set("agent-stalls")
+    reasons = eventually(lambda: worker.ask("health")["reasons"])
+    assert any("lease" in reason or "agent" in reason for reason in reasons)
+    worker.unset("agent-stalls")
+    eventually(lambda: worker.ask("health")["ready"])
+    assert worker.ask("stats")["agent"]["pid"] != first or worker.ask("stats")["agent"]["deaths"] == 0
+
+
+def test_without_a_lease_children_take_nothing(supervise: Supervise) -> None:
+    worker = supervise(concurrency=1, lease_s=0.4).start()
+    worker.set("lease-fails")
+    eventually(lambda: not worker.ask("health")["ready"])
+    job = worker.job({"do": "sleep"})
+    worker.event("agent")
+    assert worker.state(job) == "job"
+    worker.unset("lease-fails")
+    worker.event("end", job=job)
+    assert "children take no more messages" in worker.log
+
+
+def test_a_zombie_that_a_task_left_is_reaped(worker: Supervised) -> None:
+    worker.start()
+    start = worker.event("start", job=worker.job({"do": "orphan", "s": 0.1}))
+    assert start
+
+    def zombies() -> list[str]:
+        found = []
+        for name in os.listdir("/proc"):
+            try:
+                with open(f"/proc/{name}/stat", "rb") as stat:
+                    fields = stat.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields[0] == b"Z" and int(fields[1]) == worker.pid:
+                found.append(name)
+        return found
+
+    worker.event("orphan ends")
+    eventually(lambda: not zombies())
