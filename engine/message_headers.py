@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from ..serializers.base import DecodeError
+from ..serializers.base import DecodeError, DecodeFault
 from ..serializers.registry import SerializerTable
-from .message_errors import Malformed, MalformedMessage, malformed
+from .message_errors import Malformed, MalformedMessage
 
 RETRIES_MAX = 2**31 - 1
 ID_CHARS_MAX = 1024
@@ -94,7 +94,8 @@ def decode_dict(raw: msgspec.Raw, table: SerializerTable) -> dict[str, Any]:
     try:
         found = table.json.loads(bytes(raw))
     except DecodeError as exc:
-        raise malformed(exc) from exc
+        reason = Malformed.TOO_DEEP if exc.reason is DecodeFault.TOO_DEEP else Malformed.BAD_HEADERS
+        raise MalformedMessage(reason, exc.detail) from exc
     if isinstance(found, dict):
         return found
     raise MalformedMessage(Malformed.BAD_HEADERS, f"headers stand for a {type(found).__name__}")

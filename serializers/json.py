@@ -27,6 +27,9 @@ from .blame import blame
 _TYPE, _VALUE = "__type__", "__value__"
 _MARK = b"__type__"
 _ESCAPED_UNDERSCORE = b"\\u005"
+_LAZY_TEXT = ("django.utils.functional", "Promise")
+"""Django's translated texts, which are text only once somebody looks at them (interop §1.3)."""
+
 _KEY_TYPES = (str, int, float, bool, type(None))
 
 
@@ -103,8 +106,7 @@ class JsonSerializer:
             return self._std_loads(data.decode("utf-8"))
         except RecursionError as exc:
             raise DecodeError(DecodeFault.TOO_DEEP, "JSON nested too deeply") from exc
-        # Not only what JSON raises: a decoder of an extended type may raise anything.
-        except Exception as exc:
+        except ValueError as exc:
             detail = f"{type(exc).__name__}: {str(exc)[:200]}"
             raise DecodeError(DecodeFault.MALFORMED, f"not JSON ({detail})") from exc
 
@@ -122,6 +124,8 @@ class JsonSerializer:
                 return {_TYPE: "bytes", _VALUE: value.decode("utf-8")}
             except UnicodeDecodeError:
                 return {_TYPE: "base64", _VALUE: binascii.b2a_base64(value, newline=False).decode("ascii")}
+        if any((cls.__module__, cls.__name__) == _LAZY_TEXT for cls in type(value).__mro__):
+            return str(value)
         raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
     def _raise_up(self, found: dict[str, Any]) -> Any:
@@ -132,7 +136,11 @@ class JsonSerializer:
         decoder = self._decoders.get(marker) if isinstance(marker, str) else None
         if decoder is None:
             raise ValueError(f"unknown extended type {str(marker)[:80]!r}")
-        return decoder(found[_VALUE])
+        try:
+            return decoder(found[_VALUE])
+        # Any decoder may raise anything; its text is not passed on, as it may quote an argument.
+        except Exception as exc:
+            raise ValueError(f"extended type {marker!r}: {type(exc).__name__}") from exc
 
 
 def _make_encoder(default: Callable[[Any], Any]) -> Callable[[Any], bytes]:

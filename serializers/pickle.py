@@ -61,8 +61,10 @@ class PickleSerializer:
             raise DecodeError(DecodeFault.TOO_DEEP, "pickle nested too deeply") from exc
         # A pickle can raise anything.
         except Exception as exc:
-            detail = f"{type(exc).__name__}: {str(exc)[:200]}"
-            raise DecodeError(DecodeFault.MALFORMED, f"cannot unpickle ({detail})") from exc
+            # What is missing helps; other texts may quote an argument.
+            why = f": {str(exc)[:200]}" if isinstance(exc, (ImportError, AttributeError)) else ""
+            detail = f"cannot unpickle ({type(exc).__name__}{why})"
+            raise DecodeError(DecodeFault.MALFORMED, detail) from exc
 
 
 def _pickle(value: Any) -> bytes:

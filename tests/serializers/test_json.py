@@ -141,6 +141,18 @@ def test_other_values_are_lowered_as_json_does(value: Any, read: Any) -> None:
     assert JSON.loads(JSON.dumps(value)) == read
 
 
+def test_a_lazy_text_of_django_is_written_as_the_text() -> None:
+    promise = type("Promise", (), {"__module__": "django.utils.functional"})
+    lazy = type("Lazy", (promise,), {"__str__": lambda self: "translated"})
+    assert JSON.dumps([lazy()]) == b'["translated"]'
+
+
+def test_an_error_does_not_quote_the_arguments() -> None:
+    with pytest.raises(DecodeError) as caught:
+        JSON.loads(b'[{"__type__": "datetime", "__value__": "the secret"}]')
+    assert "datetime" in str(caught.value) and "secret" not in str(caught.value)
+
+
 def test_not_a_number_comes_back() -> None:
     assert JSON.dumps([math.nan]) == b"[NaN]"
     assert math.isnan(JSON.loads(b"[NaN]")[0])
