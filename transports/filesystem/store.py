@@ -91,6 +91,10 @@ class Store:
             self._check_format()
             for folder in FOLDERS:
                 self.ops.make_dir(self.path(folder))
+            # Made now, because recovery must work on a full disk. Never opened here when it exists:
+            # closing it would drop the lock that another thread may hold.
+            with contextlib.suppress(FileExistsError):
+                self.ops.write_new(self.path("locks", "recovery"), b"")
         except ForeignObject as error:
             raise UnsafeStorage(error.path, error.why) from error
         except OSError as error:
