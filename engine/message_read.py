@@ -15,6 +15,7 @@ import msgspec
 
 from ..serializers import iso8601
 from ..serializers.base import ContentDisallowed, DecodeError
+from ..serializers.depth import LEVELS_MAX, overflows
 from ..serializers.registry import SerializerTable
 from ..transports import envelope as envelopes
 from ..transports.envelope import DeliveryInfo, Envelope, MalformedEnvelope, clamped_priority
@@ -171,6 +172,8 @@ def parse(document: bytes, table: SerializerTable) -> TaskMessage:
 
     :raises MalformedMessage: and nothing else, whatever the bytes are.
     """
+    if overflows(document):
+        raise MalformedMessage(Malformed.TOO_DEEP, f"nested more than {LEVELS_MAX} levels deep")
     try:
         envelope = envelopes.decode(document)
     except MalformedEnvelope as exc:

@@ -23,6 +23,7 @@ import msgspec
 from . import iso8601
 from .base import DecodeError, DecodeFault
 from .blame import blame
+from .depth import LEVELS_MAX, overflows
 
 _TYPE, _VALUE = "__type__", "__value__"
 _MARK = b"__type__"
@@ -91,6 +92,8 @@ class JsonSerializer:
 
         :raises DecodeError: not JSON, nested too deeply, or of an unknown extended type.
         """
+        if overflows(data):
+            raise DecodeError(DecodeFault.TOO_DEEP, f"JSON nested more than {LEVELS_MAX} levels deep")
         if _MARK not in data and _ESCAPED_UNDERSCORE not in data:
             try:
                 return msgspec.json.decode(data)
