@@ -77,6 +77,7 @@ class Supervisor:
         self._pidfile = Pidfile(spec.pidfile)
         if environ.get("AUTOSCALE_KEEPALIVE"):
             self._pool.sizing.keepalive_s = float(environ["AUTOSCALE_KEEPALIVE"])
+        self._first_target = 0  # what the configuration asked for
         self._announced = False  # whoever waits has been told that the worker is ready
         self._reap_wanted = False  # some child of ours has ended
         self._strangers_noted_s = 0.0
@@ -245,11 +246,12 @@ class Supervisor:
     def _on_configured(self, options: WorkerOptions, first: bool) -> None:
         """A template has taken over, with these options."""
         self._enforcer.limits = options.limits
-        if not first:
-            return
-        self._pool.sizing.set(options.first_target)
+        if options.first_target != self._first_target:
+            # A reload that asks for the same number leaves what was scaled by hand.
+            self._first_target = options.first_target
+            self._pool.sizing.set(options.first_target)
         reformat(self._log, options.log or {})
-        if self._spec.banner:
+        if first and self._spec.banner:
             banner.show(self.context, options)
 
     def health(self, now_ns: int) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
+import select
 import socket
 import sys
-import time
 import traceback
 from typing import NoReturn
 
@@ -15,8 +14,6 @@ from ..child.main import run as child_run
 from ..linux import Linux
 from ..process_link import ProcessLink
 from .load import Loaded
-
-_REPARENTING_S = 5.0
 
 
 def run_child(link: ProcessLink, loaded: Loaded, slot: int, generation: int) -> NoReturn:
@@ -53,11 +50,10 @@ def _await_supervisor(link: ProcessLink) -> None:
 
     Armed earlier, PDEATHSIG would fire when the intermediate process exits.
     """
-    deadline_s = time.monotonic() + _REPARENTING_S
     while os.getppid() != link.supervisor_pid:
-        if time.monotonic() > deadline_s:
+        # Readable when the supervisor has died: then it never becomes the parent.
+        if select.select([link.supervisor_pidfd], [], [], 0.0005)[0]:
             os._exit(1)
-        signal.sigtimedwait([], 0.0005)
 
 
 def _leave(code: int) -> NoReturn:

@@ -140,7 +140,8 @@ def _fork(link: ProcessLink, message: dict[str, Any], fds: list[int]) -> None:
             if message["kind"] == "agent":
                 FakeAgent(link, socket.socket(fileno=fds[0])).run()
             while os.getppid() != link.supervisor_pid:
-                time.sleep(0.0005)
+                if select.select([link.supervisor_pidfd], [], [], 0.0005)[0]:
+                    os._exit(1)
             Linux().die_with_parent(link.supervisor_pid)
             FakeChild(link, message["slot"], message["generation"]).run()
         except BaseException:

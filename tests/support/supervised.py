@@ -68,7 +68,13 @@ class Supervised:
         if ready:
             eventually(lambda: "is ready" in self.log or self.process.poll() is not None)  # type: ignore[union-attr]
             assert "is ready" in self.log, self.log
+            eventually(self.complete)
         return self
+
+    def complete(self) -> bool:
+        """As many children are ready as there should be."""
+        stats = self.ask("stats")
+        return sum(child["phase"] == "ready" for child in stats["children"]) == stats["target"]
 
     def __enter__(self) -> Supervised:
         return self
