@@ -67,6 +67,8 @@ class Client:
         self.result_table = SerializerTable(
             {"json", config.result_serializer}, tuple(result_accept) if result_accept else accept
         )
+        # Results are read in the process that asked for them, and only as the configuration says.
+        self.result_table.allow_unpickling()
         self.stored = StoredResults(
             lambda: self.results,
             self.result_table.by_name(config.result_serializer),

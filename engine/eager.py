@@ -60,7 +60,9 @@ def _there_and_back(
     plan: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     name = options.get("serializer") or plan.options.serializer
-    serializer = plan.client.table_for(name).by_name(name)
+    table = plan.client.table_for(name)
+    table.allow_unpickling()  # what is read is what was written a line before
+    serializer = table.by_name(name)
     back_args, back_kwargs = serializer.loads(serializer.dumps((list(args), dict(kwargs))))
     return tuple(back_args), back_kwargs
 

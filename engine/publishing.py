@@ -168,6 +168,34 @@ def signatures(value: Any) -> list[Any] | None:
     return [dict(item) for item in items] or None
 
 
+def retry_changes(options: Mapping[str, Any], now_wall_s: float) -> dict[str, Any]:
+    """What options given to `Task.retry` change in the message that is sent again.
+
+    :returns: fields of `TaskDraft`; empty when the message stays as it is. Where it goes (queue,
+        exchange, routing_key) is not among them.
+    :raises InvalidTaskError: an option that cannot be honoured; the message names it.
+    """
+    changes: dict[str, Any] = {}
+    if options.get("expires") is not None:
+        changes["expires_wall_s"] = expires_wall_s(options["expires"], now_wall_s)
+    if options.get("time_limit") is not None or options.get("soft_time_limit") is not None:
+        hard, soft = limits(options.get("time_limit"), options.get("soft_time_limit"))
+        changes.update(
+            {name: value for name, value in (("time_limit_s", hard), ("soft_time_limit_s", soft)) if value}
+        )
+    if options.get("priority") is not None:
+        changes["priority"] = priority(options["priority"])
+    for key, name in (("link", "callbacks"), ("link_error", "errbacks")):
+        if options.get(key) is not None:
+            changes[name] = signatures(options[key])
+    if options.get("headers"):
+        changes["headers"] = dict(options["headers"])
+    for key in ("serializer", "compression", "shadow", "ignore_result"):
+        if options.get(key) is not None:
+            changes[key] = options[key]
+    return changes
+
+
 def retry_pause_s(policy: Mapping[str, Any], attempt: int) -> float | None:
     """Seconds to wait before publishing again, or None to give up.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-_NOT_CUSTOM = frozenset({"lang", "task", "argsrepr", "kwargsrepr", "compression"})
+from ..serializers import iso8601
+
+if TYPE_CHECKING:
+    from .message import TaskMessage
 
 
 class Context:
@@ -13,9 +16,8 @@ class Context:
     Written by whoever runs the task, before it starts. `children` grows while the task runs, and
     `retry_plan` is set by `Task.retry`.
 
-    :ivar eta: ISO 8601 text or None, as in the message.
     :ivar timelimit: ``[hard, soft]`` in seconds, or None.
-    :ivar headers: custom headers of the message, or None.
+    :ivar message: the message that it came in, when a worker runs it.
     """
 
     _protected = 0
@@ -38,10 +40,8 @@ class Context:
     chain: Any = None
     callbacks: Any = None
     errbacks: Any = None
-    eta: str | None = None
-    expires: str | None = None
     timelimit: Any = None
-    headers: dict[str, Any] | None = None
+    message: TaskMessage | None = None
     properties: dict[str, Any] | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
@@ -66,6 +66,42 @@ class Context:
             self.__dict__.update(fields)
         if kwargs:
             self.__dict__.update(kwargs)
+
+    # The next three are made of the message when a task asks for them: hardly any does.
+
+    @property
+    def headers(self) -> dict[str, Any] | None:
+        """Custom headers of the message, or None."""
+        if "headers" in self.__dict__:
+            return cast("dict[str, Any] | None", self.__dict__["headers"])
+        return None if self.message is None else self.message.headers
+
+    @headers.setter
+    def headers(self, value: dict[str, Any] | None) -> None:
+        self.__dict__["headers"] = value
+
+    @property
+    def eta(self) -> str | None:
+        """When it was to start, ISO 8601, or None."""
+        return self._moment("eta", None if self.message is None else self.message.eta_wall_s)
+
+    @eta.setter
+    def eta(self, value: str | None) -> None:
+        self.__dict__["eta"] = value
+
+    @property
+    def expires(self) -> str | None:
+        """After when it is worthless, ISO 8601, or None."""
+        return self._moment("expires", None if self.message is None else self.message.expires_wall_s)
+
+    @expires.setter
+    def expires(self, value: str | None) -> None:
+        self.__dict__["expires"] = value
+
+    def _moment(self, name: str, wall_s: float | None) -> str | None:
+        if name in self.__dict__:
+            return cast("str | None", self.__dict__[name])
+        return None if wall_s is None else iso8601.utc_text(wall_s)
 
     @property
     def children(self) -> list[Any]:
@@ -132,12 +168,3 @@ class Context:
         if not self.headers:
             return None
         return {key: value for key, value in self.headers.items() if key != "x-death"} or None
-
-
-def custom_headers_of(raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The unknown top-level keys of a message's headers, or None (interop §2.1)."""
-    explicit = raw.get("headers")
-    if explicit is not None:
-        return explicit if isinstance(explicit, dict) else None
-    found = {key: value for key, value in raw.items() if key not in _NOT_CUSTOM and not hasattr(Context, key)}
-    return found or None

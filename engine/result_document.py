@@ -24,6 +24,9 @@ ARGS_MAX = 64
 ARG_TEXT_MAX = 16 * 1024
 """Characters of a text argument of an exception that are stored at most."""
 
+DOCUMENT_BYTES_MAX = 128 * 1024 * 1024
+"""Larger documents are not read: nobody but an attacker, or a mistake, writes one."""
+
 _OWN_MODULE = exceptions.__name__
 _FIELD_MODULES = frozenset({"celery.exceptions", _OWN_MODULE})
 
@@ -158,6 +161,8 @@ def decode(document: bytes, serializer: Codec) -> ResultDocument:
     :raises MalformedResult: it is no result document.
     :raises DecodeError: the bytes are not of this serializer.
     """
+    if len(document) > DOCUMENT_BYTES_MAX:
+        raise MalformedResult(f"it has {len(document)} bytes, of at most {DOCUMENT_BYTES_MAX}")
     data = serializer.loads(document)
     if not isinstance(data, dict):
         raise MalformedResult(f"it is a {type(data).__name__}, not a map")

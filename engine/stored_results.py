@@ -12,6 +12,7 @@ from .clock import wall_s
 from .einfo import traceback_text
 from .exceptions import ImproperlyConfigured, TaskRevokedError
 from .result_document import ResultDocument
+from .revocations import beacon
 
 if TYPE_CHECKING:
     from .request import Context
@@ -113,6 +114,8 @@ class StoredResults:
     def revoke(self, task_ids: Sequence[str], *, terminate: bool = False) -> None:
         """Store REVOKED for tasks that have not ended; workers look for it before they start one.
 
+        It holds for `result_expires`, and from `revocations.LOOK_EVERY_S` after this call on.
+
         :raises ImproperlyConfigured: results are disabled, or `terminate` is asked for.
         """
         if terminate:
@@ -126,3 +129,4 @@ class StoredResults:
                 if known.status in states.READY_STATES:
                     continue
             self._write(task_id, states.REVOKED, TaskRevokedError("revoked"))
+        self._store().store([beacon(self._serializer, self._expires_s)])

@@ -239,3 +239,16 @@ def test_a_process_exit_passes_through(app: App) -> None:
     with pytest.raises(SystemExit):
         f.apply()
     assert app.current_task is None
+
+
+def test_pickle_works_for_results_and_eager_arguments_when_configured() -> None:
+    settings = {"task_serializer": "pickle", "result_serializer": "pickle", "accept_content": ["pickle"]}
+    with memory_app(task_always_eager=True, task_store_eager_result=True, **settings) as app:
+
+        @app.task
+        def f(values: set[int]) -> set[int]:
+            return values
+
+        result = f.delay({1, 2})
+        assert result.get() == {1, 2}
+        assert app.AsyncResult(result.id).get(timeout=1) == {1, 2}

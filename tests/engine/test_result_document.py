@@ -120,6 +120,12 @@ def test_a_document_of_another_shape_is_refused(data: bytes) -> None:
         decode(data, JSON)
 
 
+def test_a_monstrous_document_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_document, "DOCUMENT_BYTES_MAX", 10)
+    with pytest.raises(MalformedResult, match="at most 10"):
+        decode(encode("SUCCESS", 1, task_id="t", serializer=JSON), JSON)
+
+
 # --- exceptions -------------------------------------------------------------------------------------
 
 

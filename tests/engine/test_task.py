@@ -17,7 +17,8 @@ from prefork.engine.exceptions import (
 )
 from prefork.engine.execution import execute
 from prefork.engine.local import current_task, get_current_task, get_current_worker_task
-from prefork.engine.request import Context, custom_headers_of
+from prefork.engine.publishing import retry_changes
+from prefork.engine.request import Context
 from prefork.serializers.base import EncodeError
 from prefork.transports.errors import BrokerUnavailable
 from support.apps import memory_app, payload, sent
@@ -324,13 +325,10 @@ def test_a_context_has_every_field_and_takes_more() -> None:
     assert "Context" in repr(context)
 
 
-def test_custom_headers_are_the_unknown_ones() -> None:
-    raw = {"task": "t", "id": "i", "lang": "py", "trace": 1, "x-death": []}
-    assert custom_headers_of(raw) == {"trace": 1, "x-death": []}
-    assert Context(headers=custom_headers_of(raw)).custom_headers() == {"trace": 1}
-    assert custom_headers_of({"task": "t"}) is None
-    assert custom_headers_of({"headers": {"a": 1}, "b": 2}) == {"a": 1}
-    assert custom_headers_of({"headers": "odd"}) is None
+def test_headers_of_a_broker_do_not_travel_on() -> None:
+    assert Context(headers={"trace": 1, "x-death": []}).custom_headers() == {"trace": 1}
+    assert Context(headers={"x-death": []}).custom_headers() is None
+    assert Context().custom_headers() is None
 
 
 def test_tasks_sent_by_a_task_are_its_children(app: App) -> None:
@@ -501,3 +499,41 @@ def test_routing_by_queue_objects(app: App) -> None:
     queue = SimpleNamespace(name="obj", exchange=None, routing_key=None)
     make(app).apply_async((1,), queue=queue)
     assert len(sent(app, "obj")) == 1
+
+
+def test_a_request_shows_the_message_it_came_in(app: App) -> None:
+    make(app).apply_async((1,), headers={"trace": 1}, countdown=60, expires=90)
+    (message,) = sent(app)
+    context = Context({"message": message})
+    assert context.headers == {"trace": 1}
+    assert context.eta is not None and context.expires is not None
+    assert datetime.fromisoformat(context.eta).timestamp() == message.eta_wall_s
+    assert datetime.fromisoformat(context.expires).timestamp() == message.expires_wall_s
+    context.headers, context.eta, context.expires = {"other": 2}, "then", None
+    assert (context.headers, context.eta, context.expires) == ({"other": 2}, "then", None)
+
+
+def test_options_of_a_retry_become_changes_of_the_message() -> None:
+    changes = retry_changes(
+        {
+            "queue": "q",
+            "expires": 5,
+            "time_limit": 3,
+            "priority": 4,
+            "link": [{"task": "t"}],
+            "headers": {"a": 1},
+            "shadow": "s",
+        },
+        100.0,
+    )
+    assert changes == {
+        "expires_wall_s": 105.0,
+        "time_limit_s": 3.0,
+        "priority": 4,
+        "callbacks": [{"task": "t"}],
+        "headers": {"a": 1},
+        "shadow": "s",
+    }
+    assert retry_changes({}, 0.0) == {}
+    with pytest.raises(InvalidTaskError):
+        retry_changes({"priority": -1}, 0.0)

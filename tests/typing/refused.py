@@ -42,4 +42,4 @@ doubling.delay("x")  # refused
 result: AsyncResult[str] = add.delay(1)  # refused
 value: str = add.delay(1).get()  # refused
 app.task(3)  # refused
-app.config.no_such_setting  # refused
+print(app.config.no_such_setting)  # refused

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prefork.engine.app import App
+from prefork.engine.revocations import LOOK_EVERY_S, Revocations
+from prefork.serializers.json import JsonSerializer
+from prefork.transports.base import StoredResult
+from support.apps import memory_app
+
+
+@pytest.fixture
+def app() -> Any:
+    with memory_app() as made:
+        yield made
+
+
+def revocations(app: App) -> Revocations:
+    return Revocations(lambda: app.client.results, JsonSerializer())
+
+
+def test_nothing_is_revoked_at_first(app: App) -> None:
+    assert not revocations(app).revoked("id", 0.0)
+
+
+def test_a_revoked_task_is_known_soon_and_others_are_not_concerned(app: App) -> None:
+    seen = revocations(app)
+    assert not seen.revoked("id", 0.0)
+    app.AsyncResult("id").revoke()
+    assert not seen.revoked("id", LOOK_EVERY_S / 2)
+    assert seen.revoked("id", LOOK_EVERY_S)
+    assert not seen.revoked("other", LOOK_EVERY_S)
+
+
+def test_a_task_that_ended_is_not_revoked(app: App) -> None:
+    app.client.stored._write("done", "SUCCESS", 1)
+    app.ResultSet([app.AsyncResult("done"), app.AsyncResult("id")]).revoke()
+    assert not revocations(app).revoked("done", 0.0)
+    assert revocations(app).revoked("id", 0.0)
+
+
+def test_the_store_is_asked_about_single_tasks_only_when_something_was_revoked(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = app.client.results
+    asked: list[Any] = []
+    get = store.get
+    monkeypatch.setattr(store, "get", lambda keys: asked.append(list(keys)) or get(keys))
+    seen = revocations(app)
+    for number in range(100):
+        seen.revoked(str(number), 0.0)
+    assert len(asked) == 1
+
+
+def test_something_else_under_the_id_is_no_revocation(app: App) -> None:
+    app.AsyncResult("x").revoke()
+    app.client.results.store([StoredResult("id", b"[]", None, False)])  # type: ignore[union-attr]
+    assert not revocations(app).revoked("id", 0.0)
+
+
+def test_without_a_store_nothing_can_be_revoked() -> None:
+    with memory_app(backend="disabled") as app:
+        assert not revocations(app).revoked("id", 0.0)
