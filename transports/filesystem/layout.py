@@ -7,6 +7,7 @@ it never moves. What becomes of it is one byte, its state.
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from enum import IntEnum
 from typing import NamedTuple
@@ -100,18 +101,20 @@ class SegmentId(NamedTuple):
         return SLOTS_SMALL if self.number <= 1 else SLOTS_MAX
 
 
+_SEGMENT_NAME = re.compile(r"(?:([0-9]{1,10})p)?([0-9])-([0-9]{8,10})\.seg")
+_U32_MAX = 0xFFFFFFFF
+
+
 def parse_segment_name(name: str) -> SegmentId | None:
     """The segment that a file name (without folders) stands for; None for any other name."""
-    stream, dash, rest = name.partition("-")
-    if not dash or not rest.endswith(".seg"):
+    match = _SEGMENT_NAME.fullmatch(name)
+    if match is None:
         return None
-    minute, p, priority = stream.rpartition("p")
-    number = rest[:-4]
-    digits = (minute or "1", priority, number)
-    if not all(part.isascii() and part.isdigit() for part in digits) or len(priority) != 1:
+    minute, priority, number = match.groups(default="0")
+    found = SegmentId(int(minute), int(priority), int(number))
+    if max(found) > _U32_MAX or found.path().rpartition("/")[2] != name:
         return None
-    found = SegmentId(int(minute) if p else 0, int(priority), int(number))
-    return found if found.path().rpartition("/")[2] == name else None
+    return found
 
 
 TAG_PREFIX = struct.Struct("<QIIBQQ")
