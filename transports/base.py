@@ -213,6 +213,7 @@ class Consumer(Protocol):
 
         :param timeout_s: how long to wait for the first message; 0 does not wait.
         :raises BrokerUnavailable: the broker cannot be reached.
+        :raises OwnerLost: the owner was recovered or closed, or this consumer is only attached to it.
         """
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
@@ -220,6 +221,8 @@ class Consumer(Protocol):
 
         For a False nothing of the outcome was written: no result, no follow-up. Settling twice is
         harmless: the second call answers False.
+
+        :raises ValueError: a verdict is none, or DEFER comes without a time; nothing was settled.
         """
 
     def give_back(self, tags: Sequence[bytes]) -> int:

@@ -164,8 +164,9 @@ class MemoryTransport:
             watch.close()
 
     def _forget_watch(self, watch: MemoryWatch) -> None:
-        if watch in self._watches:
-            self._watches.remove(watch)
-        if self._broker.is_ours:
-            with self._broker.locked():
-                self._broker.remove_watch(watch)
+        if not self._broker.is_ours:
+            return  # the watches of the parent are not a child's to forget
+        with self._broker.locked():
+            self._broker.remove_watch(watch)
+            if watch in self._watches:
+                self._watches.remove(watch)

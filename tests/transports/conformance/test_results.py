@@ -155,7 +155,7 @@ def test_a_forgotten_document_is_gone_and_may_come_again(store: ResultStore, key
 
 
 def test_an_expired_document_is_gone(store: ResultStore, key: str) -> None:
-    store.store([stored(key, "SUCCESS", "old", expires_s=0.1)])
+    store.store([stored(key, "SUCCESS", "old", expires_s=0.5)])
     assert store.get([key]) == [document("SUCCESS", "old")]
     eventually(lambda: store.get([key]) == [None])
     assert store.wait([key], 0.0) == {}
