@@ -17,10 +17,10 @@ from ...transports.errors import TransportError
 from .. import orphans
 from ..clock import mono_ns
 from ..housekeeping import Duty, Housekeeping
+from ..loaded_app import Loaded
 from ..process_link import ProcessLink, receive, send
 from ..scoreboard import A_LOOP_NS, A_RENEWED_NS
 from ..storage import Storage
-from ..template.load import Loaded
 from . import memory
 from .recovery import Recoverer
 from .waking import Waker

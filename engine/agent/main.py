@@ -9,9 +9,9 @@ import signal
 import socket
 import sys
 
+from ..loaded_app import Loaded
 from ..process_link import ProcessLink
 from ..storage import open_storage
-from ..template.load import Loaded
 from .loop import Agent
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)

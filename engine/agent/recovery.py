@@ -11,16 +11,27 @@ from typing import Any
 
 import msgspec
 
+from ...transports.base import Consumer, DeadLetter, Outcome, Recovery, StoredResult, Verdict
 from ..exceptions import TimeLimitExceeded, WorkerLostError
+from ..loaded_app import Loaded
 from ..message import MalformedMessage, TaskMessage, parse
 from ..process_link import ProcessLink
 from ..result_writer import ResultWriter
-from ..scoreboard import A_MOVED, C_BATCH, C_CURSOR, C_HELD, C_POLICY, C_RUNNING, S_GENERATION, Policy, Slot, Texts
+from ..scoreboard import (
+    A_MOVED,
+    C_BATCH,
+    C_CURSOR,
+    C_HELD,
+    C_POLICY,
+    C_RUNNING,
+    S_GENERATION,
+    Policy,
+    Slot,
+    Texts,
+)
 from ..settle import Ending, Settlement, policy_of_bits, settlement
 from ..settling import decode_outcome
 from ..storage import Storage
-from ..template.load import Loaded
-from ...transports.base import Consumer, DeadLetter, Outcome, Recovery, StoredResult, Verdict
 
 _ENDINGS = {
     "crash": Ending.LOST,

@@ -14,9 +14,9 @@ from typing import Final
 
 from .. import signals as hooks
 from ..exceptions import SoftTimeLimitExceeded
+from ..loaded_app import Loaded
 from ..process_link import ProcessLink
 from ..scoreboard import C_RUNNING, C_STATE, S_SOFT_TARGET, Slot, State
-from ..template.load import Loaded
 from .idle import AgentWakes
 from .loop import WorkerLoop
 from .parts import build

@@ -8,13 +8,13 @@ import select
 from setproctitle import setproctitle
 
 from ...transports.base import Outgoing, StoredResult
+from ..loaded_app import Loaded
 from ..message import TaskMessage
 from ..process_link import ProcessLink
 from ..result_writer import ResultWriter
 from ..scoreboard import Slot
 from ..states import STARTED
 from ..storage import Storage, open_storage
-from ..template.load import Loaded
 from .plan import RunPlan
 from .readahead import ReadAhead
 

@@ -18,10 +18,10 @@ from ...transports.base import Recovery, Transport
 from .. import signals as hooks
 from ..boot import BootSpec
 from ..housekeeping import Housekeeping
+from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink, channel_pair
 from ..scoreboard import C_STATE, S_STOP, Scoreboard, State, Stop
 from ..storage import open_storage
-from ..template.load import Loaded, load
 from .loop import WorkerLoop
 from .parts import Parts
 

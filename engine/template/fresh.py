@@ -11,10 +11,10 @@ import socket
 import traceback
 from typing import NoReturn
 
+from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink
 from ..scoreboard import C_STATE, State
 from . import roles
-from .load import Loaded, load
 from .main import EXIT_BOOT_FAILED
 
 

@@ -16,9 +16,9 @@ import traceback
 from typing import Any, NoReturn
 
 from .. import orphans
+from ..loaded_app import Loaded, load
 from ..process_link import PACKET_BYTES_MAX, ProcessLink, receive, send
 from . import roles
-from .load import Loaded, load
 from .threads import unsafe_to_fork
 
 EXIT_BOOT_FAILED = 3

@@ -12,8 +12,8 @@ from typing import NoReturn
 from ..agent.main import run as agent_run
 from ..child.main import run as child_run
 from ..linux import Linux
+from ..loaded_app import Loaded
 from ..process_link import ProcessLink
-from .load import Loaded
 
 
 def run_child(link: ProcessLink, loaded: Loaded, slot: int, generation: int) -> NoReturn:

@@ -10,15 +10,15 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from ...transports.url import redact
-from ..app import App
-from ..boot import BootSpec
-from ..config import no_effect
-from ..cpus import allowed_cpus
-from ..discovery import find_app
-from ..logs import setup_worker_logging
-from ..process_link import ProcessLink
-from ..routes import queue_specs
+from ..transports.url import redact
+from .app import App
+from .boot import BootSpec
+from .config import no_effect
+from .cpus import allowed_cpus
+from .discovery import find_app
+from .logs import setup_worker_logging
+from .process_link import ProcessLink
+from .routes import queue_specs
 
 
 @dataclass
