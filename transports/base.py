@@ -17,6 +17,9 @@ import msgspec
 TAG_BYTES_MAX = 62
 """An upper bound for `Delivery.tag`: tags are kept in fixed-size fields of the scoreboard."""
 
+REASON_CRASHES = "crashes"
+"""`DeadLetter.reason` of a message that reached the crash limit."""
+
 
 class Message(msgspec.Struct, frozen=True, gc=False):
     """A message as kombu thinks of it, before a transport gives it a form.

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..base import DeadLetter, Outcome, Recovery, Verdict
+from ..base import REASON_CRASHES, DeadLetter, Outcome, Recovery, Verdict
 from . import owners
 from .causes import add_causes
 from .consequences import Consequences
@@ -34,7 +34,6 @@ from .segment import Segment
 from .store import Store
 from .transaction import Transaction
 
-REASON_CRASHES = "crashes"
 _HELD = bytes((State.CLAIMED,))
 _STAGED = bytes((State.STAGED,))
 
@@ -77,7 +76,7 @@ def recover_owner(store: Store, queues: Queues, owner_id: int, name: str, charge
         tally = _Tally()
         for queue in queues.all():
             _recover_queue(queue, owner_id, charge, tally)
-        dead = _bury(store, queues, name, tally.exhausted, charge.cause)
+        dead = _bury(store, queues, name, tally.exhausted)
         owners.forget(store, owner_id)
     return Recovery(tally.returned, tally.suspects, tuple(tally.crashed), dead)
 
@@ -104,8 +103,7 @@ def recover_lapsed(store: Store, queues: Queues, *, max_crashes: int, cause: str
 
 def _recover_queue(queue: QueueDir, owner_id: int, charge: Charge, tally: _Tally) -> None:
     with queue.locked():
-        promoted_minute = queue.read_in().promoted_minute
-        found = [one for one in queue.segment_ids() if one.minute <= promoted_minute]
+        found = queue.segment_ids(queue.read_in().promoted_minute)
     for segment_id in found:
         # One segment at a time: the queue is not locked for longer than that.
         with queue.locked():
@@ -116,9 +114,7 @@ def _recover_queue(queue: QueueDir, owner_id: int, charge: Charge, tally: _Tally
             segment.sync()
 
 
-def _recover_segment(
-    queue: QueueDir, segment: Segment, owner_id: int, charge: Charge, tally: _Tally
-) -> None:
+def _recover_segment(queue: QueueDir, segment: Segment, owner_id: int, charge: Charge, tally: _Tally) -> None:
     states = bytearray(segment.states())
     if _HELD not in states and _STAGED not in states:
         return
@@ -156,14 +152,10 @@ def _of_owner(claims: bytes, owner_id: int) -> Iterator[tuple[int, int]]:
         at = claims.find(needle, at + 1)
 
 
-def _charge(
-    queue: QueueDir, segment: Segment, slot: int, tag: bytes, charge: Charge, tally: _Tally
-) -> bool:
+def _charge(queue: QueueDir, segment: Segment, slot: int, tag: bytes, charge: Charge, tally: _Tally) -> bool:
     """Update the record of one message; False when it has crashed too often to be returned."""
     crashes, flags = segment.record(slot)
-    guilty = bool(charge.cause) and (
-        tag == charge.running or (charge.started and bool(flags & FLAG_STARTED))
-    )
+    guilty = bool(charge.cause) and (tag == charge.running or (charge.started and bool(flags & FLAG_STARTED)))
     charged_before = bool(flags & FLAG_CHARGED)
     if guilty and not charged_before:
         crashes += 1
@@ -187,20 +179,16 @@ def _charge(
     return True
 
 
-def _bury(
-    store: Store, queues: Queues, name: str, tags: list[bytes], cause: str
-) -> tuple[DeadLetter, ...]:
+def _bury(store: Store, queues: Queues, name: str, tags: list[bytes]) -> tuple[DeadLetter, ...]:
     """Make dead letters of what crashed too often, on behalf of the fenced owner."""
     owner = owners.find(store, name) if tags else None
     if owner is None:
         return ()
     transaction = Transaction(store, queues, owner, fenced=True)
-    before = set(os.listdir(store.path("dead")))
     try:
         transaction.settle([Outcome(tag, Verdict.DEAD, reason=REASON_CRASHES) for tag in tags])
     finally:
         transaction.close()
         owner.close()
-    written = sorted(set(os.listdir(store.path("dead"))) - before)
-    letters = (read_dead_letter(store, key) for key in written)
+    letters = (read_dead_letter(store, key) for key in transaction.letters)
     return tuple(letter for letter in letters if letter is not None)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ..base import Delivery, Outcome, Outgoing, Recovery, Verdict
+from ..base import REASON_CRASHES, Delivery, Outcome, Outgoing, Recovery, Verdict
 from ..errors import BrokerUnavailable
 from .claims import Claims
 from .graveyard import Graveyard
@@ -20,7 +20,6 @@ from .queues import Queues
 from .shelf import Shelf
 from .watch import MemoryWatch
 
-CRASH_LIMIT_REASON = "crash-limit"
 PROMOTED_PER_RESERVE = 100
 
 
@@ -209,7 +208,7 @@ class MemoryBroker:
             returned=len(again),
             suspects=sum(message.suspect for message in again),
             crashed=tuple(message.document for message in again),
-            dead=tuple(self.graveyard.bury(message, CRASH_LIMIT_REASON, (), now_wall_s) for message in spent),
+            dead=tuple(self.graveyard.bury(message, REASON_CRASHES, (), now_wall_s) for message in spent),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from prefork.transports.base import (
+    REASON_CRASHES,
     Consumer,
     Delivery,
     Outcome,
@@ -113,7 +114,7 @@ def test_the_crash_limit_makes_a_dead_letter_with_all_causes(
     assert letter.document == b"poison"
     assert letter.causes == ("signal 0", "signal 1", "signal 2")
     assert (letter.queue, letter.priority, letter.crashes) == (queue, 7, 3)
-    assert letter.reason
+    assert letter.reason == REASON_CRASHES
     assert transport.dead_get(letter.key) == letter
     assert transport.depth(queue).ready == 0
 
