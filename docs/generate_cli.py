@@ -72,7 +72,8 @@ def _table(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _row(action: argparse.Action) -> str:
-    metavar = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
+    choices = "|".join(map(str, action.choices or ()))
+    metavar = action.metavar or choices or action.dest.upper()
     value = f" {metavar}" if action.nargs != 0 and action.option_strings else ""
     name = ", ".join(f"`{flag}{value}`" for flag in action.option_strings) or f"`{metavar}`"
     meaning = (action.help or "").replace("%%", "%").replace("|", "\\|")

@@ -60,7 +60,8 @@ def test_a_worker_that_cannot_boot_ends_by_itself() -> None:
 
 def test_a_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     ready, writing = os.pipe()
-    deaf = f"import os, signal, time; signal.signal(15, signal.SIG_IGN); os.write({writing}, b'up'); time.sleep(60)"
+    ignore = "import os, signal, time; signal.signal(15, signal.SIG_IGN)"
+    deaf = f"{ignore}; os.write({writing}, b'up'); time.sleep(60)"
     monkeypatch.setattr(own_worker_module, "_STOP_S", 0.05)
     monkeypatch.setattr(own_worker_module, "supervisor_command", lambda _: [sys.executable, "-c", deaf])
     monkeypatch.setattr(own_worker_module, "write_spec", lambda _: writing)
