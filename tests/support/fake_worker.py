@@ -113,7 +113,10 @@ def template_main(link: ProcessLink) -> None:
             orphans.kill_process_groups(link.scoreboard)
             os._exit(1)
         message, fds = receive(link.channel)
-        if message is None or message["op"] == "exit":
+        if message is None:
+            orphans.clear_up_after(link.supervisor_pidfd, link.scoreboard)
+            os._exit(1)
+        if message["op"] == "exit":
             os._exit(0)
         _fork(link, message, fds)
 
@@ -205,6 +208,7 @@ class FakeAgent:
     def _serve(self) -> None:
         message, _ = receive(self.channel)
         if message is None:
+            orphans.clear_up_after(self.link.supervisor_pidfd, self.link.scoreboard)
             os._exit(1)
         if message["op"] == "stop":
             note(self.link, "agent stopped")

@@ -1,0 +1,219 @@
+"""Signals and shutdown with real processes: every stage, every bound, nothing left alive."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from support.supervised import Supervised, eventually
+
+Supervise = Callable[..., Supervised]
+
+TERM, INT, QUIT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
+
+
+def test_a_warm_stop_finishes_what_runs_and_takes_nothing_new(worker: Supervised) -> None:
+    worker.start()
+    running = worker.job({"do": "sleep", "s": 0.6})
+    worker.event("start", job=running)
+    worker.signal(TERM)
+    eventually(lambda: worker.ask("stats")["stage"] == "warm")
+    later = worker.job({"do": "sleep"})
+    assert worker.wait() == 0
+    assert worker.state(running) == "done"
+    assert worker.state(later) == "job"
+    assert worker.events("agent stopped")
+    worker.gone()
+
+
+def test_term_gives_running_tasks_back_before_the_exit_when_its_time_is_over(supervise: Supervise) -> None:
+    worker = supervise(concurrency=2, soft_shutdown_s=0.4).start()
+    jobs = [worker.job({"do": do, "s": 60}) for do in ("sleep", "stuck with gil")]
+    for job in jobs:
+        worker.event("start", job=job)
+    begun_s = time.monotonic()
+    worker.signal(TERM)
+    assert worker.wait() == 0
+    assert 0.4 <= time.monotonic() - begun_s < 2.4
+    assert [worker.state(job) for job in jobs] == ["gave-back", "gave-back"]
+    assert {(event["verdict"], event["charge"]) for event in worker.events("dead")} == {("shutdown", False)}
+    worker.gone()
+
+
+def test_int_waits_without_a_bound_and_the_second_one_sets_it(supervise: Supervise) -> None:
+    worker = supervise(concurrency=1, soft_shutdown_s=0.3).start()
+    worker.event("start", job=worker.job({"do": "sleep", "s": 60}))
+    worker.signal(INT)
+    eventually(lambda: worker.ask("stats")["stage"] == "warm")
+    assert "will be stopped" not in worker.log
+    worker.signal(INT)
+    assert worker.wait() == 0
+    assert "will be stopped" in worker.log
+    worker.gone()
+
+
+@pytest.mark.parametrize("script", [[QUIT], [TERM, TERM], [INT, TERM, TERM], [TERM, QUIT], [INT, INT, INT]])
+def test_it_goes_cold_when_asked_often_enough(worker: Supervised, script: list[int]) -> None:
+    worker.start()
+    job = worker.job({"do": "ignore", "s": 60})
+    worker.event("start", job=job)
+    for number, stage in zip(script, ["warm"] * (len(script) - 1) + [""], strict=True):
+        worker.signal(number)
+        if stage:
+            eventually(lambda: worker.ask("stats")["stage"] == "warm")
+            time.sleep(0.02)  # two signals of one kind that are pending together are one
+    assert worker.wait(5.0) == 0
+    assert worker.state(job) == "gave-back"
+    worker.gone()
+
+
+def test_sigterm_can_be_remapped(worker: Supervised) -> None:
+    worker.start(REMAP_SIGTERM="SIGQUIT")
+    worker.event("start", job=worker.job({"do": "sleep", "s": 60}))
+    worker.signal(TERM)
+    assert worker.wait(3.0) == 0
+
+
+def test_term_while_the_application_is_imported_stops_at_once(worker: Supervised) -> None:
+    worker.set("template-hangs")
+    worker.start(ready=False)
+    worker.event("template")
+    worker.signal(TERM)
+    assert worker.wait(3.0) == 0
+    worker.gone()
+
+
+def test_term_while_children_boot_stops_at_once(worker: Supervised) -> None:
+    worker.set("child-hangs")
+    worker.start(ready=False)
+    eventually(lambda: len(worker.processes()) >= 5)
+    worker.signal(INT)
+    assert worker.wait(5.0) == 0
+    worker.gone()
+
+
+def test_a_dead_agent_does_not_keep_the_worker(worker: Supervised) -> None:
+    worker.start()
+    worker.event("start", job=worker.job({"do": "sleep", "s": 60}))
+    worker.set("agent-ignores")
+    worker.signal(QUIT)
+    assert worker.wait(8.0) == 0
+    worker.gone()
+
+
+def test_a_stopped_agent_does_not_keep_the_worker(worker: Supervised) -> None:
+    worker.start()
+    os.kill(worker.ask("stats")["agent"]["pid"], signal.SIGSTOP)
+    worker.signal(TERM)
+    assert worker.wait(9.0) == 0
+    worker.gone()
+
+
+def test_the_supervisor_killed_leaves_nothing_after_a_second(worker: Supervised) -> None:
+    worker.start()
+    for do in ("grandchild", "stuck with gil"):
+        worker.event("start", job=worker.job({"do": do, "s": 60}))
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    eventually(lambda: not [pid for pid in worker.processes() if not _own_session(pid)], within_s=1.0)
+
+
+def _own_session(pid: int) -> bool:
+    """A sub-process that left its group before the supervisor died: nobody can tell whose it was."""
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return True
+
+
+@pytest.mark.parametrize("delay_ms", [0, 5, 20, 40, 60, 80, 100, 130, 160, 200])
+def test_the_supervisor_killed_at_any_moment_of_its_start_leaves_nothing(
+    worker: Supervised, delay_ms: int
+) -> None:
+    worker.start(ready=False)
+    if delay_ms:
+        eventually(lambda: worker.log, within_s=5.0) if delay_ms > 100 else worker.event("template")
+    time.sleep(delay_ms / 1000)  # the moment itself is what is varied
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    worker.gone()
+
+
+def test_hup_replaces_every_process_and_loses_nothing(worker: Supervised) -> None:
+    worker.start()
+    before = worker.ask("stats")
+    long = worker.job({"do": "sleep", "s": 0.8})
+    start = worker.event("start", job=long)
+    worker.signal(HUP)
+    eventually(lambda: len(worker.events("template")) == 2)
+    old = {child["pid"] for child in before["children"]}
+    eventually(lambda: not old & {c["pid"] for c in worker.ask("stats")["children"]})
+    after = worker.ask("stats")
+    assert after["templates"][0]["pid"] != before["templates"][0]["pid"]
+    assert after["agent"]["pid"] != before["agent"]["pid"]
+    assert len(after["children"]) == 2
+    assert worker.event("end", job=long)["pid"] == start["pid"]
+    assert {event["verdict"] for event in worker.events("dead")} == {"exit"}
+    worker.event("end", job=worker.job({"do": "sleep"}))
+
+
+def test_hup_takes_over_the_new_configuration(worker: Supervised) -> None:
+    worker.start()
+    worker.set("options", '{"concurrency": 3}')
+    worker.signal(HUP)
+    eventually(lambda: worker.ask("stats")["target"] == 3 and len(worker.ask("stats")["children"]) == 3)
+
+
+def test_hup_with_an_application_that_cannot_be_loaded_keeps_the_old_one(worker: Supervised) -> None:
+    worker.start()
+    before = {child["pid"] for child in worker.ask("stats")["children"]}
+    worker.set("template-fails")
+    worker.signal(HUP)
+    eventually(lambda: "what is running stays as it is" in worker.log)
+    eventually(lambda: len(worker.ask("stats")["templates"]) == 1)
+    assert {child["pid"] for child in worker.ask("stats")["children"]} == before
+    worker.event("end", job=worker.job({"do": "sleep"}))
+
+
+def test_usr1_brings_the_stacks_of_all_processes_to_the_log(worker: Supervised) -> None:
+    worker.start()
+    worker.event("start", job=worker.job({"do": "sleep", "s": 60}))
+    worker.signal(signal.SIGUSR1)
+    eventually(lambda: "stack of the supervisor" in worker.log)
+    # template, agent and two children write theirs by themselves.
+    eventually(lambda: worker.log.count("most recent call first") == 4)
+    assert "in _sleep" in worker.log
+    assert worker.ask("health")["ready"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_script_of_signals_ends_in_time_without_a_traceback(worker: Supervised, seed: int) -> None:
+    dice = random.Random(seed)
+    worker.start(ready=dice.random() < 0.5)
+    if not worker.log:
+        worker.event("template")
+    for _ in range(3):
+        worker.job({"do": "sleep", "s": dice.random()})
+    for _ in range(dice.randrange(1, 12)):
+        worker.signal(dice.choice([TERM, INT, HUP, signal.SIGUSR2, signal.SIGCHLD]))
+        time.sleep(dice.choice([0, 0, 0.001, 0.03]))  # the script itself is what is varied
+    worker.signal(QUIT)
+    worker.wait(8.0)
+    assert "Traceback" not in worker.log
+    worker.gone()
+
+
+def test_the_agent_is_told_of_everybody_before_it_is_told_to_leave(worker: Supervised) -> None:
+    worker.start()
+    jobs = [worker.job({"do": "sleep", "s": 60}) for _ in range(2)]
+    for job in jobs:
+        worker.event("start", job=job)
+    worker.signal(QUIT)
+    assert worker.wait() == 0
+    last = worker.events()[-1]
+    assert last["what"] == "agent stopped"
+    assert [worker.state(job) for job in jobs] == ["gave-back", "gave-back"]
