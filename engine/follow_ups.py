@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..transports.base import Outgoing
@@ -23,29 +21,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("prefork.child")
 
 
-class _Collector:
-    """Stands in for the broker while follow-ups are made, and keeps what would be sent."""
-
-    def __init__(self) -> None:
-        self.messages: list[Outgoing] = []
-
-    def send(self, messages: Sequence[Outgoing]) -> None:
-        """Keep messages."""
-        self.messages.extend(messages)
-
-
-@contextmanager
-def _collecting(app: App) -> Iterator[_Collector]:
-    client = app.client
-    transport, results = client.transport, client.results
-    collector = _Collector()
-    client.adopt(collector, results)  # type: ignore[arg-type]  # only `send` is reached from here
-    try:
-        yield collector
-    finally:
-        client.adopt(transport, results)
-
-
 def on_success(app: App, request: Context, value: Any) -> tuple[Outgoing, ...]:
     """What a task that returned `value` sets off.
 
@@ -53,14 +28,14 @@ def on_success(app: App, request: Context, value: Any) -> tuple[Outgoing, ...]:
         its serializer; the caller makes it the failure of the task.
     """
     lineage = {"parent_id": request.id, "root_id": request.root_id}
-    with _collecting(app) as collector:
+    with app.client.collecting() as messages:
         for callback in request.callbacks or ():
             maybe_signature(callback, app).apply_async((value,), add_to_parent=False, **lineage)
         if request.chain:
             *rest, following = request.chain
             options = {**lineage, "chain": rest or None}
             maybe_signature(following, app).apply_async((value,), add_to_parent=False, **options)
-    return tuple(collector.messages)
+    return tuple(messages)
 
 
 def on_failure(app: App, request: Context, executed: Executed) -> tuple[Outgoing, ...]:
@@ -71,7 +46,7 @@ def on_failure(app: App, request: Context, executed: Executed) -> tuple[Outgoing
     not hide the failure that it should have reported.
     """
     lineage = {"parent_id": request.id, "root_id": request.root_id}
-    with _collecting(app) as collector:
+    with app.client.collecting() as messages:
         for errback in request.errbacks or ():
             signature = maybe_signature(errback, app)
             try:
@@ -81,9 +56,9 @@ def on_failure(app: App, request: Context, executed: Executed) -> tuple[Outgoing
                     local(*signature.args, request, executed.value, trace, **signature.kwargs)
                 else:
                     signature.apply_async((request.id,), add_to_parent=False, **lineage)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a callback's error must not undo the failure it reports
                 _log.exception("error callback %s of %s[%s]", signature.task, request.task, request.id)
-    return tuple(collector.messages)
+    return tuple(messages)
 
 
 def _takes_details(task: Any) -> bool:
