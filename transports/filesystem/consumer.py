@@ -7,7 +7,7 @@ import select
 from collections.abc import Callable, Sequence
 
 from ..base import Delivery, Outcome, Verdict
-from ..errors import OwnerLost
+from ..errors import BrokerUnavailable, OwnerLost
 from . import clock
 from .claim import Run, claim
 from .failures import broker_errors
@@ -28,7 +28,7 @@ from .store import Store
 from .watch import QueueWatch
 
 _PRIORITIES_BEST_FIRST = tuple(range(PRIORITIES - 1, -1, -1))
-_PROMOTE_MAX = 256
+_PROMOTE_MAX = 1024
 _ANY = [1] * (2 * PRIORITIES)
 REASON_CORRUPT = "corrupt"
 
@@ -110,14 +110,22 @@ class FilesystemConsumer:
             return []
         looked = [(queue, counts) for queue in self._rotated() if (counts := self._look(queue))]
         found: list[Delivery] = []
+        try:
+            self._fill(looked, max_n, found)
+        except (BrokerUnavailable, OSError):
+            if not found:
+                raise
+            # What was taken before the error is delivered; the error comes again.
+        return found
+
+    def _fill(self, looked: Sequence[tuple[QueueDir, list[int]]], max_n: int, found: list[Delivery]) -> None:
         for priority in _PRIORITIES_BEST_FIRST if looked else ():
             for queue, counts in looked:
                 for stream in (priority + PRIORITIES, priority):
                     if counts[stream]:
                         ended = self._take(queue, stream, max_n - len(found), found)
                         if ended or len(found) >= max_n:
-                            return found
-        return found
+                            return
 
     def _rotated(self) -> list[QueueDir]:
         if len(self._queues) < 2:
@@ -138,7 +146,10 @@ class FilesystemConsumer:
         in_data, out_data = hints
         if next_due_ms(in_data) <= clock.wall_s() * 1000:
             promote(queue, int(clock.wall_s() * 1000), _PROMOTE_MAX)
-            return _ANY
+            hints = queue.hints()
+            if hints is None:
+                return _ANY
+            in_data, out_data = hints
         return [] if same_counts(in_data, out_data) else waiting(in_data, out_data)
 
     def _take(self, queue: QueueDir, stream: int, max_n: int, found: list[Delivery]) -> bool:
@@ -174,7 +185,14 @@ class FilesystemConsumer:
             else:
                 found.append(Delivery(tag, name, document, priority))
         if corrupt:
-            self.settle([Outcome(tag, Verdict.DEAD, reason=REASON_CORRUPT) for tag in corrupt])
+            self._bury(queue, corrupt)
+
+    def _bury(self, queue: QueueDir, tags: Sequence[bytes]) -> None:
+        try:
+            self._settler.settle([Outcome(tag, Verdict.DEAD, reason=REASON_CORRUPT) for tag in tags])
+        except BrokerUnavailable as error:
+            # Still held: whoever reserves them next tries again. The sound ones are delivered.
+            self._store.notice(f"{len(tags)} damaged messages of queue {queue.name!r}: {error}")
 
     @broker_errors
     def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:

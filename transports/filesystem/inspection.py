@@ -19,7 +19,7 @@ def peek_ready(queue: QueueDir, limit: int) -> list[Waiting]:
     """The next messages in the order in which they would be reserved."""
     found: list[Waiting] = []
     with queue.locked():
-        ids = queue.segment_ids()
+        ids = queue.segment_ids(queue.read_in().promoted_minute)
         for priority in range(PRIORITIES - 1, -1, -1):
             ordered = [one for one in ids if one.priority == priority and one.minute]
             ordered += [one for one in ids if one.priority == priority and not one.minute]
@@ -71,20 +71,15 @@ def _waiting(queue: QueueDir, segment: Segment, slot: int) -> Waiting:
 def purge(queue: QueueDir) -> int:
     """Drop ready and delayed messages; how many."""
     dropped = 0
-    with queue.locked():
-        ids = queue.segment_ids()
-    for segment_id in ids:
-        with queue.locked():
-            segment = queue.segment(segment_id)
-            if segment is None:
-                continue
-            states = bytearray(segment.states())
-            for state in (State.READY, State.DELAYED):
-                dropped += states.count(state)
-            segment.write_states(0, states.translate(_PURGED))
-            queue.drop_if_done(segment, states.translate(_PURGED))
-        if queue.store.fsync:
-            segment.sync()
+    for segment in queue.each_segment(queue.segment_ids()):
+        states = segment.states()
+        purged = states.translate(_PURGED)
+        if purged != states:
+            dropped += states.count(State.READY) + states.count(State.DELAYED)
+            segment.write_states(0, purged)
+            queue.drop_if_done(segment, purged)
+            if queue.store.fsync:
+                segment.sync()
     _forget_counts(queue)
     return dropped
 
@@ -98,7 +93,7 @@ def _forget_counts(queue: QueueDir) -> None:
     """Count again what is ready: messages may have come while the queue was emptied."""
     with queue.locked():
         ready = [0] * STREAMS
-        for segment_id in queue.segment_ids():
+        for segment_id in queue.segment_ids(queue.read_in().promoted_minute):
             segment = queue.segment(segment_id)
             if segment is not None:
                 stream = segment_id.priority + (PRIORITIES if segment_id.minute else 0)

@@ -56,10 +56,8 @@ class Maintenance:
                     self._store.quarantine(ForeignObject(path, "no file of a queue has this name"))
             for name in os.listdir(f"{queue.path}/delayed"):
                 self._check_hour(queue, name)
-            for segment_id in queue.segment_ids()[:_NAMES_MAX]:
-                segment = queue.segment(segment_id)
-                if segment is not None:
-                    self._void_orphans(queue, segment)
+        for segment in queue.each_segment(queue.segment_ids()[:_NAMES_MAX]):
+            self._void_orphans(queue, segment)
 
     def _check_hour(self, queue: QueueDir, hour: str) -> None:
         folder = f"{queue.path}/delayed/{hour}"

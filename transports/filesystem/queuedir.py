@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ..base import Depth
@@ -15,6 +15,7 @@ from .layout import (
     PRIORITIES,
     SegmentId,
     State,
+    data_at,
     encode_name,
     hash64,
     is_hashed,
@@ -33,6 +34,8 @@ from .segment import DONE_BYTE, EMPTY_BYTE, Segment, create_segment, open_segmen
 from .store import Store
 
 _OPEN_SEGMENTS_MAX = 24
+_SEGMENTS_PER_LOCK = 32
+_SPENT_DATA_BYTES = 1 << 20
 _READY_BYTE = bytes((State.READY,))
 _DELAYED_BYTE = bytes((State.DELAYED,))
 
@@ -256,8 +259,15 @@ class QueueDir:
 
     def drop_if_done(self, segment: Segment, states: bytes | bytearray) -> bool:
         """Remove a segment that holds nothing any more. The lock is held."""
-        if states.count(DONE_BYTE) != segment.slots:
-            return False
+        done = states.count(DONE_BYTE)
+        if done != segment.slots:
+            if not done or done + states.count(EMPTY_BYTE) != segment.slots:
+                return False
+            used = states.find(EMPTY_BYTE)
+            if segment.data_end(used) - data_at(segment.slots) < _SPENT_DATA_BYTES:
+                return False
+            # Slots are left, but the documents of those that are done take up much space.
+            segment.write_states(used, DONE_BYTE * (segment.slots - used))
         found = segment.id
         if not found.minute:
             page = self.read_in()
@@ -285,11 +295,24 @@ class QueueDir:
             if name.startswith(segment_id.causes_prefix()):
                 self.ops.unlink_if_there(f"{self.path}/causes/{name}")
 
-    def segment_ids(self) -> list[SegmentId]:
-        """Every segment there is, plain ones first, oldest first."""
+    def each_segment(self, ids: Iterable[SegmentId]) -> Iterator[Segment]:
+        """Visit segments with the lock held, letting others in after every few.
+
+        Do not stop the iteration half-way: the lock would be held until it is collected.
+        """
+        remaining = iter(ids)
+        while chunk := list(itertools.islice(remaining, _SEGMENTS_PER_LOCK)):
+            with self.locked():
+                for segment_id in chunk:
+                    segment = self.segment(segment_id)
+                    if segment is not None:
+                        yield segment
+
+    def segment_ids(self, through_minute: int | None = None) -> list[SegmentId]:
+        """Every segment there is, plain ones first, oldest first; see `bucket_ids`."""
         found = [parse_segment_name(name) for name in os.listdir(self.path)]
         plain = sorted(one for one in found if one is not None and not one.minute)
-        return plain + self.bucket_ids(None)
+        return plain + self.bucket_ids(through_minute)
 
     def bucket_ids(self, through_minute: int | None) -> list[SegmentId]:
         """The segments of delayed messages, by due minute; None for all of them."""
@@ -321,14 +344,11 @@ class QueueDir:
     def depth(self) -> Depth:
         """Count every slot. Staged messages are nowhere yet."""
         ready = delayed = in_work = 0
-        with self.locked():
-            for found in self.segment_ids():
-                segment = self.segment(found)
-                if segment is not None:
-                    states = segment.states()
-                    ready += states.count(_READY_BYTE)
-                    delayed += states.count(_DELAYED_BYTE)
-                    in_work += states.count(State.CLAIMED)
+        for segment in self.each_segment(self.segment_ids()):
+            states = segment.states()
+            ready += states.count(_READY_BYTE)
+            delayed += states.count(_DELAYED_BYTE)
+            in_work += states.count(State.CLAIMED)
         return Depth(ready, delayed, in_work)
 
     def close(self) -> None:

@@ -9,13 +9,14 @@ import threading
 
 from ..errors import BrokerUnavailable, UnsafeStorage
 from . import clock
-from .fileops import FileOps, ForeignObject
+from .fileops import DIR_MODE, FileOps, ForeignObject
 from .layout import FORMAT
 from .locks import FileLock, process_locks
 
 FOLDERS = ("queues", "workers", "owners", "dead", "results", "groups", "quarantine", "locks")
 _REASON_BYTES_MAX = 2000
 _TRIES_MAX = 100
+_FORMAT_BYTES_MAX = 4096
 
 
 class Store:
@@ -102,18 +103,23 @@ class Store:
 
     def _check_format(self) -> None:
         path = self.path("format")
-        try:
-            found = self.ops.read_file(path, PAGE_LIMIT)
-        except FileNotFoundError:
-            temporary = self.path(f".format-{os.getpid()}-{threading.get_ident()}.tmp")
-            self.ops.unlink_if_there(temporary)
-            self.ops.write_new(temporary, FORMAT, sync=self.fsync)
-            self.ops.rename(temporary, path)
-            return
+        if not os.path.lexists(path):
+            self._claim_directory(path)
+        found = self.ops.read_file(path, _FORMAT_BYTES_MAX)
         if found != FORMAT:
             raise UnsafeStorage(
                 path, f"holds {found[:60]!r}, not {FORMAT!r}: made by another version or another program"
             )
 
-
-PAGE_LIMIT = 4096
+    def _claim_directory(self, path: str) -> None:
+        strangers = [name for name in os.listdir(self.root) if not name.startswith(".format-")]
+        # Another process may be doing the same: it puts the format before anything else.
+        if strangers and not os.path.lexists(path):
+            raise UnsafeStorage(
+                self.root, f"holds {min(strangers)!r} but no broker; name an empty directory"
+            )
+        os.chmod(self.root, DIR_MODE)
+        temporary = self.path(f".format-{os.getpid()}-{threading.get_ident()}.tmp")
+        self.ops.unlink_if_there(temporary)
+        self.ops.write_new(temporary, FORMAT, sync=self.fsync)
+        self.ops.rename(temporary, path)

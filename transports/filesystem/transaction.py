@@ -70,6 +70,7 @@ class Transaction:
         self._queues = queues
         self._owner = owner
         self._fenced = fenced
+        self.letters: list[str] = []  # keys of the dead letters of the last settle
         self._intent_file = IntentFile(store, owner)
         self._unfinished: list[tuple[IntentFile, Intent]] = []
         self._consequences = Consequences(store, queues, owner.id, owner.path)
@@ -80,6 +81,7 @@ class Transaction:
         :raises BrokerFull: there is no room for the consequences; everything is still held.
         """
         self.finish()
+        self.letters.clear()
         settle_id = int.from_bytes(os.urandom(8), "little")
         found = [self._find(outcome) for outcome in outcomes]
         written: list[str] = []
@@ -187,7 +189,9 @@ class Transaction:
             for place, result in enumerate(one.outcome.results)
         ]
         if one.outcome.verdict == Verdict.DEAD:
-            contents.append((dead_letter_name(), "", self._dead_letter(one)))
+            letter = dead_letter_name()
+            self.letters.append(letter)
+            contents.append((letter, "", self._dead_letter(one)))
         for name, key, content in contents:
             path = f"{self._owner.path}/out/{name}"
             written.append(path)

@@ -259,3 +259,11 @@ def test_everything_made_is_private(root: Path) -> None:
             assert stat.S_IMODE(os.lstat(f"{folder}/{name}").st_mode) == 0o600, f"{folder}/{name}"
     assert stat.S_IMODE(os.lstat(root).st_mode) == 0o700
     transport.close()
+
+
+def test_a_directory_of_something_else_is_refused(root: Path) -> None:
+    root.mkdir(mode=0o700)
+    (root / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(UnsafeStorage, match="holiday.jpg"):
+        FilesystemTransport(root)
+    assert os.listdir(root) == ["holiday.jpg"]
