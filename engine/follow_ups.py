@@ -10,15 +10,46 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
+from ..serializers.registry import SerializerTable
 from ..transports.base import Outgoing
 from .canvas import maybe_signature
+from .clock import wall_s
 from .execution import Executed
+from .message import TaskMessage, retry_of
+from .publishing import retry_changes
 from .request import Context
+from .retrying import RetryPlan
 
 if TYPE_CHECKING:
     from .app import App
 
 _log = logging.getLogger("prefork.child")
+
+
+def on_retry(
+    app: App, message: TaskMessage, table: SerializerTable, queue: str, plan: RetryPlan
+) -> tuple[Outgoing, ...]:
+    """The next attempt of a task: the same message, one more retry.
+
+    :param queue: where the message came from, and goes to unless the retry says otherwise.
+    :raises Exception: new arguments or options that cannot be sent; the caller makes it the
+        failure of the task.
+    """
+    changes = retry_changes(plan.options, wall_s())
+    if any(plan.options.get(key) is not None for key in ("queue", "exchange", "routing_key")):
+        found = app.client.router.route(message.task, plan.args or (), plan.kwargs or {}, plan.options)
+        queue = found.queues[0]
+        changes.update(queue=queue, exchange=found.exchange, routing_key=found.routing_key)
+    document = retry_of(
+        message,
+        table,
+        retries=plan.retries,
+        eta_wall_s=plan.due_wall_s,
+        args=plan.args,
+        kwargs=plan.kwargs,
+        **changes,
+    )
+    return (Outgoing(queue, document, changes.get("priority", message.priority), plan.due_wall_s),)
 
 
 def on_success(app: App, request: Context, value: Any) -> tuple[Outgoing, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
+from ..serializers.base import EncodeError
 from . import exceptions, states
 from .einfo import bounded, safe_text
 from .exceptions import RemoteTaskError
@@ -116,7 +117,13 @@ def encode(
     if extended:
         document.update(extended)
     document["task_id"] = task_id
-    return serializer.dumps(document)
+    try:
+        return serializer.dumps(document)
+    except EncodeError as exc:
+        root, *steps = exc.steps or ("",)
+        raise EncodeError(
+            steps, exc.value_type, exc.remedy, serializer=exc.serializer, root=str(root)
+        ) from exc
 
 
 def exception_value(exc: BaseException, serializer: Codec) -> dict[str, Any]:

@@ -42,8 +42,9 @@ from ..scoreboard import (
     State,
     Stop,
 )
+from ..settle import Ending
 from ..settling import encode_outcome
-from .admit import admit
+from .admit import Refusal, admit
 from .idle import Idle
 from .outcomes import Outcomes
 from .parts import Parts
@@ -186,6 +187,8 @@ class WorkerLoop:
                 headers=None if plan is not None else message.all_headers(parts.table),
                 unknown_grace_s=parts.config.task_unknown_grace,
             )
+            if refusal is None and parts.revoked(message.id):
+                refusal = Refusal(Ending.REVOKED, detail="revoked")
             if refusal is not None:
                 self._done(self._outcomes.refused(delivery, message, refusal), index + 1 < held)
                 return None

@@ -10,11 +10,11 @@ import msgspec
 from ...transports.base import Delivery, Outcome, Outgoing, StoredResult, Verdict
 from .. import states
 from ..clock import wall_s
-from ..einfo import safe_text
+from ..einfo import ExceptionInfo, safe_text
 from ..exceptions import NotRegistered, Reject, SoftTimeLimitExceeded, TaskRevokedError
 from ..execution import Executed
-from ..follow_ups import on_failure, on_success
-from ..message import Embed, MalformedMessage, TaskMessage, retry_of
+from ..follow_ups import on_failure, on_retry, on_success
+from ..message import Embed, MalformedMessage, TaskMessage
 from ..request import Context
 from ..settle import AckPolicy, Ending, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
@@ -165,12 +165,8 @@ class Outcomes:
         runtime_ns: int,
     ) -> Outcome | None:
         """The outcome of an execution; None when it was acknowledged early and is done with."""
-        ending = ending_of(executed)
+        executed, ending, results, follow_ups = self._consequences(delivery, message, plan, request, executed)
         decided = settlement(ending, plan.acks)
-        results: tuple[StoredResult, ...] = ()
-        if decided.state is not None and self._is_stored(plan, message, executed):
-            executed, results = self._parts.results.executed(message, request, executed, decided.state)
-        follow_ups = self._follow_ups(delivery, message, request, executed)
         self._report.ended(plan, message, executed, ending, runtime_ns)
         if decided.verdict is None:
             self._parts.publish(results, follow_ups)
@@ -190,6 +186,29 @@ class Outcomes:
             results=results,
         )
 
+    def _consequences(
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        plan: RunPlan,
+        request: Context,
+        executed: Executed,
+    ) -> tuple[Executed, Ending, tuple[StoredResult, ...], tuple[Outgoing, ...]]:
+        """What is stored and sent; a retry or callback that cannot be sent makes it a failure."""
+        ending = ending_of(executed)
+        decided = settlement(ending, plan.acks)
+        results: tuple[StoredResult, ...] = ()
+        if decided.state is not None and self._is_stored(plan, message, executed):
+            executed, results = self._parts.results.executed(message, request, executed, decided.state)
+        try:
+            return executed, ending, results, self._follow_ups(delivery, message, request, executed)
+        except Exception as error:
+            # Encoding may run the user's code, which may raise anything.
+            _log.error("%s[%s]: what follows cannot be sent: %s", message.task, message.id, error)
+            failed = Executed(states.FAILURE, error, ExceptionInfo(error))
+        # A failure sends nothing but error callbacks, and what goes wrong with those is logged.
+        return self._consequences(delivery, message, plan, request, failed)
+
     def _is_stored(self, plan: RunPlan, message: TaskMessage, executed: Executed) -> bool:
         """Whether anybody is told; a message's own wish wins over the task's (interop §8.11)."""
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
@@ -198,19 +217,8 @@ class Outcomes:
     def _follow_ups(
         self, delivery: Delivery, message: TaskMessage, request: Context, executed: Executed
     ) -> tuple[Outgoing, ...]:
-        plan = executed.retry
-        if plan is not None:
-            document = retry_of(
-                message,
-                self._parts.table,
-                retries=plan.retries,
-                eta_wall_s=plan.due_wall_s,
-                args=plan.args,
-                kwargs=plan.kwargs,
-            )
-            queue = plan.options.get("queue") or delivery.queue
-            priority = plan.options.get("priority", delivery.priority)
-            return (Outgoing(str(queue), document, priority, plan.due_wall_s),)
+        if executed.retry is not None:
+            return on_retry(self._parts.app, message, self._parts.table, delivery.queue, executed.retry)
         if executed.state == states.SUCCESS and (request.callbacks or request.chain):
             return on_success(self._parts.app, request, executed.value)
         if executed.state == states.FAILURE and request.errbacks:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 
 from setproctitle import setproctitle
 
 from ...transports.base import Outgoing, StoredResult
+from ...transports.errors import TransportError
+from ..clock import mono_s
 from ..loaded_app import Loaded
 from ..message import TaskMessage
 from ..process_link import ProcessLink
 from ..result_writer import ResultWriter
+from ..revocations import Revocations
 from ..scoreboard import Slot
 from ..states import STARTED
 from ..storage import Storage, open_storage
 from .plan import RunPlan
 from .readahead import ReadAhead
+
+_log = logging.getLogger("prefork.child")
 
 
 class Parts:
@@ -47,6 +53,7 @@ class Parts:
         self.table.allow_unpickling()
         self.consumer = storage.transport.consumer(loaded.options["queues"], owner, worker_id)
         self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
+        self._revocations = Revocations(lambda: storage.store, self.table.by_name(config.result_serializer))
         bound = config.worker_prefetch_multiplier or config.worker_read_ahead_max
         self.read_ahead = ReadAhead(
             config.worker_read_ahead_ms / 1000, min(bound, config.worker_read_ahead_max)
@@ -89,6 +96,14 @@ class Parts:
         """Wait before the next attempt at something that failed."""
         select.select([], [], [], seconds)
 
+    def revoked(self, task_id: str) -> bool:
+        """Was this task revoked? While the result store is away nobody knows, and it runs."""
+        try:
+            return self._revocations.revoked(task_id, mono_s())
+        except TransportError as error:
+            _log.warning("cannot tell whether %s was revoked: %s", task_id, error)
+            return False
+
     def store_started(self, message: TaskMessage, plan: RunPlan) -> None:
         """Store that the task has started, unless its result is ignored."""
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
@@ -123,5 +138,3 @@ def build(link: ProcessLink, loaded: Loaded, slot: Slot, owner: str) -> Parts:
     )
     parts.set_title(None)
     return parts
-
-

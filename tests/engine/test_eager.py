@@ -242,7 +242,11 @@ def test_a_process_exit_passes_through(app: App) -> None:
 
 
 def test_pickle_works_for_results_and_eager_arguments_when_configured() -> None:
-    settings = {"task_serializer": "pickle", "result_serializer": "pickle", "accept_content": ["pickle"]}
+    settings = {
+        "task_serializer": "pickle",
+        "result_serializer": "pickle",
+        "accept_content": ["json", "pickle"],
+    }
     with memory_app(task_always_eager=True, task_store_eager_result=True, **settings) as app:
 
         @app.task

@@ -20,7 +20,7 @@ from prefork.engine.result_document import (
     exception_value,
     rebuild_exception,
 )
-from prefork.serializers.base import DecodeError
+from prefork.serializers.base import DecodeError, EncodeError
 from prefork.serializers.json import JsonSerializer
 
 JSON = JsonSerializer()
@@ -118,6 +118,11 @@ def test_anything_else_is_refused_with_one_of_two_errors(data: bytes) -> None:
 def test_a_document_of_another_shape_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedResult, match="cannot be read"):
         decode(data, JSON)
+
+
+def test_a_value_without_a_form_is_named() -> None:
+    with pytest.raises(EncodeError, match=r"^result\['a'\]\[1\]: <class object>"):
+        encode("SUCCESS", {"a": [1, object()]}, task_id="t", serializer=JSON)
 
 
 def test_a_monstrous_document_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
