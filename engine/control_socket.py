@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import stat
 import struct
@@ -21,6 +22,8 @@ from .clock import mono_s
 REQUEST_BYTES_MAX: Final = 64 * 1024
 ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
 SUFFIX: Final = ".sock"
+
+_RETRY_S: Final = 0.005
 
 # The address field of AF_UNIX has 108 bytes, the last one is a zero.
 _PATH_BYTES_MAX: Final = 107
@@ -102,7 +105,7 @@ def request(path: str, message: Mapping[str, Any], timeout_s: float) -> dict[str
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.settimeout(timeout_s)
-            connection.connect(path)
+            _connect(connection, path, deadline_s)
             require_peer(connection, path)
             connection.sendall(encode_line(message))
             return _answer(connection, path, deadline_s)
@@ -110,6 +113,18 @@ def request(path: str, message: Mapping[str, Any], timeout_s: float) -> dict[str
             raise ControlError(path, f"no answer within {timeout_s:g} s") from None
         except OSError as error:
             raise ControlError(path, f"the worker cannot be reached ({error.strerror or error})") from error
+
+
+def _connect(connection: socket.socket, path: str, deadline_s: float) -> None:
+    while True:
+        try:
+            connection.connect(path)
+            return
+        except BlockingIOError:
+            # The queue of the listener is full, and a Unix socket does not wait for room by itself.
+            if mono_s() > deadline_s:
+                raise TimeoutError from None
+            select.select([], [], [], _RETRY_S)
 
 
 def _answer(connection: socket.socket, path: str, deadline_s: float) -> dict[str, Any]:

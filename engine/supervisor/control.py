@@ -24,6 +24,9 @@ from .poller import Kind, Source
 
 _CLIENTS_MAX: Final = 32
 _CLIENT_S: Final = 10.0
+_BACKLOG: Final = 64
+_ACCEPTS_PER_TURN: Final = 8
+_PAUSE_S: Final = 1.0
 
 
 class Answering(Protocol):
@@ -68,6 +71,7 @@ class Control:
         self._worker = worker
         self._listener: socket.socket | None = None
         self._clients: dict[int, Client] = {}
+        self._resume_s = 0.0  # when to listen again; 0 while listening
         self.path = ""
 
     def open(self, environ: Mapping[str, str]) -> None:
@@ -80,7 +84,7 @@ class Control:
                 os.unlink(path)  # of a process that had our pid and is gone
             listener.bind(path)
             os.chmod(path, 0o600)
-            listener.listen(16)
+            listener.listen(_BACKLOG)
         except (OSError, ControlError) as error:
             listener.close()
             self._context.log.error("no control socket: %s", error)
@@ -89,14 +93,23 @@ class Control:
         self._context.poller.add(listener.fileno(), Source(Kind.CONTROL))
 
     def accept(self, now_s: float) -> None:
-        """Take one connection, if it is from this user or root and there are not too many."""
-        if self._listener is None:
-            return
-        try:
-            connection, _ = self._listener.accept()
-        except OSError as error:
-            self._context.log.warning("control connection not accepted: %s", error)
-            return
+        """Take the connections that wait, those of this user and of root."""
+        for _ in range(_ACCEPTS_PER_TURN):
+            if self._listener is None:
+                return
+            try:
+                connection, _peer = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors, most likely; asking again at once would be a loop.
+                self._context.log.warning("control connections are not accepted for a while: %s", error)
+                self._context.poller.remove(self._listener.fileno())
+                self._resume_s = now_s + _PAUSE_S
+                return
+            self._take(connection, now_s)
+
+    def _take(self, connection: socket.socket, now_s: float) -> None:
         try:
             require_peer(connection, self.path)
         except ControlError as error:
@@ -156,12 +169,12 @@ class Control:
                 return self._worker.stats(now_ns)
             case {"op": "active"}:
                 return self._worker.active(now_ns)
-            case {"op": "scale", "n": int(target)} if 1 <= target <= CONCURRENCY_MAX:
+            case {"op": "scale", "n": int(target)} if target is not True and 1 <= target <= CONCURRENCY_MAX:
                 self._worker.scale(target)
                 return {"ok": True, "target": target}
             case {"op": "scale"}:
                 return {"error": f"scale: n must be an integer from 1 to {CONCURRENCY_MAX}"}
-            case {"op": "stop", "graceful_s": (int() | float() | None) as graceful_s}:
+            case {"op": "stop", "graceful_s": graceful_s} if _is_duration(graceful_s):
                 self._worker.stop(graceful_s, now_ns / 1e9)
                 return {"ok": True}
             case {"op": "stop"}:
@@ -172,7 +185,10 @@ class Control:
                 return {"error": "not a request: a JSON object with the member 'op' is"}
 
     def expire(self, now_s: float) -> None:
-        """Drop connections that have stayed too long."""
+        """Drop connections that have stayed too long; listen again after a pause."""
+        if self._resume_s and now_s > self._resume_s and self._listener is not None:
+            self._resume_s = 0.0
+            self._context.poller.add(self._listener.fileno(), Source(Kind.CONTROL))
         for client in [client for client in self._clients.values() if now_s > client.expires_s]:
             self._drop(client)
 
@@ -195,3 +211,10 @@ class Control:
             os.unlink(self.path)
         except FileNotFoundError:
             self._context.log.debug("the control socket had been removed already")
+
+
+def _is_duration(value: object) -> bool:
+    """Seconds, or None. A truth value is no number here, and neither is NaN, which compares as nothing."""
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

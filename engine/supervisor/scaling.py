@@ -39,7 +39,7 @@ def autoscale(
     target = min(max(scale.target, fewest), most)
     if load.waiting > 0 and load.idle == 0 and load.busy >= target:
         return Scale(min(most, target + load.waiting))
-    needed = max(fewest, load.busy + min(load.waiting, load.idle))
+    needed = max(fewest, load.busy + load.waiting)
     if needed >= target:
         return Scale(target)
     since_s = now_s if scale.idle_since_s is None else scale.idle_since_s

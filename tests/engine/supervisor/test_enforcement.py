@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from support.supervised import Supervised, eventually
 
 Supervise = Callable[..., Supervised]

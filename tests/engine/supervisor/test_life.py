@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+
 from support.supervised import Supervised, eventually
 
 Supervise = Callable[..., Supervised]
