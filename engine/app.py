@@ -6,10 +6,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone, tzinfo
 from importlib import import_module
-from typing import Any, Concatenate, Literal, TypeVar, cast, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
 from zoneinfo import ZoneInfo
-
-from typing_extensions import ParamSpec
 
 from . import app_settings, discovery
 from .app_configuration import Configurable
@@ -42,11 +40,13 @@ class App(Configurable):
     may send and wait.
 
     :param main: name of the app; names tasks that are defined in a script.
-    :param broker: `broker_url`. :param backend: `result_backend`.
+    :param broker: sets `broker_url`.
+    :param backend: sets `result_backend`.
     :param include: modules that a worker imports.
     :param tasks: a registry, or a class of one.
     :param changes: settings, by name.
-    :param config_source: see `config_from_object`. :param namespace: prefix of its names.
+    :param config_source: see `config_from_object`.
+    :param namespace: prefix of the names in configuration objects.
     :param task_cls: base class of tasks, or its dotted name.
     :param set_as_current: become what `current_app` means.
     :param autofinalize: False refuses to use the app before `finalize` was called.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .config import Config, PendingConfig
@@ -64,6 +65,36 @@ class Configurable:
         self.conf.config_from_envvar(variable_name, silent=silent)
         if force:
             self.config  # noqa: B018
+
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Any,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Have the scheduler send a task again and again: adds an entry to `beat_schedule`.
+
+        :param schedule: seconds, a timedelta, or a schedule.
+        :param sig: signature of the task; `args` and `kwargs` complete it.
+        :param name: of the entry; None makes one of the signature. A name that exists is replaced.
+        :returns: the name.
+        """
+        made = sig.clone(args, kwargs)
+        key = name or repr(made)
+        self.conf.beat_schedule = {
+            **self.conf.beat_schedule,
+            key: {
+                "task": made.task,
+                "schedule": schedule,
+                "args": made.args,
+                "kwargs": made.kwargs,
+                "options": {**made.options, **options},
+            },
+        }
+        return key
 
     def add_defaults(self, defaults: Any) -> None:
         """Give values that everything else overrides."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from ..serializers import iso8601
 from . import states
 from .clock import mono_s
 from .exceptions import TimeoutError
@@ -116,7 +117,10 @@ class AsyncResult(Generic[R]):
         document = self._read()
         if document is None or document.date_done is None:
             return None
-        return datetime.fromisoformat(document.date_done.replace("Z", "+00:00"))
+        try:
+            return iso8601.parse(document.date_done)
+        except ValueError:
+            return None  # a document of somebody else's, with a text that is no time
 
     @property
     def children(self) -> list[Any] | None:

@@ -203,7 +203,7 @@ class Client:
         if signals.after_task_publish.receivers or signals.task_sent.receivers:
             publish_signals.after(draft)
         result: AsyncResult[Any] = AsyncResult(
-            task_id, None, draft.task, self.app, ignored=bool(draft.ignore_result) and parent is None
+            task_id, None, draft.task, self.app, ignored=bool(draft.ignore_result)
         )
         if parent is not None and options.get("add_to_parent", True) and entry is not None:
             entry[0].add_trail(result)

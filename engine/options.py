@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..serializers import iso8601
 from .binder import ArgumentCheck
 from .exceptions import InvalidTaskError
 from .retrying import wall_s_of
@@ -175,7 +176,7 @@ def moment_wall_s(name: str, value: Any, now_wall_s: float) -> float | None:
         return None
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value.replace("Z", "+00:00") if value.endswith("Z") else value)
+            value = iso8601.parse(value)
         except ValueError:
             raise InvalidTaskError(f"{name}={value!r}: not an ISO 8601 date and time") from None
     if isinstance(value, datetime):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cast
-
-from typing_extensions import ParamSpec
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 from .async_result import AsyncResult
 from .binder import ArgumentCheck
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_HOOKS = ("before_start", "on_success", "on_failure", "on_retry", "after_return", "__call__")
+_HOOKS = ("shadow_name", "before_start", "on_success", "on_failure", "on_retry", "after_return", "__call__")
 
 
 def _task_by_name(name: str) -> Task[Any, Any]:
@@ -126,6 +124,8 @@ class Task(TaskDefaults, Generic[P, R]):
             options["link"] = link
         if link_error is not None:
             options["link_error"] = link_error
+        if shadow is None and "shadow_name" in self.hooks:
+            shadow = self.shadow_name(positional, keywords, options)
         if shadow is not None:
             options["shadow"] = shadow
         if plan.always_eager:

@@ -57,6 +57,10 @@ class TaskDefaults:
     def on_bound(self, app: App) -> None:
         """Called when the task has been bound to an app. Override it."""
 
+    def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str | None:
+        """Another name to show for one call in logs and events; None shows the task's own."""
+        return None
+
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Called before the body, in the process that runs it."""
 

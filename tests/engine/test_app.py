@@ -19,6 +19,7 @@ from prefork.engine.exceptions import (
     NotRegistered,
 )
 from prefork.engine.local import apps
+from prefork.engine.schedules import crontab
 from prefork.engine.task import Task
 from support.apps import memory_app, sent
 
@@ -491,3 +492,43 @@ def test_repr_shows_the_name_and_no_address_of_the_broker() -> None:
     app = App("shop", broker="memory://user:secret@x", set_as_current=False)
     assert "shop" in repr(app)
     assert "secret" not in repr(app)
+
+
+# --- periodic tasks and the command line ------------------------------------------------------------
+
+
+def test_periodic_tasks_are_entries_of_the_schedule() -> None:
+    with memory_app() as app:
+        task = app.task(name="t")(add)
+
+        @app.on_after_configure.connect(weak=False)
+        def add_entries(sender: App, **_: Any) -> None:
+            sender.add_periodic_task(30.0, task.s(1), (2,), name="often", queue="q")
+
+        assert app.add_periodic_task(crontab(hour=3), task.s(1, 2)) == "t(1, 2)"
+        schedule = app.config.beat_schedule
+        assert schedule["often"] == {
+            "task": "t",
+            "schedule": 30.0,
+            "args": (2, 1),
+            "kwargs": {},
+            "options": {"queue": "q"},
+        }
+        assert schedule["t(1, 2)"]["schedule"] == crontab(hour=3)
+
+
+def test_the_command_line_of_an_app_knows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    with memory_app() as app:
+        module = types.ModuleType("made_up_project")
+        module.app = app  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "made_up_project", module)
+        monkeypatch.setattr("prefork.engine.cli.main.main", lambda argv: given.append(argv) or 0)
+        assert app.start(["report"]) == 0
+        assert app.worker_main(["-c", "2"]) == 0
+        assert app.worker_main(["worker", "-c", "2"]) == 0
+        assert app.worker_main() == 0
+        assert callable(app.Worker)
+    start = ["-A", "made_up_project:app"]
+    worker = [*start, "worker"]
+    assert given == [[*start, "report"], [*worker, "-c", "2"], [*worker, "-c", "2"], worker]

@@ -537,3 +537,14 @@ def test_options_of_a_retry_become_changes_of_the_message() -> None:
     assert retry_changes({}, 0.0) == {}
     with pytest.raises(InvalidTaskError):
         retry_changes({"priority": -1}, 0.0)
+
+
+def test_a_task_may_show_another_name_for_each_call(app: App) -> None:
+    class Shadowed(app.Task):  # type: ignore[name-defined, misc]
+        def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str:
+            return f"shown-{args[0]}"
+
+    task = make(app, base=Shadowed)
+    task.delay(5)
+    task.apply_async((5,), shadow="mine")
+    assert [message.shadow for message in sent(app)] == ["shown-5", "mine"]
