@@ -29,6 +29,7 @@ from .watch import QueueWatch
 
 _PRIORITIES_BEST_FIRST = tuple(range(PRIORITIES - 1, -1, -1))
 _PROMOTE_MAX = 1024
+_LOST_QUEUE_S = 0.5
 _ANY = [1] * (2 * PRIORITIES)
 REASON_CORRUPT = "corrupt"
 
@@ -96,6 +97,8 @@ class FilesystemConsumer:
 
     def _sleep(self, duration_s: float) -> None:
         assert self._watch is not None
+        if self._watch.lost:
+            duration_s = min(duration_s, _LOST_QUEUE_S)
         poller = select.poll()
         poller.register(self._watch.fileno(), select.POLLIN)
         poller.poll(max(1, int(duration_s * 1000) + 1))

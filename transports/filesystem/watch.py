@@ -18,6 +18,8 @@ IN_MOVED_TO = 0x80
 IN_DELETE_SELF = 0x400
 IN_MOVE_SELF = 0x800
 _IN_IGNORED = 0x8000
+# A file that is removed while somebody has it open only changes its attributes.
+_REPLACED = IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 64 << 10
 _TICK_NS = 50_000_000
@@ -118,6 +120,11 @@ class QueueWatch:
         """Whether it had to fall back to a timer."""
         return self._timer_fd >= 0
 
+    @property
+    def lost(self) -> bool:
+        """Whether a queue was removed and is not watched until the next `drain` that finds it."""
+        return bool(self._lost)
+
     def _fall_back(self) -> None:
         if self._inotify is not None:
             self._inotify.close()
@@ -127,7 +134,7 @@ class QueueWatch:
     def _arm(self, path: str) -> None:
         assert self._inotify is not None
         try:
-            number = self._inotify.add(path, IN_MODIFY | IN_DELETE_SELF | IN_MOVE_SELF)
+            number = self._inotify.add(path, IN_MODIFY | _REPLACED)
             self._watched[number] = path
             self._lost.discard(path)
         except FileNotFoundError:
@@ -145,7 +152,7 @@ class QueueWatch:
                     os.read(self._timer_fd, 8)
             return
         for number, mask, _ in self._inotify.read():
-            if mask & (IN_DELETE_SELF | IN_MOVE_SELF | _IN_IGNORED):
+            if mask & (_REPLACED | _IN_IGNORED):
                 path = self._watched.pop(number, None)
                 if path is not None:
                     self._inotify.remove(number)
