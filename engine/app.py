@@ -130,8 +130,8 @@ class App(Configurable):
         """The same, as a plain call."""
         return task_from_function(self, function, **options)
 
-    def register_task(self, task: T, **options: Any) -> T:
-        """Register a class-based task.
+    def register_task(self, task: T | type[T], **options: Any) -> T:
+        """Register a class-based task: an instance, or a class, which is instantiated.
 
         :param options: attributes to set on it.
         """
@@ -185,9 +185,7 @@ class App(Configurable):
 
     def finalize(self, auto: bool = False) -> None:
         """Make the shared tasks, apply `task_annotations`, and bind every task; happens once."""
-        if self.finalized:
-            return
-        if auto and not self.autofinalize:
+        if auto and not self.autofinalize and not self.finalized:
             raise RuntimeError("the app is used before finalize() was called, and autofinalize is off")
         with self._lock:
             if self.finalized:

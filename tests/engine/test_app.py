@@ -107,7 +107,7 @@ def test_a_class_based_task_is_registered_by_instance_or_class() -> None:
 
     with memory_app() as app:
         double = app.register_task(Double(), rate_limit="1/s")
-        app.register_task(Named)  # type: ignore[type-var]
+        app.register_task(Named)
         assert double.name == f"{__name__}.Double"
         assert double(4) == 8
         assert double.rate_limit == "1/s"
