@@ -191,10 +191,15 @@ class Worker:
             self._kill()
 
     def _kill(self) -> None:
-        """Kill the supervisor; template and agent then kill everything else."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        """Have the supervisor stop at once; if it does not, kill it, and what is below it goes with it."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGQUIT)
+            try:
+                process.wait(_REPLY_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self._close()
 
     def _close(self) -> None:

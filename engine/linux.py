@@ -40,6 +40,11 @@ class Linux:
         if os.getppid() != expected_parent:
             os._exit(1)
 
+    def outlive_parent(self) -> None:
+        """Take `die_with_parent` back; from now on this process watches its parent itself."""
+        if self._libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG, 0)")
+
     def become_subreaper(self) -> None:
         """Let orphans among the descendants of this process become its children."""
         if self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, NoReturn
 
+from ..linux import Linux
+
 _EXIT_FAILED: Final = 3
 _STDERR: Final = 2
 
@@ -40,11 +42,12 @@ def fork_entry(entry: str, arguments: tuple[Any, ...], keep_fds: Iterable[int]) 
     :param keep_fds: descriptors that stay open in the new process besides 0, 1 and 2.
     :raises OSError: no process could be made (EAGAIN, ENOMEM).
     """
+    supervisor_pid = os.getpid()
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
-            _become(entry, arguments, frozenset(keep_fds))
+            _become(entry, arguments, frozenset(keep_fds), supervisor_pid)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     own_group(pid)
@@ -60,11 +63,16 @@ def own_group(pid: int) -> None:
         return
 
 
-def _become(entry: str, arguments: tuple[Any, ...], keep_fds: frozenset[int]) -> NoReturn:
+def _become(
+    entry: str, arguments: tuple[Any, ...], keep_fds: frozenset[int], supervisor_pid: int
+) -> NoReturn:
     """Runs in the new process."""
     code = _EXIT_FAILED
     try:
         os.setpgid(0, 0)
+        # Until it has imported what it is to run, it cannot look after itself when the supervisor
+        # dies. Whoever has something to clear up then takes this back once it can.
+        Linux().die_with_parent(supervisor_pid)
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
             if callable(signal.getsignal(number)):

@@ -16,6 +16,7 @@ import traceback
 from typing import Any, NoReturn
 
 from .. import orphans
+from ..linux import Linux
 from ..loaded_app import Loaded, load
 from ..process_link import PACKET_BYTES_MAX, ProcessLink, receive, send
 from . import roles
@@ -34,6 +35,8 @@ def main(link: ProcessLink) -> None:
     except BaseException:
         send(link.channel, {"op": "boot-failed", "traceback": _shortened(traceback.format_exc())})
         os._exit(EXIT_BOOT_FAILED)
+    # From here on it has children to clear up after when the supervisor dies.
+    Linux().outlive_parent()
     reasons = _reasons_against_forking(link, loaded)
     send(link.channel, {"op": "ready", "options": loaded.options, "fresh": bool(reasons), "reasons": reasons})
     if reasons:

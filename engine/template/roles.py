@@ -37,7 +37,8 @@ def run_agent(link: ProcessLink, loaded: Loaded, channel: socket.socket) -> NoRe
     code = 1
     try:
         os.setpgid(0, 0)
-        # No PDEATHSIG: when the supervisor dies the agent still has to clear up, then leaves.
+        # When the supervisor dies the agent still has to clear up, then leaves.
+        Linux().outlive_parent()
         code = agent_run(link, loaded, channel)
     except BaseException:
         traceback.print_exc()

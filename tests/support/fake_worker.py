@@ -92,6 +92,7 @@ def template_main(link: ProcessLink) -> None:
         signal.pause()
     if (directory / "template-dies").exists():
         os._exit(9)
+    Linux().outlive_parent()
     options = {key: value for key, value in link.spec.settings.items() if key != "dir"}
     override = directory / "options"
     if override.exists():
@@ -165,6 +166,7 @@ def fresh_child(link: ProcessLink, slot: int, generation: int) -> None:
 
 
 def fresh_agent(link: ProcessLink, channel: socket.socket) -> None:
+    Linux().outlive_parent()
     FakeAgent(link, channel).run()
 
 

@@ -17,7 +17,7 @@ from prefork.engine.boot import BootSpec
 from prefork.engine.control_socket import request
 
 TESTS = Path(__file__).resolve().parents[1]
-MARKER = "PREFORK_TEST_MARKER"
+MARKER = "TEST_WORKER_MARKER"
 
 
 def eventually(what: Callable[[], Any], within_s: float = 8.0, every_s: float = 0.005) -> Any:
