@@ -13,6 +13,7 @@ from typing import Any, Final
 from ..boot import BootSpec
 from ..clock import mono_ns, mono_s
 from ..linux import Linux
+from ..log_file import expand
 from ..scoreboard import S_PAUSED, S_SUPERVISOR_PID, Scoreboard
 from . import banner, stacks
 from .agent_keeper import AgentKeeper, AgentPhase
@@ -287,7 +288,7 @@ def _context(spec: BootSpec, entries: Entries) -> Context:
         entries=entries,
         scoreboard=scoreboard,
         poller=Poller(),
-        log=make_logger(spec.loglevel, spec.logfile),
+        log=make_logger(spec.loglevel, None if spec.logfile is None else expand(spec.logfile, node)),
         node=node,
         worker_id=incarnation(node, secrets.token_bytes(4)),
         doorbell_fd=os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
