@@ -16,14 +16,15 @@ GROWING = ("mkdir", "fallocate", "rename")
 
 
 class KilledAt(FileOps):
-    """Kills this process before the n-th call that changes something.
+    """Kills (or stops) this process before the n-th call that changes something.
 
-    :param number: counts from 1; from `arm` on.
+    :param number: counts from 1, while `armed`.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, signal_number: int = signal.SIGKILL) -> None:
         super().__init__()
         self.left = number
+        self._signal_number = signal_number
         self.armed = False
         for name in CHANGING:
             setattr(self, name, self._counted(getattr(self, name)))
@@ -47,7 +48,7 @@ class KilledAt(FileOps):
         if self.armed:
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._signal_number)
 
 
 class FullAt(FileOps):

@@ -134,6 +134,7 @@ class LockTable:
             lock = self._locks.get(path)
             if lock is None:
                 lock = self._locks[path] = FileLock(path, ops, timeout_s)
+            lock.timeout_s = min(lock.timeout_s, timeout_s)  # the least patient user decides
             return lock
 
     def forget_parent(self) -> None:

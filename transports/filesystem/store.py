@@ -28,7 +28,7 @@ class Store:
     :raises UnsafeStorage: somebody else owns the directory or can write to it, or it is not a broker's.
     """
 
-    def __init__(self, root: str, ops: FileOps, *, fsync: bool = False, lock_timeout_s: float = 10.0) -> None:
+    def __init__(self, root: str, ops: FileOps, *, fsync: bool = False, lock_timeout_s: float = 5.0) -> None:
         self.root = root
         self.ops = ops
         self.fsync = fsync

@@ -44,7 +44,7 @@ class FilesystemTransport:
         root: str | Path,
         *,
         fsync: bool = False,
-        lock_timeout_s: float = 10.0,
+        lock_timeout_s: float = 5.0,
         ops: FileOps | None = None,
     ) -> None:
         self._store = Store(
