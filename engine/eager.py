@@ -31,7 +31,7 @@ def apply_eagerly(
     :param through_serializer: encode and decode the arguments, as sending them would.
     :raises EncodeError: an argument could not have been sent.
     """
-    plan = task.plan()
+    plan = task.sending_plan()
     if through_serializer:
         args, kwargs = _there_and_back(plan, args, kwargs, options)
         limits(options.get("time_limit"), options.get("soft_time_limit"))

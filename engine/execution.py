@@ -59,7 +59,7 @@ def execute(task: Any, request: Context) -> Executed:
     try:
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=request.id, task=task, args=args, kwargs=kwargs)
-        hooks = task.hooks
+        hooks = task.overridden_hooks
         started_mono_s = mono_s()
         try:
             if hooks and "before_start" in hooks:
@@ -159,7 +159,7 @@ def _after_exception(task: Any, request: Context, exc: Exception) -> Executed:
         return Executed(states.REJECTED, exc, requeue=exc.requeue)
     # The first frame is this module's; the reader wants to see the task's.
     einfo = ExceptionInfo(exc, skip_frames=1)
-    if "on_failure" in task.hooks:
+    if "on_failure" in task.overridden_hooks:
         _hook(task, request, task.on_failure, exc, request.id, request.args, request.kwargs, einfo)
     if signals.task_failure.receivers:
         signals.task_failure.send(
@@ -177,7 +177,7 @@ def _after_exception(task: Any, request: Context, exc: Exception) -> Executed:
 def _retried(task: Any, request: Context, exc: Retry) -> Executed:
     reason: BaseException = exc.exc if exc.exc is not None else exc
     einfo = ExceptionInfo(exc, skip_frames=1)
-    if "on_retry" in task.hooks:
+    if "on_retry" in task.overridden_hooks:
         _hook(task, request, task.on_retry, reason, request.id, request.args, request.kwargs, einfo)
     if signals.task_retry.receivers:
         signals.task_retry.send(task, request=request, reason=exc, einfo=einfo)

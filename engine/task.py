@@ -115,7 +115,7 @@ class Task(TaskDefaults, Generic[P, R]):
         :raises EncodeError: an argument cannot be serialized; the message names its place.
         :raises OperationalError: the broker did not take the message in time.
         """
-        plan = self.plan()
+        plan = self.sending_plan()
         positional = args if type(args) is tuple else tuple(args or ())
         keywords = dict(kwargs) if kwargs else {}
         if plan.check is not None:
@@ -124,7 +124,7 @@ class Task(TaskDefaults, Generic[P, R]):
             options["link"] = link
         if link_error is not None:
             options["link_error"] = link_error
-        if shadow is None and "shadow_name" in self.hooks:
+        if shadow is None and "shadow_name" in self.overridden_hooks:
             shadow = self.shadow_name(positional, keywords, options)
         if shadow is not None:
             options["shadow"] = shadow
@@ -294,9 +294,9 @@ class Task(TaskDefaults, Generic[P, R]):
     @property
     def options(self) -> TaskOptions:
         """The options as they are in force: task over configuration."""
-        return self.plan().options
+        return self.sending_plan().options
 
-    def plan(self) -> TaskPlan:
+    def sending_plan(self) -> TaskPlan:
         """Everything about sending this task that does not depend on the call; made once."""
         app = self._app or self.app
         config = app.config
@@ -307,7 +307,7 @@ class Task(TaskDefaults, Generic[P, R]):
         return plan
 
     @property
-    def hooks(self) -> frozenset[str]:
+    def overridden_hooks(self) -> frozenset[str]:
         """Names of the hooks that this task's class overrides."""
         hooks = self._hooks
         if hooks is None:
