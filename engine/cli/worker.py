@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import subprocess
 import sys
 from typing import Any
 
 from ..boot import BootSpec, exec_supervisor
+from ..log_file import BadLogFileTemplate, expand
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .process import Privileges, detach
@@ -16,6 +18,7 @@ from .surroundings import enter
 from .worker_options import LEVELS, WITHOUT_EFFECT, add_options
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
+DEFAULT_NODE = "worker"
 # `processes` is Celery's other name for prefork; nothing here can stand in for the rest.
 _POOLS = {"prefork": "prefork", "processes": "prefork", "solo": "solo"}
 
@@ -30,8 +33,10 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     enter(options)
     spec = specification(arguments, options)
     privileges = Privileges.named(arguments.uid, arguments.gid, arguments.umask)
+    if arguments.purge:
+        _purge(spec, options)
     if arguments.detach:
-        detach(spec.logfile)
+        detach(None if spec.logfile is None else expand(spec.logfile, spec.hostname or DEFAULT_NODE))
     privileges.apply()
     try:
         exec_supervisor(spec)
@@ -61,15 +66,37 @@ def specification(arguments: argparse.Namespace, options: GlobalOptions) -> Boot
         include=_listed(arguments.include),
         pool=_pool(arguments.pool),
         loglevel=_level(arguments.loglevel),
-        logfile=arguments.logfile,
+        logfile=_log_template(arguments.logfile),
         pidfile=arguments.pidfile,
         statedb=arguments.statedb,
         autoscale=_autoscale(arguments.autoscale),
-        purge=arguments.purge,
         task_events=arguments.task_events,
         no_effect=[*_no_effect(arguments), *options.ignored],
         banner=not options.quiet,
     )
+
+
+def _purge(spec: BootSpec, options: GlobalOptions) -> None:
+    """Drop what waits, in a process of its own: this one is to become a supervisor without an app."""
+    command = [sys.executable, "-m", "prefork.engine", "-A", spec.app, "purge", "--force"]
+    given = {
+        "-b": options.broker,
+        "-Q": ",".join(spec.queues),
+        "-X": ",".join(spec.exclude_queues),
+    }
+    command += [word for flag, value in given.items() if value for word in (flag, value)]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        known = ExitCode(code) if code in list(ExitCode) else ExitCode.FAILED
+        raise CommandError("worker: the queues could not be purged, so nothing was started", known)
+
+
+def _log_template(template: str | None) -> str | None:
+    try:
+        expand(template or "", DEFAULT_NODE)
+    except BadLogFileTemplate as error:
+        raise CommandError(f"--logfile {error}", ExitCode.USAGE) from error
+    return template
 
 
 def _settings(arguments: argparse.Namespace, options: GlobalOptions) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -72,8 +74,6 @@ def test_an_option_becomes_the_setting_of_that_name(line: list[str], key: str, v
         (["--autoscale", "8,2"], "autoscale", [8, 2]),
         (["--autoscale", "8"], "autoscale", [8, 1]),
         (["--autoscale", "8,0"], "autoscale", [8, 1]),
-        (["--purge"], "purge", True),
-        (["--discard"], "purge", True),
         (["-E"], "task_events", True),
     ],
 )
@@ -109,6 +109,7 @@ def test_options_of_celery_without_an_effect_are_accepted_and_listed_once() -> N
         (["stray"], "'stray'"),
         (["=x"], "'=x'"),
         (["nodot=1"], "'nodot=1'"),
+        (["-f", "%q.log"], "there is no %q"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(line: list[str], says: str) -> None:
@@ -148,6 +149,30 @@ def test_an_interpreter_that_cannot_be_started_is_a_boot_failure(monkeypatch: py
     with pytest.raises(CommandError, match="no more memory") as refused:
         worker.run(parse(), APP)
     assert refused.value.code == ExitCode.BOOT_FAILED
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--purge"], ["purge", "--force"]),
+        (["--discard", "-Q", "a,b", "-X", "b"], ["purge", "--force", "-Q", "a,b", "-X", "b"]),
+    ],
+)
+def test_purging_is_done_before_and_by_another_process(
+    monkeypatch: pytest.MonkeyPatch, line: list[str], words: list[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def record(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 69)
+
+    monkeypatch.setattr(worker.subprocess, "run", record)
+    monkeypatch.setattr(worker, "exec_supervisor", lambda _: pytest.fail("started all the same"))
+    with pytest.raises(CommandError, match="nothing was started") as refused:
+        worker.run(parse(*line), APP)
+    assert refused.value.code == ExitCode.UNAVAILABLE
+    assert ran == [[sys.executable, "-m", "prefork.engine", "-A", "proj:app", *words]]
 
 
 @given(st.text())

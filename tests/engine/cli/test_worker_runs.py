@@ -1,0 +1,248 @@
+"""`prefork worker` as operators start it: real processes, the command line in front."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from prefork.engine.cli.failures import ExitCode
+
+DEADLINE_S = 30.0
+
+SHOP = """
+import os, time
+from prefork.engine import App
+
+app = App("shop", broker="filesystem://{root}/broker", backend="filesystem://{root}/broker")
+
+@app.task
+def add(x, y):
+    return x + y
+
+@app.task
+def nap(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+"""
+
+
+class Host:
+    """A directory with an application in it, and the command run there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("PREFORK_", "CELERY_"))
+        } | {
+            "XDG_RUNTIME_DIR": str(root / "run"),
+            "XDG_STATE_HOME": str(root / "state"),
+            "HOME": str(root),
+        }
+        (root / "run").mkdir(mode=0o700)
+        self.write("shop.py", SHOP.format(root=root))
+        self.workers: list[subprocess.Popen[str]] = []
+        self.detached: list[int] = []
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).write_text(textwrap.dedent(text))
+
+    def command(self, *line: str) -> list[str]:
+        return [sys.executable, "-m", "prefork.engine", *line]
+
+    def run(self, *line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*line),
+            cwd=self.root,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def start(self, *line: str, log: str = "worker.log") -> subprocess.Popen[str]:
+        """Start a worker; what it says goes into a file."""
+        with (self.root / log).open("w") as stream:
+            worker = subprocess.Popen(
+                self.command(*line),
+                cwd=self.root,
+                env=self._environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                text=True,
+            )
+        self.workers.append(worker)
+        return worker
+
+    def log(self, name: str = "worker.log") -> str:
+        path = self.root / name
+        return path.read_text() if path.exists() else ""
+
+    def wait_for_log(self, text: str, name: str = "worker.log") -> str:
+        _wait(lambda: text in self.log(name), lambda: f"no {text!r} in:\n{self.log(name)}")
+        return self.log(name)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.terminate()
+                try:
+                    worker.wait(DEADLINE_S)
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+                    worker.wait()
+        for pid in self.detached:
+            if psutil.pid_exists(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _wait(condition: Callable[[], bool], story: Callable[[], str]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, story()
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["-A", "shop", "worker", "-c", "1", "-l", "info"],
+        ["worker", "-c", "1", "-l", "info", "-A", "shop:app"],
+        ["worker", "--app=shop.app", "--concurrency=1", "--loglevel=INFO"],
+    ],
+)
+def test_a_worker_runs_what_is_sent_and_stops_when_told(host: Host, line: list[str]) -> None:
+    worker = host.start(*line)
+    called = host.run("-A", "shop", "call", "shop.add", "-a", "[2, 3]", "--wait", "--timeout", "20")
+    assert (called.returncode, called.stdout) == (0, "5\n"), called.stderr + host.log()
+    assert host.run("health").returncode == 0
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DEADLINE_S) == ExitCode.OK
+    shown = host.log()
+    assert "shop.add" in shown and "concurrency: 1" in shown
+    assert "Traceback" not in shown
+    assert host.run("health").returncode == ExitCode.FAILED
+
+
+def test_the_supervisor_is_the_process_that_was_started(host: Host) -> None:
+    worker = host.start("-A", "shop", "worker", "-c", "1", "-l", "info")
+    host.wait_for_log("ready")
+    assert "supervisor" in " ".join(psutil.Process(worker.pid).cmdline())
+
+
+def test_a_worker_serves_the_queues_it_was_given(host: Host) -> None:
+    host.start("-A", "shop", "worker", "-c", "1", "-Q", "fast,other", "-l", "info")
+    host.wait_for_log("ready")
+    fast = host.run("-A", "shop", "call", "shop.add", "-a", "[1, 1]", "--queue", "fast", "--wait")
+    assert fast.stdout == "2\n"
+    slow = host.run("-A", "shop", "call", "shop.add", "-a", "[1, 1]", "--wait", "--timeout", "0.5")
+    assert slow.returncode == ExitCode.NOT_READY
+
+
+def test_a_limit_of_the_command_line_holds(host: Host) -> None:
+    host.start("-A", "shop", "worker", "-c", "1", "--time-limit", "0.5", "-l", "info")
+    called = host.run("-A", "shop", "call", "shop.nap", "-a", "[60]", "--wait", "--timeout", "20")
+    assert called.returncode == ExitCode.FAILED
+    assert "TimeLimitExceeded" in called.stderr
+    assert "hard time limit 0.5 s" in host.log()
+
+
+def test_options_without_effect_are_listed_once(host: Host) -> None:
+    host.start(
+        "-A", "shop", "worker", "-c", "1", "-l", "info", "--without-mingle", "-O", "fair", "--skip-checks"
+    )
+    shown = host.wait_for_log("ready")
+    assert [line for line in shown.splitlines() if "--without-mingle" in line and "--skip-checks" in line]
+    assert shown.count("--without-mingle") == 1
+
+
+def test_log_file_pid_file_and_node_name_are_as_told(host: Host) -> None:
+    worker = host.start(
+        *("-A", "shop", "worker", "-c", "1", "-l", "info", "-q"),
+        *("-n", "till@%h", "-f", "%n.log", "--pidfile", "till.pid"),
+    )
+    host.wait_for_log("ready", "till.log")
+    assert host.log("till.pid").strip() == str(worker.pid)
+    assert host.run("health", "-n", "till@*").returncode == 0
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(DEADLINE_S)
+    assert not (host.root / "till.pid").exists()
+
+
+def test_a_detached_worker_leaves_the_terminal(host: Host) -> None:
+    done = host.run(
+        *("-A", "shop", "worker", "-c", "1", "-D", "-l", "info", "-f", "worker.log", "--pidfile", "w.pid")
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    host.wait_for_log("ready")
+    pid = int(host.log("w.pid"))
+    host.detached.append(pid)
+    assert os.getsid(pid) != os.getsid(0)
+    os.kill(pid, signal.SIGTERM)
+    _wait(lambda: not _runs(pid), lambda: f"{pid} still runs\n{host.log()}")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_purge_drops_what_waits_before_the_worker_starts(host: Host) -> None:
+    host.run("-A", "shop", "call", "shop.add", "-a", "[1, 1]", "--task-id", "old")
+    host.start("-A", "shop", "worker", "-c", "1", "--purge", "-l", "info")
+    host.wait_for_log("ready")
+    assert host.run("-A", "shop", "call", "shop.add", "-a", "[1, 2]", "--wait").stdout == "3\n"
+    assert host.run("-A", "shop", "result", "old").returncode == ExitCode.NOT_READY
+
+
+def test_a_worker_in_one_process_runs_tasks_too(host: Host) -> None:
+    worker = host.start("-A", "shop", "worker", "-P", "solo", "-l", "info")
+    called = host.run("-A", "shop", "call", "shop.nap", "-a", "[0]", "--wait", "--timeout", "20")
+    assert called.returncode == 0, called.stderr + host.log()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DEADLINE_S) == ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [("import no_such_module_anywhere\n", "no_such_module_anywhere"), ("app = 1\n", "broken")],
+)
+def test_an_application_that_cannot_be_loaded_ends_with_code_3(host: Host, source: str, says: str) -> None:
+    host.write("broken.py", source)
+    worker = host.start("-A", "broken", "worker", "-c", "1")
+    assert worker.wait(DEADLINE_S) == ExitCode.BOOT_FAILED
+    assert says in host.log()
+
+
+def test_a_configuration_that_is_wrong_ends_with_code_3_and_names_the_key(host: Host) -> None:
+    host.write("prefork.toml", 'task_time_limitt = 3\nworker_concurrency = "many"\n')
+    worker = host.start("-A", "shop", "worker")
+    assert worker.wait(DEADLINE_S) == ExitCode.BOOT_FAILED
+    assert "task_time_limitt" in host.log() and "worker_concurrency" in host.log()
+
+
+def test_a_working_directory_and_configuration_given_on_the_line_are_used(host: Host) -> None:
+    (host.root / "elsewhere").mkdir()
+    (host.root / "shop.py").rename(host.root / "elsewhere" / "shop.py")
+    host.write("elsewhere/my.toml", "worker_concurrency = 1\n")
+    host.start("--workdir", "elsewhere", "--config", "my.toml", "-A", "shop", "worker", "-l", "info")
+    assert "concurrency: 1" in host.wait_for_log("ready")
