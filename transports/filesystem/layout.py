@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 FORMAT = b"prefork filesystem broker 1\n"
 
 PAGE_BYTES = 4096
+SLOTS_BUCKET = 32
 SLOTS_SMALL = 256
 SLOTS_MAX = PAGE_BYTES  # one state byte per slot, and all of them in one page
 SEGMENT_DATA_BYTES = 16 << 20
@@ -97,8 +98,11 @@ class SegmentId(NamedTuple):
         return f"{self.minute}.{self.priority}.{self.number}."
 
     def slots(self) -> int:
-        """How many messages such a segment holds: few in a first one, most queues are small."""
-        return SLOTS_SMALL if self.number <= 1 else SLOTS_MAX
+        """How many messages such a segment holds: few in a first one, as most queues and most minutes
+        of a schedule have few."""
+        if self.minute and self.number <= 1:
+            return SLOTS_BUCKET
+        return SLOTS_SMALL if self.number <= (2 if self.minute else 1) else SLOTS_MAX
 
 
 _SEGMENT_NAME = re.compile(r"(?:([0-9]{1,10})p)?([0-9])-([0-9]{8,10})\.seg")

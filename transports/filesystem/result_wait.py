@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import select
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from . import clock
 from .fileops import ForeignObject
+from .layout import encode_name
 from .result_format import shard_of
 from .store import Store
-from .watch import IN_MOVED_TO, Inotify
+from .watch import IN_MOVED_TO, IN_Q_OVERFLOW, Inotify
 
 _POLL_S = 0.02
-_LISTEN_MAX_S = 60.0
+_LISTEN_MAX_S = 1.0
+"""After this long a listener looks whether the store was closed."""
+_GENERATIONS_KEPT = 64
 
 
 class ResultWait:
@@ -33,6 +37,8 @@ class ResultWait:
         self._armed: dict[str, int] = {}
         self._degraded = False
         self._generation = 0
+        # What each of the last generations brought: names of files, None when that is not known.
+        self._stored: deque[set[str] | None] = deque(maxlen=_GENERATIONS_KEPT)
 
     def wait(self, keys: Sequence[str], timeout_s: float | None) -> dict[str, bytes]:
         """See the port `ResultStore.wait`."""
@@ -44,16 +50,20 @@ class ResultWait:
             self._waiting += 1
         try:
             self._arm(keys)
+            wanted = {encode_name(key): key for key in keys}
+            generation = self._generation
+            candidates: Iterable[str] = keys
             while True:
-                generation = self._generation
                 # Looked at after arming: what is stored from here on wakes the listener.
-                found = self._look(keys)
+                found = self._look(candidates)
                 remaining_s = _LISTEN_MAX_S
                 if deadline_mono_s is not None:
                     remaining_s = min(remaining_s, deadline_mono_s - clock.mono_s())
                 if found or remaining_s <= 0 or self._closed:
                     return found
                 self._listen_or_follow(remaining_s, generation)
+                generation, names = self._since(generation)
+                candidates = keys if names is None else [wanted[one] for one in names & wanted.keys()]
         finally:
             self._leave()
 
@@ -87,6 +97,19 @@ class ResultWait:
                     self._degraded = True
                     return
 
+    def _since(self, generation: int) -> tuple[int, set[str] | None]:
+        """The present generation, and what was stored since an earlier one; None when unknown."""
+        with self._changed:
+            missed = self._generation - generation
+            if missed > len(self._stored):
+                return self._generation, None
+            names: set[str] = set()
+            for stored in list(self._stored)[len(self._stored) - missed :]:
+                if stored is None:
+                    return self._generation, None
+                names |= stored
+            return self._generation, names
+
     def _listen_or_follow(self, duration_s: float, generation: int) -> None:
         with self._changed:
             inotify = self._inotify
@@ -96,6 +119,7 @@ class ResultWait:
                 self._changed.wait(duration_s)
                 return
             self._listening = True
+        stored: set[str] | None = None
         try:
             if inotify is None or self._degraded:
                 clock.sleep(min(duration_s, _POLL_S))
@@ -103,11 +127,14 @@ class ResultWait:
                 poller = select.poll()
                 poller.register(inotify.fd, select.POLLIN)
                 poller.poll(max(1, int(duration_s * 1000) + 1))
-                inotify.read()
+                events = inotify.read()
+                if not any(mask & IN_Q_OVERFLOW for _, mask, _ in events):
+                    stored = {name for _, _, name in events}
         finally:
             with self._changed:
                 self._listening = False
                 self._generation += 1
+                self._stored.append(stored)
                 self._changed.notify_all()
 
     def _leave(self) -> None:

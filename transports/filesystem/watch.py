@@ -17,6 +17,7 @@ IN_ATTRIB = 0x4
 IN_MOVED_TO = 0x80
 IN_DELETE_SELF = 0x400
 IN_MOVE_SELF = 0x800
+IN_Q_OVERFLOW = 0x4000
 _IN_IGNORED = 0x8000
 # A file that is removed while somebody has it open only changes its attributes.
 _REPLACED = IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF

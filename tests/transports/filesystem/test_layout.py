@@ -55,7 +55,7 @@ def test_tags_fit_the_scoreboard() -> None:
 def test_states_of_a_segment_lie_in_one_page() -> None:
     # The commit of a settle is one write of them, which SIGKILL cannot tear within a page.
     assert layout.SLOTS_MAX <= layout.PAGE_BYTES
-    for slots in (layout.SLOTS_SMALL, layout.SLOTS_MAX):
+    for slots in (layout.SLOTS_BUCKET, layout.SLOTS_SMALL, layout.SLOTS_MAX):
         assert layout.CLAIMS_AT < layout.records_at(slots) < layout.entries_at(slots) < layout.data_at(slots)
         assert layout.data_at(slots) % layout.PAGE_BYTES == 0
         assert layout.records_at(slots) % layout.RECORD.size == 0
