@@ -1,7 +1,9 @@
 """What the template and the agent do when the supervisor is gone: leave nothing alive.
 
 The children die with the supervisor by the kernel's hand (PDEATHSIG), their sub-processes do not:
-they are in the children's process groups, and the scoreboard knows those.
+they are in the children's process groups, and the scoreboard knows those. What has left its group
+(a daemon, a session of its own) is known by a mark that a child leaves in the environment of
+everything it starts; /proc shows the environment that a program was started with.
 
 Standard library only.
 """
@@ -11,8 +13,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+from typing import Final
 
-from .scoreboard import S_HIGH_SLOT, S_PID, SLOTS, Scoreboard
+from .scoreboard import S_HIGH_SLOT, S_PID, S_SUPERVISOR_PID, SLOTS, Scoreboard
+
+MARK: Final = "_PREFORK_CHILD"
+"""Environment variable that says which child a program descends from."""
 
 _ENDING_MS = 1000
 
@@ -34,7 +40,34 @@ def kill_process_groups(scoreboard: Scoreboard) -> int:
         except ProcessLookupError:
             continue
         killed += 1
+    for pid in descendants(scoreboard.words[S_SUPERVISOR_PID]):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue  # it has just ended, or has become another user's
     return killed
+
+
+def mark(supervisor_pid: int, slot: int, generation: int) -> str:
+    """The mark of a child, for its environment."""
+    return f"{supervisor_pid}.{slot}.{generation}."
+
+
+def descendants(supervisor_pid: int, slot: int | None = None, generation: int | None = None) -> list[int]:
+    """Programs that a child of this supervisor (that of a slot, or any) has started, wherever they are."""
+    wanted = f"{supervisor_pid}." if slot is None else f"{supervisor_pid}.{slot}.{generation}."
+    needle = f"\0{MARK}={wanted}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as environ:
+                if needle in b"\0" + environ.read():
+                    found.append(int(name))
+        except OSError:
+            continue  # gone, or another user's
+    return found
 
 
 def clear_up_after(supervisor_pidfd: int, scoreboard: Scoreboard) -> None:

@@ -254,7 +254,8 @@ class Pool:
         )
         child.pid = 0
         if doom.verdict != "exit":
-            left = self.strangers.kill_left_behind(self.known_pids())
+            left = self.strangers.kill_descendants(child.index, child.generation)
+            left += self.strangers.kill_left_behind(self.known_pids())
             self._log_death(child, doom, view, left, now_s)
         if not reported:
             self._report(child, doom)

@@ -13,6 +13,8 @@ import signal
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .. import orphans
+
 
 class Stranger(NamedTuple):
     """A child of ours that nobody forked for us."""
@@ -40,22 +42,35 @@ class Strangers:
         """Remember who is there now, so that who comes to light by a death can be told from them."""
         self._seen = {stranger.pid for stranger in self._scan(known)}
 
+    def kill_descendants(self, slot: int, generation: int) -> int:
+        """Kill every program that a child has started, in whatever session; returns how many."""
+        pids = orphans.descendants(self._own, slot, generation)
+        return sum(self._kill(pid) for pid in pids if pid != self._own)
+
     def kill_left_behind(self, known: Iterable[int]) -> int:
-        """Kill whoever was not there when `note` was last called; returns how many."""
+        """Kill whoever was not there when `note` was last called; returns how many.
+
+        Programs that another child has started bear its mark, and are left alone.
+        """
         count = 0
+        marked: set[int] | None = None
         for stranger in self._scan(known):
             if stranger.pid in self._seen and stranger.session not in self._doomed_sessions:
                 continue
+            if marked is None:
+                marked = set(orphans.descendants(self._own))
+            if stranger.pid in marked:
+                continue
             if stranger.session != self._session:
                 self._doomed_sessions.add(stranger.session)
-            count += self._kill(stranger)
+            count += self._kill(stranger.pid)
         if len(self._doomed_sessions) > 256:
             self._doomed_sessions.clear()
         return count
 
     def kill_all(self, known: Iterable[int]) -> int:
         """Kill everybody who is there, at the end of the worker; returns how many."""
-        return sum(self._kill(stranger) for stranger in self._scan(known))
+        return sum(self._kill(stranger.pid) for stranger in self._scan(known))
 
     def reap(self, known: frozenset[int]) -> int:
         """Reap those that have ended; returns how many. To be called when no fork is pending."""
@@ -71,10 +86,9 @@ class Strangers:
             self._seen.discard(ended.si_pid)
             count += 1
 
-    def _kill(self, stranger: Stranger) -> int:
+    def _kill(self, pid: int) -> int:
         try:
-            # Our child, not reaped: the number is still its own.
-            os.kill(stranger.pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             return 0
         self.killed += 1

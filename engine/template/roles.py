@@ -9,6 +9,7 @@ import sys
 import traceback
 from typing import NoReturn
 
+from .. import orphans
 from ..agent.main import run as agent_run
 from ..child.main import run as child_run
 from ..linux import Linux
@@ -23,6 +24,7 @@ def run_child(link: ProcessLink, loaded: Loaded, slot: int, generation: int) -> 
         # Both the supervisor and the process itself do this, whoever comes first: a child that is
         # killed must take its own sub-processes along from its first moment on.
         os.setpgid(0, 0)
+        os.environ[orphans.MARK] = orphans.mark(link.supervisor_pid, slot, generation)
         _await_supervisor(link)
         Linux().die_with_parent(link.supervisor_pid)
         code = child_run(link, loaded, slot, generation)

@@ -141,6 +141,10 @@ def _fork(link: ProcessLink, message: dict[str, Any], fds: list[int]) -> None:
         link.channel.close()
         try:
             os.setpgid(0, 0)
+            if message["kind"] == "child":
+                os.environ[orphans.MARK] = orphans.mark(
+                    link.supervisor_pid, message["slot"], message["generation"]
+                )
             if message["kind"] == "agent":
                 FakeAgent(link, socket.socket(fileno=fds[0])).run()
             while os.getppid() != link.supervisor_pid:
@@ -376,6 +380,17 @@ def _grandchild(child: FakeChild, step: dict[str, Any]) -> None:
     _sleep(child, step)
 
 
+def _daemon(child: FakeChild, step: dict[str, Any]) -> None:
+    """A program that leaves its group and its parent, as daemons do."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", "299"])
+        os._exit(0)
+    os.wait()
+    _sleep(child, step)
+
+
 def _orphan(child: FakeChild, step: dict[str, Any]) -> None:
     """A sub-process that outlives its own parent and then ends."""
     if os.fork() == 0:
@@ -413,6 +428,7 @@ STEPS = {
     "stuck with gil": _stuck_with_gil,
     "stop self": _stop_self,
     "grandchild": _grandchild,
+    "daemon": _daemon,
     "orphan": _orphan,
     "swallow": _swallow,
     "die": _die,

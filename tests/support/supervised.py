@@ -174,6 +174,17 @@ class Supervised:
                 found.append(int(name))
         return found
 
+    def programs(self, name: str) -> list[int]:
+        """Those of `processes` that run this program."""
+        found = []
+        for pid in self.processes():
+            try:
+                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                    found.append(pid)
+            except OSError:
+                continue
+        return found
+
     def gone(self, within_s: float = 1.0) -> None:
         """Nothing of this worker is alive any more."""
         eventually(lambda: not self.processes(), within_s)

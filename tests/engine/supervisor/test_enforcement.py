@@ -16,7 +16,7 @@ LIMIT_S = 0.4
 
 
 @pytest.mark.parametrize(
-    "do", ["sleep", "ignore", "mask", "stuck", "stuck with gil", "stop self", "grandchild"]
+    "do", ["sleep", "ignore", "mask", "stuck", "stuck with gil", "stop self", "grandchild", "daemon"]
 )
 def test_a_hard_limit_ends_the_process_group_whatever_the_task_does(worker: Supervised, do: str) -> None:
     worker.start()
@@ -27,7 +27,7 @@ def test_a_hard_limit_ends_the_process_group_whatever_the_task_does(worker: Supe
     assert LIMIT_S <= elapsed_s < LIMIT_S + 0.5
     dead = worker.event("dead")
     assert (dead["cause"], dead["verdict"], dead["limit_s"]) == ("hard time limit 0.4 s", "timeout", LIMIT_S)
-    eventually(lambda: not _sleepers(worker))
+    eventually(lambda: not worker.programs("sleep"))
     worker.event("end", job=worker.job({"do": "sleep"}))
 
 
@@ -42,18 +42,6 @@ def _group(group: int) -> list[int]:
         if int(fields[2]) == group and fields[0] != b"Z":
             members.append(int(name))
     return members
-
-
-def _sleepers(worker: Supervised) -> list[int]:
-    found = []
-    for pid in worker.processes():
-        try:
-            with open(f"/proc/{pid}/comm", encoding="utf-8") as comm:
-                if comm.read().strip() == "sleep":
-                    found.append(pid)
-        except OSError:
-            continue
-    return found
 
 
 def test_a_limit_that_comes_as_the_task_ends_never_hits_the_next_one(worker: Supervised) -> None:
@@ -136,3 +124,14 @@ def test_limits_hold_while_the_agent_is_silent(worker: Supervised) -> None:
     os.kill(worker.ask("stats")["agent"]["pid"], signal.SIGSTOP)
     start = worker.event("start", job=worker.job({"do": "ignore", "s": 60, "hard_s": LIMIT_S}))
     eventually(lambda: not _group(start["pid"]), within_s=LIMIT_S + 0.5)
+
+
+def test_a_daemon_of_one_child_is_left_alone_when_another_child_is_killed(worker: Supervised) -> None:
+    worker.start()
+    keeper = worker.event("start", job=worker.job({"do": "daemon", "s": 60}))
+    [daemon] = eventually(lambda: worker.programs("sleep"))
+    worker.job({"do": "grandchild", "s": 60, "hard_s": 0.3})
+    worker.event("dead", verdict="timeout")
+    eventually(lambda: worker.programs("sleep") == [daemon])
+    os.kill(keeper["pid"], signal.SIGKILL)
+    eventually(lambda: not worker.programs("sleep"))
