@@ -133,7 +133,7 @@ def autoretry(task: Any, request: Context, exc: Exception) -> Exception:
     options = dict(task.retry_kwargs)
     if task.retry_backoff:
         options["countdown"] = backoff_s(
-            max(1.0, float(task.retry_backoff)),
+            float(task.retry_backoff),
             request.retries,
             task.retry_backoff_max,
             jitter=task.retry_jitter,

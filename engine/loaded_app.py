@@ -52,11 +52,13 @@ def load(link: ProcessLink) -> Loaded:
     app = find_app(spec.app)
     app.set_current()
     app.set_default()
-    config = app.conf.resolve(cli=spec.settings)
+    app.conf.resolve(cli=spec.settings)
     for name in spec.include:
         import_module(name)
     app.import_task_modules()
     app.finalize(auto=True)
+    # Only now: modules, and receivers of the app's signals, may have changed settings.
+    config = app.config
     setup_worker_logging(config, loglevel=spec.loglevel, logfile=spec.logfile, node=link.node)
     loaded = Loaded(app, config, worker_options(spec, app, config), link.node)
     loaded.set_title("template")
