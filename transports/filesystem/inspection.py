@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from ..base import Waiting
+from ..base import Depth, Waiting
 from .layout import ENTRY, PRIORITIES, SegmentId, State
 from .pages import STREAMS
 from .queuedir import QueueDir
@@ -68,10 +68,27 @@ def _waiting(queue: QueueDir, segment: Segment, slot: int) -> Waiting:
     )
 
 
+def depth(queue: QueueDir) -> Depth:
+    """Count every slot. Staged messages are nowhere yet."""
+    ready = delayed = in_work = 0
+
+    def count(segment: Segment) -> None:
+        nonlocal ready, delayed, in_work
+        states = segment.states()
+        ready += states.count(State.READY)
+        delayed += states.count(State.DELAYED)
+        in_work += states.count(State.CLAIMED)
+
+    queue.visit_segments(queue.segment_ids(), count)
+    return Depth(ready, delayed, in_work)
+
+
 def purge(queue: QueueDir) -> int:
     """Drop ready and delayed messages; how many."""
     dropped = 0
-    for segment in queue.each_segment(queue.segment_ids()):
+
+    def drop(segment: Segment) -> None:
+        nonlocal dropped
         states = segment.states()
         purged = states.translate(_PURGED)
         if purged != states:
@@ -80,6 +97,8 @@ def purge(queue: QueueDir) -> int:
             queue.drop_if_done(segment, purged)
             if queue.store.fsync:
                 segment.sync()
+
+    queue.visit_segments(queue.segment_ids(), drop)
     _forget_counts(queue)
     return dropped
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 
 from . import clock, deadletters, owners
 from .expiry import ExpirySweep
@@ -35,6 +36,7 @@ class Maintenance:
             self._check_queue(queue)
         self._check_dead()
         self._forget_unfinished_owners()
+        self._drop_unfinished_leases()
         self._sweep.sweep(_EXPIRED_MAX)
         self._sweep.drop_leftovers()
         return self._store.take_notices()
@@ -56,8 +58,7 @@ class Maintenance:
                     self._store.quarantine(ForeignObject(path, "no file of a queue has this name"))
             for name in os.listdir(f"{queue.path}/delayed"):
                 self._check_hour(queue, name)
-        for segment in queue.each_segment(queue.segment_ids()[:_NAMES_MAX]):
-            self._void_orphans(queue, segment)
+        queue.visit_segments(queue.segment_ids()[:_NAMES_MAX], partial(self._void_orphans, queue))
 
     def _check_hour(self, queue: QueueDir, hour: str) -> None:
         folder = f"{queue.path}/delayed/{hour}"
@@ -111,3 +112,11 @@ class Maintenance:
                 # Old enough not to be a registration that is under way.
                 if clock.wall_s() - os.lstat(path).st_mtime > _LEFTOVER_AGE_S:
                     owners.forget(self._store, one.id)
+
+    def _drop_unfinished_leases(self) -> None:
+        for name in os.listdir(self._store.path("workers")):
+            path = self._store.path("workers", name)
+            if name.startswith(".") and name.endswith(".tmp"):
+                with contextlib.suppress(FileNotFoundError):
+                    if clock.wall_s() - os.lstat(path).st_mtime > _LEFTOVER_AGE_S:
+                        self._store.ops.unlink_if_there(path)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from ..base import Depth
 from . import clock
 from .fileops import ForeignObject
 from .layout import (
@@ -295,18 +294,15 @@ class QueueDir:
             if name.startswith(segment_id.causes_prefix()):
                 self.ops.unlink_if_there(f"{self.path}/causes/{name}")
 
-    def each_segment(self, ids: Iterable[SegmentId]) -> Iterator[Segment]:
-        """Visit segments with the lock held, letting others in after every few.
-
-        Do not stop the iteration half-way: the lock would be held until it is collected.
-        """
+    def visit_segments(self, ids: Iterable[SegmentId], visit: Callable[[Segment], None]) -> None:
+        """Call `visit` for each segment with the lock held, letting others in after every few."""
         remaining = iter(ids)
         while chunk := list(itertools.islice(remaining, _SEGMENTS_PER_LOCK)):
             with self.locked():
                 for segment_id in chunk:
                     segment = self.segment(segment_id)
                     if segment is not None:
-                        yield segment
+                        visit(segment)
 
     def segment_ids(self, through_minute: int | None = None) -> list[SegmentId]:
         """Every segment there is, plain ones first, oldest first; see `bucket_ids`."""
@@ -340,16 +336,6 @@ class QueueDir:
             return []
         found = [parse_segment_name(name) for name in names]
         return sorted(one for one in found if one is not None and one.minute // 60 == hour)
-
-    def depth(self) -> Depth:
-        """Count every slot. Staged messages are nowhere yet."""
-        ready = delayed = in_work = 0
-        for segment in self.each_segment(self.segment_ids()):
-            states = segment.states()
-            ready += states.count(_READY_BYTE)
-            delayed += states.count(_DELAYED_BYTE)
-            in_work += states.count(State.CLAIMED)
-        return Depth(ready, delayed, in_work)
 
     def close(self) -> None:
         """Drop descriptors. The lock file stays open: closing it would drop locks of others here."""

@@ -171,7 +171,7 @@ class FilesystemTransport:
     def depth(self, queue: str) -> Depth:
         """How many messages of a queue are where."""
         found = self._queues.existing(queue)
-        return Depth(0, 0, 0) if found is None else found.depth()
+        return Depth(0, 0, 0) if found is None else inspection.depth(found)
 
     @broker_errors
     def ready(self, queues: Sequence[str]) -> int:
@@ -183,7 +183,7 @@ class FilesystemTransport:
             if hints is not None:
                 total += sum(waiting(*hints))
             elif queue is not None:
-                total += queue.depth().ready
+                total += inspection.depth(queue).ready
         return total
 
     @broker_errors

@@ -214,15 +214,17 @@ def test_space_of_large_documents_is_freed_when_all_are_done(tmp_path: Path) -> 
     transport.close()
 
 
-def test_leftovers_of_a_killed_store_are_removed_after_an_hour(tmp_path: Path) -> None:
+def test_leftovers_of_killed_writers_are_removed_after_an_hour(tmp_path: Path) -> None:
     transport = FilesystemTransport(tmp_path / "broker")
-    leftover = tmp_path / "broker/results/.1-1-1-1.tmp"
-    leftover.write_bytes(b"")
+    leftovers = [tmp_path / "broker/results/.1-1-1-1.tmp", tmp_path / "broker/workers/.1-0.tmp"]
+    for leftover in leftovers:
+        leftover.write_bytes(b"")
     assert transport.maintain() == []
-    assert leftover.exists()
-    os.utime(leftover, (1, 1))
+    assert all(leftover.exists() for leftover in leftovers)
+    for leftover in leftovers:
+        os.utime(leftover, (1, 1))
     assert transport.maintain() == []
-    assert not leftover.exists()
+    assert not any(leftover.exists() for leftover in leftovers)
     transport.close()
 
 
