@@ -19,7 +19,9 @@ plain = st.recursive(
 
 
 @given(st.text(), st.dictionaries(st.text(), plain, max_size=5), st.lists(st.text(), max_size=4))
-def test_a_specification_comes_back_as_it_was(app: str, settings: dict[str, object], queues: list[str]) -> None:
+def test_a_specification_comes_back_as_it_was(
+    app: str, settings: dict[str, object], queues: list[str]
+) -> None:
     spec = BootSpec(app=app, settings=settings, queues=queues, autoscale=[4, 1], watch_pid=12)
     assert BootSpec.from_json(spec.to_json()) == spec
 

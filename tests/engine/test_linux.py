@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from support.forked import in_child
-from support.waiting import Background, eventually
 
 from prefork.engine.linux import Futex, Linux, PollingFutex, private_kib, states_of_threads, threads_of
 from prefork.engine.scoreboard import Scoreboard
+from support.forked import in_child
+from support.waiting import Background, eventually
 
 
 def _futexes() -> list[Callable[[Scoreboard], Futex | PollingFutex]]:

@@ -22,7 +22,11 @@ from prefork.engine.supervisor.channel import PacketChannel
 
 messages = st.fixed_dictionaries(
     {"op": st.text()},
-    optional={"slot": st.integers(0, 1023), "traceback": st.text(), "reasons": st.lists(st.text(), max_size=3)},
+    optional={
+        "slot": st.integers(0, 1023),
+        "traceback": st.text(),
+        "reasons": st.lists(st.text(), max_size=3),
+    },
 )
 
 

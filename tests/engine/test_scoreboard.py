@@ -7,7 +7,6 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.forked import in_child
 
 from prefork.engine.scoreboard import (
     BATCH_MAX,
@@ -23,6 +22,7 @@ from prefork.engine.scoreboard import (
     pack_mark,
     unpack_mark,
 )
+from support.forked import in_child
 
 
 @pytest.fixture(scope="module")
