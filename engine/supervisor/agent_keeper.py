@@ -68,6 +68,11 @@ class AgentKeeper:
         """What there is of an agent."""
         return AgentPhase.NONE if self.agent is None else self.agent.phase
 
+    @property
+    def forking(self) -> bool:
+        """An agent may exist that has not been reported yet."""
+        return self.phase is AgentPhase.FORKING
+
     def ensure(self, now_s: float, boot_timeout_s: float) -> None:
         """Start an agent if there is none and the back-off is over; kill one that does not start."""
         agent = self.agent

@@ -16,7 +16,7 @@ from ..linux import Linux
 from ..log_file import expand
 from ..scoreboard import S_PAUSED, S_SUPERVISOR_PID, Scoreboard
 from . import banner, stacks
-from .agent_keeper import AgentKeeper, AgentPhase
+from .agent_keeper import AgentKeeper
 from .context import Context
 from .control import Control
 from .ending import STOPPED, Ending
@@ -220,14 +220,12 @@ class Supervisor:
         self._host.ready(self.context.node, self._control.path)
 
     def _mind_strangers(self, now_s: float) -> None:
-        forking = self._pool.forks_pending or self._agent.phase is AgentPhase.FORKING
-        if self._reap_wanted and not forking:
+        note = now_s - self._strangers_noted_s > _STRANGERS_S
+        if not (note or self._reap_wanted or self._pool.left_behind):
+            return
+        if self._pool.mind_strangers(note=note, reap=note or self._reap_wanted):
             self._reap_wanted = False
-            self._pool.strangers.reap(frozenset(self._pool.known_pids()))
-        if now_s - self._strangers_noted_s > _STRANGERS_S:
-            self._strangers_noted_s = now_s
-            self._reap_wanted = True
-            self._pool.strangers.note(self._pool.known_pids())
+            self._strangers_noted_s = now_s if note else self._strangers_noted_s
 
     # --- what is asked for ---------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class Pool:
         self.sizing = Sizing()
         self.tally = Tally()
         self.fatal = ""
+        self.left_behind = False  # a death may have brought strangers to light
 
     def configure(self, options: WorkerOptions) -> None:
         """Take over what a template has reported."""
@@ -206,7 +207,8 @@ class Pool:
         """Kill a child with everything in its group; it is buried when its pidfd says so."""
         if not child.alive:
             return
-        self.strangers.note(self.known_pids())
+        if not self.left_behind:
+            self.strangers.note(self.known_pids())
         child.doom, child.killed_s, child.phase = doom, now_s, Phase.KILLED
         child.stopping = None
         kill_group(child.pid, child.pidfd)
@@ -218,15 +220,27 @@ class Pool:
             pids.add(self._agent.agent.pid)
         return pids
 
+    def mind_strangers(self, *, note: bool, reap: bool) -> bool:
+        """Kill what the dead have left behind; note or reap who else is there. False: not now.
+
+        While a fork is pending, a stranger may be a child of ours that has not been reported yet.
+        """
+        if any(child.phase is Phase.FORKING for child in self.table) or self._agent.forking:
+            return False
+        known = self.known_pids()
+        if self.left_behind:
+            self.left_behind = False
+            self.strangers.kill_left_behind(known)
+        if note:
+            self.strangers.note(known)
+        if reap:
+            self.strangers.reap(frozenset(known))
+        return True
+
     @property
     def any_ready(self) -> bool:
         """Some child serves."""
         return any(child.phase is Phase.READY for child in self.table)
-
-    @property
-    def forks_pending(self) -> bool:
-        """Some child may exist that has not been reported yet."""
-        return any(child.phase is Phase.FORKING for child in self.table)
 
     # --- their deaths --------------------------------------------------------------------------
 
@@ -255,7 +269,7 @@ class Pool:
         child.pid = 0
         if doom.verdict != "exit":
             left = self.strangers.kill_descendants(child.index, child.generation)
-            left += self.strangers.kill_left_behind(self.known_pids())
+            self.left_behind = True
             self._log_death(child, doom, view, left, now_s)
         if not reported:
             self._report(child, doom)
