@@ -154,7 +154,7 @@ def test_a_probe_loads_no_application_and_no_third_party_and_is_quick(workers: A
         "import sys, time\n"
         "started = time.perf_counter()\n"
         "from prefork.engine.cli.main import main\n"
-        "code = main(['health'])\n"
+        "code = int(main(['health']))\n"
         "took = time.perf_counter() - started\n"
         "heavy = {'msgspec', 'kombu', 'psutil', 'billiard', 'celery', 'asyncio'}\n"
         "third = sorted({m.split('.')[0] for m in sys.modules} & heavy)\n"
