@@ -30,11 +30,11 @@ if TYPE_CHECKING:
         """The process that ran the task was ended on somebody's request."""
 
 
-_FROM_BILLIARD = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded", "WorkerLostError", "Terminated"})
+FROM_BILLIARD = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded", "WorkerLostError", "Terminated"})
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM_BILLIARD:
+    if name in FROM_BILLIARD:
         value = getattr(import_module("billiard.exceptions"), name)
         globals()[name] = value
         return value

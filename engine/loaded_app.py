@@ -59,7 +59,13 @@ def load(link: ProcessLink) -> Loaded:
     app.finalize(auto=True)
     # Only now: modules, and receivers of the app's signals, may have changed settings.
     config = app.config
-    setup_worker_logging(config, loglevel=spec.loglevel, logfile=spec.logfile, node=link.node)
+    setup_worker_logging(
+        config,
+        loglevel=spec.loglevel,
+        logfile=spec.logfile,
+        node=link.node,
+        process_name="template" if spec.pool == "prefork" else "solo",
+    )
     loaded = Loaded(app, config, worker_options(spec, app, config), link.node)
     loaded.set_title("template")
     return loaded

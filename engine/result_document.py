@@ -29,6 +29,7 @@ DOCUMENT_BYTES_MAX = 128 * 1024 * 1024
 """Larger documents are not read: nobody but an attacker, or a mistake, writes one."""
 
 _OWN_MODULE = exceptions.__name__
+_LIMITS_MODULE = "billiard.exceptions"
 _FIELD_MODULES = frozenset({"celery.exceptions", _OWN_MODULE})
 
 
@@ -227,6 +228,10 @@ def _exception_class(module: Any, name: str) -> type[Exception] | None:
         return None
     if module in _FIELD_MODULES:
         module = _OWN_MODULE
+    if module == _LIMITS_MODULE and name in exceptions.FROM_BILLIARD:
+        # The engine's own, though it imports their home only when they are asked for.
+        own: type[Exception] = getattr(exceptions, name)
+        return own
     loaded = sys.modules.get(module)
     if loaded is None:
         return None

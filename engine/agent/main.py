@@ -10,6 +10,7 @@ import socket
 import sys
 
 from ..loaded_app import Loaded
+from ..logs import enter_process
 from ..process_link import ProcessLink
 from ..storage import open_storage
 from .loop import Agent
@@ -27,6 +28,7 @@ def run(link: ProcessLink, loaded: Loaded, channel: socket.socket) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     gc.enable()
     loaded.set_title("agent")
+    enter_process("agent", node=link.node)
     storage = open_storage(loaded.app)
     try:
         return Agent(link, loaded, channel, storage, logging.getLogger("prefork.agent")).run()

@@ -44,6 +44,7 @@ from ..scoreboard import (
 )
 from ..settle import Ending
 from ..settling import encode_outcome
+from ..task_context import clear_current, set_current
 from .admit import Refusal, admit
 from .idle import Idle
 from .outcomes import Outcomes
@@ -245,7 +246,9 @@ class WorkerLoop:
         words[C_SOFT_NS] = start_ns + int(soft_s * 1e9) if soft_s else 0
         words[C_HARD_NS] = start_ns + int(hard_s * 1e9) if hard_s else 0
         request = self._outcomes.request(delivery, message, args, kwargs, embed)
+        set_current(message.id, plan.name)
         executed = run_body(plan.task, request, words, number)
+        clear_current()
         runtime_ns = mono_ns() - start_ns
         words[C_BUSY_NS] += runtime_ns
         plan.kind.add(runtime_ns / 1e9)

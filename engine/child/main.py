@@ -15,6 +15,7 @@ from typing import Final
 from .. import signals as hooks
 from ..exceptions import SoftTimeLimitExceeded
 from ..loaded_app import Loaded
+from ..logs import enter_process
 from ..process_link import ProcessLink
 from ..scoreboard import C_RUNNING, C_STATE, S_SOFT_TARGET, Slot, State
 from .idle import AgentWakes
@@ -35,6 +36,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
     slot.words[C_STATE] = State.BOOTING
     try:
         _set_up_process(slot)
+        enter_process(f"child {slot_index}", node=link.node, index=slot_index + 1)
         owner = f"{link.worker_id}.{slot_index}.{generation}"
         parts = build(link, loaded, slot, owner)
         hooks.worker_process_init.send(sender=link.node)

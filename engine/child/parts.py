@@ -60,8 +60,8 @@ class Parts:
         )
         self._plans: dict[str, RunPlan | None] = {}
         self._max_tasks: int | None = loaded.options["max_tasks_per_child"]
-        self._title = f"prefork: {node}: child {slot.index + 1}"
-        self._shown: str | None = None
+        self._title = f"prefork: {node}: child {slot.index}"
+        self._shown: str | None = ""  # so that the first title, of no task, is shown
         # Written by the loop: executions so far, and a wish to be replaced (out of memory).
         self.executed = 0
         self.worn_out = False

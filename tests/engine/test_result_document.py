@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from typing import Any
 
@@ -314,3 +315,17 @@ def test_exception_info_shows_the_traceback() -> None:
     assert "ValueError" in repr(einfo)
     assert safe_text("x" * 10**6, 10).startswith("'xxxx")
     assert result_document.iso_utc(1.5) == "1970-01-01T00:00:01.500000+00:00"
+
+
+def test_a_time_limit_comes_back_as_itself_in_a_process_that_never_met_one() -> None:
+    code = (
+        "import sys\n"
+        "from prefork.engine.result_document import rebuild_exception\n"
+        "assert 'billiard' not in sys.modules\n"
+        "value = {'exc_type': 'TimeLimitExceeded', 'exc_message': [3], 'exc_module': 'billiard.exceptions'}\n"
+        "made = rebuild_exception(value)\n"
+        "from prefork.engine.exceptions import TimeLimitExceeded\n"
+        "assert type(made) is TimeLimitExceeded, type(made)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
