@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +22,11 @@ def backoff_s(
         return 0.0
     full_s = min(last_s, first_s * 2.0 ** min(failures - 1, 32))
     return full_s * (0.5 + fraction / 2)
+
+
+def fraction() -> float:
+    """A random number in [0, 1). The random module would bring in OpenSSL, a megabyte here."""
+    return int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 class BootGuard:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import secrets
 import signal
 import socket
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from ..log_file import expand
 from ..scoreboard import S_PAUSED, S_SUPERVISOR_PID, Scoreboard
 from . import banner, stacks
 from .agent_keeper import AgentKeeper
+from .boot_guard import fraction
 from .context import Context
 from .control import Control
 from .ending import STOPPED, Ending
@@ -62,8 +61,8 @@ class Supervisor:
         self.context = _context(spec, entries or Entries())
         self._log = self.context.log
         self._templates = TemplateKeeper(self.context)
-        self._agent = AgentKeeper(self.context, self._templates, random.random)
-        self._pool = Pool(self.context, self._templates, self._agent, random.random)
+        self._agent = AgentKeeper(self.context, self._templates, fraction)
+        self._pool = Pool(self.context, self._templates, self._agent, fraction)
         self._enforcer = Enforcer(self._pool.table, self._pool.kill, self._agent.request)
         self._manager = ServiceManager(environ)
         self._host = HostNotifier(spec.notify_fd)
@@ -288,7 +287,7 @@ def _context(spec: BootSpec, entries: Entries) -> Context:
         poller=Poller(),
         log=make_logger(spec.loglevel, None if spec.logfile is None else expand(spec.logfile, node)),
         node=node,
-        worker_id=incarnation(node, secrets.token_bytes(4)),
+        worker_id=incarnation(node, os.urandom(4)),
         doorbell_fd=os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
         own_pidfd=os.pidfd_open(os.getpid()),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any, Final
 
 from ..clock import mono_s
 from .agent_keeper import Agent, AgentKeeper, AgentPhase
-from .boot_guard import BootGuard
+from .boot_guard import BootGuard, fraction
 from .children import Child
 from .context import Context
 from .ending import STOPPED, Ending
@@ -44,7 +43,7 @@ class Reports:
         self._pool = pool
         self._ending = ending
         self._on_configured = on_configured
-        self._guard = BootGuard(1 << 30, random.random)
+        self._guard = BootGuard(1 << 30, fraction)
         self.started = False
         self._reload_again = False
 

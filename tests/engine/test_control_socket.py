@@ -73,12 +73,12 @@ def test_a_link_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
         runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)}, create=True)
 
 
-def test_without_a_runtime_directory_temporary_files_are_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert runtime_directory({}, create=True) == str(tmp_path / f"prefork-{os.getuid()}")
-    assert runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path / "no")}) == runtime_directory({})
+def test_without_a_runtime_directory_temporary_files_are_used(tmp_path: Path) -> None:
+    environ = {"TMPDIR": str(tmp_path)}
+    assert runtime_directory(environ, create=True) == str(tmp_path / f"prefork-{os.getuid()}")
+    assert runtime_directory({**environ, "XDG_RUNTIME_DIR": str(tmp_path / "no")}) == runtime_directory(
+        environ
+    )
 
 
 def test_where_no_worker_ever_ran_none_is_found(tmp_path: Path) -> None:
