@@ -124,9 +124,10 @@ class Agent:
     def _serve(self) -> None:
         message, _ = receive(self._channel)
         if message is None:
+            # Without a word: it died. The lease is left to run out, so that whoever takes over
+            # knows that nobody can say which of our messages it was that ran.
             orphans.clear_up_after(self._link.supervisor_pidfd, self._link.scoreboard)
-            self._stopping = True
-            return
+            os._exit(1)
         if message["op"] == "stop":
             self._retry_undone()
             self._stopping = True

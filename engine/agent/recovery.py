@@ -202,5 +202,3 @@ class Recoverer:
     def _owner(self, message: dict[str, Any]) -> str:
         owner = message.get("owner")
         return owner or f"{self._link.worker_id}.{message['slot']}.{message['generation']}"
-
-

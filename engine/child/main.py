@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import os
 import random
@@ -17,6 +16,7 @@ from ..exceptions import SoftTimeLimitExceeded
 from ..loaded_app import Loaded
 from ..logs import enter_process
 from ..process_link import ProcessLink
+from ..process_signals import show_stacks_on_request
 from ..scoreboard import C_RUNNING, C_STATE, S_SOFT_TARGET, Slot, State
 from .idle import AgentWakes
 from .loop import WorkerLoop
@@ -60,9 +60,7 @@ def _set_up_process(slot: Slot) -> None:
     # Ctrl-C reaches the whole foreground group; only the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arm_soft_limit(slot)
-    if sys.__stderr__ is not None:
-        # In C, so that a task that holds the GIL can be looked at as well.
-        faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
+    show_stacks_on_request()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     prefer_as_oom_victim()
     random.seed()

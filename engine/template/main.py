@@ -15,10 +15,12 @@ import socket
 import traceback
 from typing import Any, NoReturn
 
+from ...transports.registry import preload
 from .. import orphans
 from ..linux import Linux
 from ..loaded_app import Loaded, load
 from ..process_link import PACKET_BYTES_MAX, ProcessLink, receive, send
+from ..process_signals import leave_signals_to_supervisor, show_stacks_on_request
 from . import roles
 from .threads import unsafe_to_fork
 
@@ -30,8 +32,12 @@ def main(link: ProcessLink) -> None:
     # Collected garbage of the import would leave holes that children then fill one by one, each
     # unsharing a page; so nothing is collected before the freeze (CPython's gc.freeze notes).
     gc.disable()
+    leave_signals_to_supervisor()
+    show_stacks_on_request()
     try:
         loaded = load(link)
+        # What agent and children would import each for themselves: shared, it is half of their memory.
+        preload(loaded.config.broker_url, loaded.config.result_backend)
     except BaseException:
         send(link.channel, {"op": "boot-failed", "traceback": _shortened(traceback.format_exc())})
         os._exit(EXIT_BOOT_FAILED)
