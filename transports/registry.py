@@ -52,6 +52,18 @@ def open_results(url: str, options: Mapping[str, Any] | None = None) -> ResultSt
     return cast(ResultStore, factory(url, options if options is not None else {}))
 
 
+def preload(broker_url: str, results_url: str | None) -> None:
+    """Import what opening these would import, and open nothing.
+
+    For a process that others are forked from: what it has imported, they share.
+
+    :raises UnsupportedTransport: nobody provides one of them.
+    """
+    _factory(broker_url, "transport", BUILT_IN_TRANSPORTS, TRANSPORT_GROUP, "open_transport")
+    if results_url is not None:
+        _factory(results_url, "result store", BUILT_IN_RESULTS, RESULTS_GROUP, "open_results")
+
+
 def _factory(
     url: str, kind: str, built_in: Mapping[str, str], group: str, name: str
 ) -> Callable[[str, Mapping[str, Any]], Any]:
