@@ -32,6 +32,7 @@ from ..scoreboard import (
 from ..settle import Ending, Settlement, policy_of_bits, settlement
 from ..settling import decode_outcome
 from ..storage import Storage
+from ..worker_names import owner as owner_name
 
 _ENDINGS = {
     "crash": Ending.LOST,
@@ -200,5 +201,4 @@ class Recoverer:
         self._storage.store.store(self._results.failure(error, task_id=parsed.id, message=parsed))
 
     def _owner(self, message: dict[str, Any]) -> str:
-        owner = message.get("owner")
-        return owner or f"{self._link.worker_id}.{message['slot']}.{message['generation']}"
+        return owner_name(self._link.worker_id, message["slot"], message["generation"])

@@ -98,6 +98,7 @@ class WorkerLoop:
                 self._idle.worked()
                 self._batch(deliveries)
             elif words[C_STATE] != State.IDLE:
+                self._parts.set_title(None)
                 # Announce first, look once more, and only then sleep: whoever brings a message
                 # after that look sees the announcement.
                 self._announce(State.IDLE)

@@ -18,6 +18,7 @@ from ..logs import enter_process
 from ..process_link import ProcessLink
 from ..process_signals import show_stacks_on_request
 from ..scoreboard import C_RUNNING, C_STATE, S_SOFT_TARGET, Slot, State
+from ..worker_names import owner as owner_name
 from .idle import AgentWakes
 from .loop import WorkerLoop
 from .parts import build
@@ -37,7 +38,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
     try:
         _set_up_process(slot)
         enter_process(f"child {slot_index}", node=link.node, index=slot_index + 1)
-        owner = f"{link.worker_id}.{slot_index}.{generation}"
+        owner = owner_name(link.worker_id, slot_index, generation)
         parts = build(link, loaded, slot, owner)
         hooks.worker_process_init.send(sender=link.node)
     except BaseException:

@@ -10,6 +10,8 @@ import logging
 import os
 import select
 import signal
+import socket
+import sys
 import threading
 from types import FrameType
 from typing import Final
@@ -22,6 +24,7 @@ from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink, channel_pair
 from ..scoreboard import C_STATE, S_STOP, Scoreboard, State, Stop
 from ..storage import open_storage
+from ..worker_names import incarnation, node_name
 from .loop import WorkerLoop
 from .parts import Parts
 
@@ -130,7 +133,7 @@ def _report(recovery: Recovery) -> None:
         _log.warning("took over %d messages of lost workers", recovery.returned)
 
 
-def run(spec: BootSpec, node: str, worker_id: str) -> int:
+def run(spec: BootSpec) -> int:
     """Be a worker of one process; returns the exit code.
 
     :raises BaseException: whatever the application raises when it is imported.
@@ -139,5 +142,18 @@ def run(spec: BootSpec, node: str, worker_id: str) -> int:
     theirs.close()
     pidfd = os.pidfd_open(os.getpid())
     doorbell_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    node = node_name(spec.hostname, socket.gethostname())
+    worker_id = incarnation(node, os.urandom(4))
     link = ProcessLink(Scoreboard(), ours, doorbell_fd, os.getpid(), pidfd, spec, node, worker_id)
-    return Solo(link, load(link)).run()
+    loaded = load(link)
+    if spec.banner:
+        print(_banner(loaded), file=sys.stderr)
+    return Solo(link, loaded).run()
+
+
+def _banner(loaded: Loaded) -> str:
+    options = loaded.options
+    return (
+        f"prefork {loaded.node}: solo, app {options['app']}, broker {options['broker']}, "
+        f"queues {', '.join(options['queues'])}"
+    )

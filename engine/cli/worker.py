@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from typing import Any
 
 from ..boot import BootSpec, exec_supervisor
@@ -38,6 +39,10 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     if arguments.detach:
         detach(None if spec.logfile is None else expand(spec.logfile, spec.hostname or DEFAULT_NODE))
     privileges.apply()
+    if spec.pool == "solo":
+        # In this very process, so that a debugger that runs it sees the tasks.
+        code: int = import_module("..child.solo", __package__).run(spec)
+        return code
     try:
         exec_supervisor(spec)
     except OSError as error:

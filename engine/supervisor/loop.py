@@ -13,6 +13,7 @@ from ..clock import mono_ns, mono_s
 from ..linux import Linux
 from ..log_file import expand
 from ..scoreboard import S_PAUSED, S_SUPERVISOR_PID, Scoreboard
+from ..worker_names import incarnation, node_name
 from . import banner, stacks
 from .agent_keeper import AgentKeeper
 from .boot_guard import fraction
@@ -20,7 +21,6 @@ from .context import Context
 from .control import Control
 from .ending import STOPPED, Ending
 from .enforcement import NOBODY_S, Enforcer
-from .naming import incarnation, node_name
 from .node_log import make_logger, reformat
 from .notify import HostNotifier, ServiceManager
 from .options import WorkerOptions

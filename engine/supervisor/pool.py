@@ -8,6 +8,7 @@ from typing import Final
 
 from ..linux import Linux
 from ..scoreboard import A_WAITING, C_STATE, S_PID, S_STOP, State, Stop
+from ..worker_names import owner
 from .agent_keeper import AgentKeeper
 from .boot_guard import BootGuard
 from .children import Child, ChildTable, Phase
@@ -15,7 +16,6 @@ from .context import Context
 from .deadlines import View, look
 from .deaths import EXIT_BOOT_FAILED, OutOfMemoryCounter, explain, reap
 from .killing import UNKILLABLE_S, Doom, kill_group
-from .naming import owner
 from .options import WorkerOptions
 from .poller import Kind, Source
 from .scaling import Load, Sizing

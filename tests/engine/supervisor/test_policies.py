@@ -20,7 +20,6 @@ from prefork.engine.supervisor.deadlines import (
 )
 from prefork.engine.supervisor.deaths import Exit, OutOfMemoryCounter, explain
 from prefork.engine.supervisor.killing import CONFIRM_S, Doom, Purpose, Stopping, Verdict, judge
-from prefork.engine.supervisor.naming import incarnation, node_name, safe
 from prefork.engine.supervisor.options import CONCURRENCY_MAX, OptionsError, WorkerOptions, worker_options
 from prefork.engine.supervisor.scaling import KEEPALIVE_S, Load, Scale, Sizing, autoscale
 from prefork.engine.supervisor.shutdown import (
@@ -36,6 +35,7 @@ from prefork.engine.supervisor.shutdown import (
     stop_within,
 )
 from prefork.engine.supervisor.signals import remapped
+from prefork.engine.worker_names import incarnation, node_name, safe
 
 NO_LIMITS = Limits()
 SECOND = 1_000_000_000
