@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from ...transports.registry import preload
 from .. import orphans
+from ..exceptions import ImproperlyConfigured
 from ..linux import Linux
 from ..loaded_app import Loaded, load
 from ..process_link import PACKET_BYTES_MAX, ProcessLink, receive, send
@@ -38,6 +39,10 @@ def main(link: ProcessLink) -> None:
         loaded = load(link)
         # What agent and children would import each for themselves: shared, it is half of their memory.
         preload(loaded.config.broker_url, loaded.config.result_backend)
+    except ImproperlyConfigured as error:
+        # Said by ourselves, and meant for the operator: our frames above it would only be in the way.
+        send(link.channel, {"op": "boot-failed", "traceback": _shortened(str(error))})
+        os._exit(EXIT_BOOT_FAILED)
     except BaseException:
         send(link.channel, {"op": "boot-failed", "traceback": _shortened(traceback.format_exc())})
         os._exit(EXIT_BOOT_FAILED)
