@@ -136,7 +136,8 @@ class Supervised:
 
     def events(self, what: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         path = self.directory / "events"
-        lines = path.read_text().splitlines() if path.exists() else []
+        # A reader may see the first half of a write; the other half comes with the next look.
+        lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
         events = [json.loads(line) for line in lines]
         return [
             event
