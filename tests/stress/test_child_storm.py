@@ -61,7 +61,9 @@ def test_early_acknowledged_tasks_never_start_twice(site: Site, dice: random.Ran
     worker = site.worker(concurrency=CHILDREN, loglevel="WARNING").start()
     storm(site, dice, 60, lambda: site.depth().ready < 20)
     eventually(
-        lambda: site.depth() == Depth(0, 0, 0) and {c["state"] for c in worker.stats()["children"]} == {"idle"},
+        lambda: (
+            site.depth() == Depth(0, 0, 0) and {c["state"] for c in worker.stats()["children"]} == {"idle"}
+        ),
         deadline_s=30.0,
         every_s=0.05,
     )

@@ -84,8 +84,6 @@ def test_a_limit_that_comes_as_the_task_ends_hits_that_task_or_nobody_2000(
     precision(site, dice, 2000, 0.03)
 
 
-
-
 def test_a_child_is_replaced_within_a_second_of_its_limit(site: Site) -> None:
     worker = site.worker(concurrency=1).start()
     run = site.started(site.send("misbehave", "stuck with gil", time_limit=LIMIT_S))

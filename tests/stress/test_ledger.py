@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.ledger import END, SETTLED_NS, START, Execution, Kill, Ledger, LedgerError, check, note
+from support.ledger import DYING_NS, END, SETTLED_NS, START, Execution, Kill, Ledger, LedgerError, check, note
 
 MS = 1_000_000
 FAR = SETTLED_NS + 1000 * MS
@@ -62,9 +62,15 @@ def test_a_repetition_that_no_kill_accounts_for_is_unexplained(kill: Kill | None
     assert not found.clean
 
 
-def test_a_kill_before_the_execution_explains_nothing() -> None:
-    found = check(["a"], [run("a", 1, 10, 15), run("a", 1, 20, 25)], [Kill(1, 5 * MS)])
-    assert found.unexplained == ["a"]
+def test_a_kill_long_before_the_execution_explains_nothing() -> None:
+    late = DYING_NS // MS + 10
+    runs = [run("a", 1, late, late + 5), run("a", 1, late + 10, late + 15)]
+    assert check(["a"], runs, [Kill(1, 5 * MS)]).unexplained == ["a"]
+
+
+def test_a_task_that_begins_while_its_process_is_dying_is_explained() -> None:
+    runs = [run("a", 1, 6, None), run("a", 2, 30, 35)]
+    assert check(["a"], runs, [Kill(1, 5 * MS)]).clean
 
 
 def test_one_kill_explains_one_repetition_unless_a_whole_worker_died() -> None:

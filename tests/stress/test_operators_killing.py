@@ -31,6 +31,7 @@ from prefork.engine import App
 app = App("ledger", broker="filesystem://{root}/broker", backend="filesystem://{root}/broker")
 app.conf.task_max_crashes = 1000
 app.conf.worker_lease = {lease}
+app.conf.worker_lease_renew_interval = {lease} / 4
 _journal = os.open("{root}/journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 def note(word, number):
@@ -115,6 +116,7 @@ def test_a_storm_of_kills_among_children_loses_nothing(host: Host) -> None:
     end_mono_s = time.monotonic() + 240
     while hits < KILLS and time.monotonic() < end_mono_s:
         running = _active(host)
+        assert worker.poll() is None, host.log()
         if not running:
             if all(app.client.results.get(ids[-4:])):  # type: ignore[union-attr]
                 break
@@ -145,7 +147,7 @@ def test_killed_supervisors_leave_no_process_and_no_message_behind(host: Host) -
     kills = 0
     for number in range(SUPERVISOR_KILLS):
         worker = host.start("-A", "ledger", "worker", "-c", "2", "-l", "info", log=f"w{number}.log")
-        wait_until(lambda: bool(_active(host)) or _done(app, ids), lambda: host.log(f"w{number}.log"))  # noqa: B023
+        _await_work(host, app, ids, worker)
         family = psutil.Process(worker.pid).children(recursive=True)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
@@ -177,6 +179,14 @@ def test_the_processes_of_a_task_die_with_their_supervisor(host: Host) -> None:
     while _helpers(mark):
         assert time.monotonic() < gone_by_s, "a process that a task had started outlives its worker"
         time.sleep(0.02)
+
+
+def _await_work(host: Host, app: App, ids: list[str], worker: subprocess.Popen[str]) -> None:
+    wait_until(
+        lambda: bool(_active(host)) or _done(app, ids) or worker.poll() is not None,
+        lambda: "no task has started",
+    )
+    assert worker.poll() is None
 
 
 def _done(app: App, ids: list[str]) -> bool:

@@ -11,7 +11,7 @@ from support.waiting import eventually
 
 KILLS = 20
 MESSAGES = 1200
-LEASE_S = 2.0
+LEASE = {"worker_lease": 2.0, "worker_lease_renew_interval": 0.5}
 STARTS = 64
 
 
@@ -31,14 +31,14 @@ def test_supervisor_kill_storm_loses_nothing_and_leaves_nobody(site: Site, dice:
         site.send("misbehave", "grandchild", 0.2)
     hits = 0
     for _ in range(KILLS):
-        worker = site.worker(concurrency=3, worker_lease=LEASE_S, task_max_crashes=1000).start()
+        worker = site.worker(concurrency=3, task_max_crashes=1000, **LEASE).start()
         children = worker.children()
         assert eventually(lambda own=children: set(site.ledger.read().running()) & set(own), deadline_s=10.0)
         time.sleep(dice.uniform(0.0, 0.15))  # the moment of the kill is what varies
         hits += bool(set(site.ledger.read().running()) & set(children))
         kill_worker(site, worker, children)
         worker.gone(1.0)
-    last = site.worker(concurrency=4, worker_lease=LEASE_S, task_max_crashes=1000).start()
+    last = site.worker(concurrency=4, task_max_crashes=1000, **LEASE).start()
     site.finished(90.0)
     found = check(site.accepted, site.ledger.executions(), site.kills, per_kill=None)
     print(f"{found}, kills {KILLS}, kills with running tasks {hits}")
@@ -65,5 +65,6 @@ def test_the_supervisor_killed_at_any_moment_of_its_start_leaves_nobody(
         worker.process.wait()
         worker.gone(1.0)
         moments.append(offset_s)
-    print(f"{STARTS} kills between {min(moments) * 1000:.0f} and {max(moments) * 1000:.0f} ms, {alive} with others alive")
+    span = f"{min(moments) * 1000:.0f} to {max(moments) * 1000:.0f} ms"
+    print(f"{STARTS} kills after {span}, {alive} with others alive")
     assert alive >= STARTS // 10

@@ -19,6 +19,8 @@ START, END = 1, 2
 ID_BYTES = 40
 # A task that ended longer ago than this was settled; it must not run again.
 SETTLED_NS = 300_000_000
+# What dies with its supervisor may begin another task before it does.
+DYING_NS = 1_000_000_000
 
 _RECORD = struct.Struct(f"<IIIIQ{ID_BYTES}s")
 _MAGIC = 0x4C454447
@@ -239,7 +241,7 @@ class _Kills:
     def of(self, run: Execution) -> Kill | None:
         """The kill that hit the process during this execution, or before it can have been settled."""
         for kill in self._by_pid.get(run.pid, ()):
-            if kill.boot_ns < run.start_ns:
+            if kill.boot_ns < run.start_ns - DYING_NS:
                 continue
             if run.end_ns is None or kill.boot_ns <= run.end_ns + SETTLED_NS:
                 return kill

@@ -186,13 +186,13 @@ class StressWorker:
         return self
 
     def await_complete(self, within_s: float = 20.0) -> None:
-        """Wait until as many children are ready as there should be."""
+        """Wait until as many children are ready as the test wants."""
 
         def complete() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, f"exit code {self.process.returncode}\n{self.log}"
             stats = self.try_stats()
-            return stats is not None and len(_ready(stats)) == stats["target"]
+            return stats is not None and len(_ready(stats)) == self.concurrency
 
         eventually(complete, deadline_s=within_s)
 
