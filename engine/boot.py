@@ -12,6 +12,11 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+_START = (
+    "import sys; sys.path[:1] = []; "
+    "from prefork.engine.supervisor.__main__ import main; sys.exit(main(sys.argv[1:]))"
+)
+
 
 @dataclass
 class BootSpec:
@@ -82,10 +87,11 @@ def write_spec(spec: BootSpec) -> int:
 def supervisor_command(fd: int) -> list[str]:
     """The command line of a supervisor that reads its specification from a descriptor.
 
-    ``-E`` is not passed: PYTHONPATH and friends must reach the application. The supervisor's own
-    imports are absolute names below ``prefork``.
+    ``-I`` and ``-E`` are not passed: PYTHONPATH and friends must reach the application. But the
+    current directory, which ``-m`` and ``-c`` put first on the path, must not: a project's own
+    ``json.py`` would stand in for the standard library's. (``-P`` does that only since Python 3.11.)
     """
-    return [sys.executable, "-m", "prefork.engine.supervisor", "--spec-fd", str(fd)]
+    return [sys.executable, "-c", _START, "--spec-fd", str(fd)]
 
 
 def exec_supervisor(spec: BootSpec) -> None:

@@ -30,6 +30,7 @@ class AgentPhase(enum.Enum):
     STARTING = "starting"
     READY = "ready"
     STOPPING = "stopping"
+    REPLACED = "replaced"
 
 
 class Agent:
@@ -147,7 +148,7 @@ class AgentKeeper:
 
     def gone(self, agent: Agent, now_s: float) -> None:
         """The agent's process has ended: reap it."""
-        expected = agent.phase is AgentPhase.STOPPING
+        expected = agent.phase in (AgentPhase.STOPPING, AgentPhase.REPLACED)
         kill_group(agent.pid, agent.pidfd)
         try:
             ended = os.waitid(os.P_PIDFD, agent.pidfd, os.WEXITED)
@@ -186,6 +187,12 @@ class AgentKeeper:
             send_signal(self.agent.pidfd, signal.SIGKILL)
         elif self.agent is not None:
             self._forget(self.agent)
+
+    def replace(self) -> None:
+        """Have the agent's successor, of a new template, take its place."""
+        self.kill()
+        if self.agent is not None:
+            self.agent.phase = AgentPhase.REPLACED
 
     def forget_unforked(self) -> None:
         """The template died before it could fork the agent that was asked for."""

@@ -123,7 +123,7 @@ class Reports:
         self._on_configured(options, first)
         if not first:
             self._log.info("reloaded: agent and children are replaced")
-            self._agent.kill()
+            self._agent.replace()
         if self._reload_again:
             self._reload_again = False
             self.reload()

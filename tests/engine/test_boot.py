@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -58,3 +60,16 @@ def test_a_large_specification_is_written_whole() -> None:
     fd = write_spec(spec)
     with os.fdopen(fd, encoding="utf-8") as file:
         assert json.load(file)["settings"] == spec.settings
+
+
+def test_a_module_of_the_project_does_not_stand_in_for_one_that_the_supervisor_needs(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('not this one')\n")
+    fd = write_spec(BootSpec(app="there_is_no_such_app", workdir=str(tmp_path)))
+    try:
+        ran = subprocess.run(
+            supervisor_command(fd), cwd=tmp_path, pass_fds=[fd], capture_output=True, text=True, timeout=60
+        )
+    finally:
+        os.close(fd)
+    assert ran.returncode == 3, ran.stderr
+    assert "no module is called 'there_is_no_such_app'" in ran.stderr

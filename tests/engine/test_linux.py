@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -146,11 +147,15 @@ def test_the_states_of_threads_tell_a_stopped_process() -> None:
 
 def test_private_memory_counts_what_is_written_and_not_what_is_shared() -> None:
     reading, writing = os.pipe()
-    shared = bytearray(os.urandom(4096) * 2048)
+    shared = mmap.mmap(-1, 4096 * 8192)
+    shared.write(b"s" * (4096 * 8192))
     pid = os.fork()
     if pid == 0:
-        held = bytearray(os.urandom(4096) * 4096)
-        os.write(writing, b"x" if held and shared else b"y")
+        # A mapping of its own: what the allocator keeps of temporary objects would count as well.
+        held = mmap.mmap(-1, 4096 * 4096)
+        for page in range(4096):
+            held[page * 4096] = 1
+        os.write(writing, b"x")
         signal.pause()
     os.read(reading, 1)
     kib = private_kib(pid)
