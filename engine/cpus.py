@@ -9,9 +9,7 @@ from pathlib import Path
 _V2 = Path("/sys/fs/cgroup")
 
 
-def allowed_cpus(
-    affinity: int | None = None, quota: float | None = None, override: str | None = None
-) -> int:
+def allowed_cpus(affinity: int | None = None, quota: float | None = None, override: str | None = None) -> int:
     """The smaller of affinity and quota, at least one (faults.md §5).
 
     :param affinity: processors that the scheduler may use; None asks the kernel.

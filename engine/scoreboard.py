@@ -168,9 +168,7 @@ class Slot:
         words = self.words
         id_len, name_len = min(len(task_id), 254), min(len(task_name), 510)
         words[C_SEQUENCE] += 1
-        _TEXT.pack_into(
-            self.buffer, self._text_at, id_len, task_id, name_len, task_name, len(tag), tag
-        )
+        _TEXT.pack_into(self.buffer, self._text_at, id_len, task_id, name_len, task_name, len(tag), tag)
         words[C_SEQUENCE] += 1
 
     def read_texts(self) -> Texts:

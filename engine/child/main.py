@@ -88,5 +88,3 @@ def prefer_as_oom_victim() -> None:
     except OSError as error:
         # A hint to the kernel; some sandboxes forbid it, and the worker works without.
         print(f"oom_score_adj not set: {error}", file=sys.stderr)
-
-

@@ -93,9 +93,7 @@ class Consequences:
     ) -> None:
         states = bytearray(segment.states())
         mine = [
-            one
-            for one in members
-            if states[one.slot] == State.STAGED and segment.claims(one.slot, 1) == mark
+            one for one in members if states[one.slot] == State.STAGED and segment.claims(one.slot, 1) == mark
         ]
         if not mine:
             return

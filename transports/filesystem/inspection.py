@@ -26,9 +26,7 @@ def peek_ready(queue: QueueDir, limit: int) -> list[Waiting]:
             for segment_id in ordered:
                 if len(found) >= limit:
                     return found
-                found += itertools.islice(
-                    _messages(queue, segment_id, _READY_BYTE), limit - len(found)
-                )
+                found += itertools.islice(_messages(queue, segment_id, _READY_BYTE), limit - len(found))
     return found
 
 
@@ -103,9 +101,7 @@ def purge(queue: QueueDir) -> int:
     return dropped
 
 
-_PURGED = bytes(
-    State.DONE if value in (State.READY, State.DELAYED) else value for value in range(256)
-)
+_PURGED = bytes(State.DONE if value in (State.READY, State.DELAYED) else value for value in range(256))
 
 
 def _forget_counts(queue: QueueDir) -> None:

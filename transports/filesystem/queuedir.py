@@ -317,9 +317,7 @@ class QueueDir:
             if through_minute is not None and hour > through_minute // 60:
                 break
             found += [
-                one
-                for one in self.hour_ids(hour)
-                if through_minute is None or one.minute <= through_minute
+                one for one in self.hour_ids(hour) if through_minute is None or one.minute <= through_minute
             ]
         return found
 

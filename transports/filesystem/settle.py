@@ -96,9 +96,7 @@ class Settler:
     def holds(self, segment: Segment, slot: int, tag: bytes) -> bool:
         """Whether the owner still holds what the tag names. The lock is held."""
         place = self._place(tag[:-2])
-        return (
-            place is not None and self._owner.alive() and holds(segment, segment.states(), slot, place[2])
-        )
+        return place is not None and self._owner.alive() and holds(segment, segment.states(), slot, place[2])
 
     def _place(self, prefix: bytes) -> tuple[QueueDir, SegmentId, bytes] | None:
         if len(prefix) != TAG_PREFIX.size:

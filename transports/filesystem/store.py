@@ -115,9 +115,7 @@ class Store:
         strangers = [name for name in os.listdir(self.root) if not name.startswith(".format-")]
         # Another process may be doing the same: it puts the format before anything else.
         if strangers and not os.path.lexists(path):
-            raise UnsafeStorage(
-                self.root, f"holds {min(strangers)!r} but no broker; name an empty directory"
-            )
+            raise UnsafeStorage(self.root, f"holds {min(strangers)!r} but no broker; name an empty directory")
         os.chmod(self.root, DIR_MODE)
         temporary = self.path(f".format-{os.getpid()}-{threading.get_ident()}.tmp")
         self.ops.unlink_if_there(temporary)

@@ -210,9 +210,7 @@ class Transaction:
             crashes=one.crashes,
         )
 
-    def _stage(
-        self, found: Sequence[_Found | None], settle_id: int, staged: Sequence[list[Staged]]
-    ) -> None:
+    def _stage(self, found: Sequence[_Found | None], settle_id: int, staged: Sequence[list[Staged]]) -> None:
         by_queue: dict[str, list[_Copy]] = {}
         for parent, one in enumerate(found):
             for name, copy in _copies(parent, one):

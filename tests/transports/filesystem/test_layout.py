@@ -8,9 +8,7 @@ from prefork.transports.filesystem import layout, pages
 from prefork.transports.filesystem.layout import SegmentId
 
 names = st.text(st.characters(), max_size=400)
-segment_ids = st.builds(
-    SegmentId, st.integers(0, 0xFFFFFFFF), st.integers(0, 9), st.integers(0, 0xFFFFFFFF)
-)
+segment_ids = st.builds(SegmentId, st.integers(0, 0xFFFFFFFF), st.integers(0, 9), st.integers(0, 0xFFFFFFFF))
 
 
 @given(names)

@@ -59,9 +59,7 @@ def test_only_what_was_stored_is_looked_at_again(root: Path) -> None:
     writer.close()
 
 
-def test_after_an_overflow_everything_is_looked_at_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_an_overflow_everything_is_looked_at_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     really_read = watch.Inotify.read
     monkeypatch.setattr(
         watch.Inotify, "read", lambda self: (really_read(self), [(-1, watch.IN_Q_OVERFLOW, "")])[1]
