@@ -189,7 +189,7 @@ def _log_for_ever() -> None:
     """Holds the lock of logging most of the time, as the thread of some library might."""
     logger = logging.getLogger("noise")
     logger.propagate = False
-    handler = logging.StreamHandler(open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+    handler = logging.StreamHandler(open(os.devnull, "w"))
     logger.addHandler(handler)
     while True:
         with handler.lock or contextlib.nullcontext():
