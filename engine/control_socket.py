@@ -97,7 +97,7 @@ def find_sockets(environ: Mapping[str, str] = os.environ) -> list[str]:
 def request(path: str, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
     """Ask a worker and wait for its answer.
 
-    :param message: ``{"op": "health" | "stats" | "active" | "scale" | "stop", ...}``.
+    :param message: ``{"op": "health" | "stats" | "active" | "modules" | "scale" | "stop", ...}``.
     :param timeout_s: bound for everything together.
     :raises ControlError: nobody answers in time, or the worker refuses.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -169,6 +170,9 @@ class Control:
                 return self._worker.stats(now_ns)
             case {"op": "active"}:
                 return self._worker.active(now_ns)
+            case {"op": "modules"}:
+                # What this process has imported: it must stay small, and free of the application.
+                return {"modules": sorted(sys.modules)}
             case {"op": "scale", "n": int(target)} if target is not True and 1 <= target <= CONCURRENCY_MAX:
                 self._worker.scale(target)
                 return {"ok": True, "target": target}
@@ -180,7 +184,9 @@ class Control:
             case {"op": "stop"}:
                 return {"error": "stop: graceful_s must be a number of seconds, or null for no bound"}
             case {"op": op}:
-                return {"error": f"{op!r:.60} is no request; health, stats, active, scale and stop are"}
+                return {
+                    "error": f"{op!r:.60} is no request; health, stats, active, modules, scale and stop are"
+                }
             case _:
                 return {"error": "not a request: a JSON object with the member 'op' is"}
 

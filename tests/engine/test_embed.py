@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefork.engine import App
+from prefork.engine.control_socket import find_sockets, request
 from prefork.engine.embed import Worker, WorkerError
 from prefork.engine.exceptions import ImproperlyConfigured
 from support.supervised import MARKER, eventually
@@ -56,6 +57,7 @@ class Host:
             [sys.executable, str(self.script)],
             # SPT_NOENV: process titles are not to be written over the environment, where the marker is.
             env={**os.environ, MARKER: self.marker, "XDG_RUNTIME_DIR": str(directory), "SPT_NOENV": "1"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=directory,
         )
@@ -67,7 +69,9 @@ class Host:
         self.process.kill()
         self.process.wait()
         assert self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdout.close()
+        self.process.stdin.close()
         eventually(lambda: not self.below(), within_s=3.0)
 
     def line(self) -> dict[str, object]:
@@ -295,3 +299,24 @@ time.sleep(60)
         eventually(lambda: len(host.below()) == 2)
         os.kill(supervisor, signal.SIGKILL)
         eventually(lambda: not host.below(), within_s=1.0)
+
+
+def test_the_running_supervisor_has_imported_neither_the_app_nor_anything_heavy(tmp_path: Path) -> None:
+    body = """
+with Worker(app, concurrency=1) as worker:
+    add.delay(1, 2).get(timeout=10)
+    say(pid=worker.pid)
+    sys.stdin.readline()
+"""
+    forbidden = {
+        "kombu", "amqp", "redis", "sqlalchemy", "msgspec", "asyncio", "msgpack", "program", "__mp_main__",
+        "prefork.engine.app", "prefork.engine.task", "prefork.engine.message",
+        "prefork.transports.base", "prefork.serializers.base",
+    }  # fmt: skip
+    with Host(tmp_path, body) as host:
+        pid = host.line()["pid"]
+        sockets = [path for path in find_sockets({"XDG_RUNTIME_DIR": str(tmp_path)}) if str(pid) in path]
+        assert len(sockets) == 1
+        modules = set(request(sockets[0], {"op": "modules"}, 5.0)["modules"])
+        assert "prefork.engine.supervisor.loop" in modules
+        assert modules & forbidden == set()
