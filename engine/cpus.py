@@ -33,7 +33,9 @@ def cgroup_quota(membership: Path, root: Path = _V2) -> float | None:
         return None
     limits = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = (line.split(":", 2) + ["", "", ""])[:3]
+        if not path:
+            continue  # not a line of this file as the kernel writes it
         if not controllers:
             limits += _v2_limits(root, path)
         elif "cpu" in controllers.split(","):
@@ -47,10 +49,10 @@ def _v2_limits(root: Path, path: str) -> list[float]:
     for folder in _upwards(root, path):
         try:
             quota, period = (folder / "cpu.max").read_text().split()[:2]
-        except (OSError, ValueError):
+            if quota != "max":
+                limits.append(int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):
             continue  # the root group has no such file
-        if quota != "max":
-            limits.append(int(quota) / int(period))
     return limits
 
 

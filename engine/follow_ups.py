@@ -79,16 +79,16 @@ def on_failure(app: App, request: Context, executed: Executed) -> tuple[Outgoing
     lineage = {"parent_id": request.id, "root_id": request.root_id}
     with app.client.collecting() as messages:
         for errback in request.errbacks or ():
-            signature = maybe_signature(errback, app)
             try:
+                signature = maybe_signature(errback, app)
                 local = app.tasks.get(signature.task)
                 if local is not None and _takes_details(local):
                     trace = executed.einfo.traceback if executed.einfo is not None else None
                     local(*signature.args, request, executed.value, trace, **signature.kwargs)
                 else:
                     signature.apply_async((request.id,), add_to_parent=False, **lineage)
-            except Exception:  # noqa: BLE001 - a callback's error must not undo the failure it reports
-                _log.exception("error callback %s of %s[%s]", signature.task, request.task, request.id)
+            except BaseException:  # noqa: BLE001 - sys.exit() too must not undo the failure it reports
+                _log.exception("error callback %.200r of %s[%s]", errback, request.task, request.id)
     return tuple(messages)
 
 

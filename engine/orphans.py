@@ -37,8 +37,8 @@ def kill_process_groups(scoreboard: Scoreboard) -> int:
             continue
         try:
             os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        except (ProcessLookupError, PermissionError):
+            continue  # it has just ended, or has become another user's
         killed += 1
     for pid in descendants(scoreboard.words[S_SUPERVISOR_PID]):
         try:

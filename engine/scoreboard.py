@@ -43,6 +43,7 @@ S_AGENT_PID: Final = 4
 A_RENEWED_NS: Final = 5  # monotonic time of the last renewed lease
 A_WAITING: Final = 6  # messages ready in the broker when the agent last looked
 A_LOOP_NS: Final = 7  # monotonic time of the agent's last turn
+A_ANNOUNCED: Final = 8  # 1: some agent of this worker has sent worker_ready
 
 # Slot words written by the child that holds the slot.
 C_STATE: Final = 0
@@ -65,6 +66,8 @@ C_RESERVED_NS: Final = 16  # monotonic time of the last reserve that returned
 C_BUSY_NS: Final = 17  # total time spent in tasks
 C_SOFT_LIMIT_MS: Final = 18
 C_HARD_LIMIT_MS: Final = 19
+C_BODY: Final = 20  # number of the execution whose body runs; the soft limit's signal is for it
+C_OUTCOME_CLEARS: Final = 21  # how often the outcome area was emptied
 
 # Slot words written by the supervisor.
 S_PID: Final = 32
@@ -219,10 +222,17 @@ class Slot:
 
     def clear_outcomes(self) -> None:
         """Forget the outcomes: they have been settled."""
+        # Counted first: who reads while this goes on must not take new bytes for old ones.
+        self.words[C_OUTCOME_CLEARS] += 1
         self.words[C_OUTCOME_BYTES] = 0
 
     def read_outcomes(self) -> list[bytes]:
-        """The encoded outcomes that have not been settled."""
+        """The encoded outcomes that have not been settled; none when the child settled meanwhile."""
+        clears = self.words[C_OUTCOME_CLEARS]
+        records = self._outcome_records()
+        return records if self.words[C_OUTCOME_CLEARS] == clears else []
+
+    def _outcome_records(self) -> list[bytes]:
         start = self._area + _TAGS_BYTES
         end = start + min(self.words[C_OUTCOME_BYTES], OUTCOME_BYTES)
         records, at = [], start
@@ -236,7 +246,7 @@ class Slot:
 
     def write_report(self, text: str) -> None:
         """Leave a text (a boot traceback) in the outcome area."""
-        self.words[C_OUTCOME_BYTES] = 0
+        self.clear_outcomes()
         data = text.encode("utf-8", "replace")
         self.append_outcome(data[-(OUTCOME_BYTES - 4) :])
 

@@ -108,6 +108,8 @@ _STATE_IF_NEVER_RUN_AGAIN = {
     Ending.MEMORY: states.FAILURE,
     Ending.HARD_LIMIT: states.FAILURE,
     Ending.SHUTDOWN: states.FAILURE,
+    Ending.SOFT_LIMIT: states.FAILURE,
+    Ending.REJECT_REQUEUE: states.FAILURE,
 }
 
 

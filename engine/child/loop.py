@@ -14,12 +14,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from ...transports.base import Delivery, Outcome
-from ...transports.errors import TransportError
+from ...transports.errors import OwnerLost, TransportError
+from .. import signals
 from ..clock import mono_ns, wall_s
-from ..message import Embed, MalformedMessage, TaskMessage, parse
+from ..message import MalformedMessage, TaskMessage, parse
+from ..request import Context
 from ..scoreboard import (
     C_BATCH,
     C_BUSY_NS,
@@ -31,6 +33,7 @@ from ..scoreboard import (
     C_LOOP_NS,
     C_POLICY,
     C_RESERVED_NS,
+    C_RUNNING,
     C_SOFT_LIMIT_MS,
     C_SOFT_NS,
     C_START_NS,
@@ -57,6 +60,10 @@ _SETTLE_NS: Final = 4_000_000
 _BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 _TRIES_WHEN_LEAVING: Final = 5
 
+EXIT_AS_TOLD: Final = 0
+EXIT_OWNER_LOST: Final = 4  # also known to supervisor.deaths
+EXIT_UNSETTLED: Final = 5
+
 T = TypeVar("T")
 
 _log = logging.getLogger("prefork.child")
@@ -78,13 +85,20 @@ class WorkerLoop:
         self._pending: list[Outcome] = []
         self._pending_since_ns = 0
         self._failures = 0
+        self._exit_code = EXIT_AS_TOLD
 
-    def run(self) -> None:
-        """Run until the supervisor says to leave; what is held is settled or given back."""
+    def run(self) -> int:
+        """Run until the supervisor says to leave; what is held is settled or given back.
+
+        :returns: `EXIT_AS_TOLD`; `EXIT_OWNER_LOST` when somebody has taken over what this child
+            held, so that nobody would recover what it went on to reserve; `EXIT_UNSETTLED` when the
+            broker could not be told what became of the last messages: then nothing may be given
+            back, and the agent settles from the outcome area.
+        """
         words = self._words
         words[C_STATE] = State.IDLE
         os.eventfd_write(self._parts.doorbell_fd, 1)
-        while words[S_STOP] == Stop.RUN:
+        while words[S_STOP] == Stop.RUN and self._exit_code == EXIT_AS_TOLD:
             token = self._idle.before_looking()
             now_ns = mono_ns()
             words[C_LOOP_NS] = now_ns
@@ -105,6 +119,7 @@ class WorkerLoop:
             else:
                 self._idle.wait(token)
         self._settle()
+        return self._exit_code
 
     def _announce(self, state: int) -> None:
         if self._words[C_STATE] != state:
@@ -116,7 +131,12 @@ class WorkerLoop:
         if self._board[S_PAUSED]:
             return []
         try:
-            deliveries = self._consumer.reserve(self._ahead.limit(), 0.0)
+            limit = min(self._ahead.limit(), self._parts.tasks_left())
+            deliveries = self._consumer.reserve(limit, 0.0)
+        except OwnerLost as error:
+            _log.error("%s; a new process takes this one's place", error)
+            self._exit_code = EXIT_OWNER_LOST
+            return []
         except TransportError as error:
             self._unreachable(error)
             return []
@@ -146,7 +166,7 @@ class WorkerLoop:
                 ran += 1
                 all_short = all_short and plan.kind.short
                 slowest_s = max(slowest_s, plan.kind.average_s)
-            if words[C_HELD] <= index + 1:
+            if words[C_HELD] <= index + 1 or self._parts.worn_out:
                 held = index + 1
                 break
             if self._pending and mono_ns() - self._pending_since_ns > _SETTLE_NS:
@@ -207,61 +227,86 @@ class WorkerLoop:
                 self._give_back(batch[index + 1 :])
                 held = index + 1
             parts.set_title(plan.name)
-        if not self._start(delivery, message, plan):
+        if not self._may_start(delivery, message, plan):
             return None
-        self._run(delivery, message, plan, args, kwargs, embed, index + 1 < held)
-        return plan
+        request = self._outcomes.request(delivery, message, args, kwargs, embed)
+        if signals.task_received.receivers:
+            signals.task_received.send(parts.node, request=request)
+        return plan if self._run(delivery, message, plan, request, index + 1 < held) else None
 
-    def _start(self, delivery: Delivery, message: TaskMessage, plan: RunPlan) -> bool:
-        """What must be on record before the first instruction of the task; False: taken back."""
-        if delivery.suspect and not self._consumer.mark_started(delivery.tag):
+    def _may_start(self, delivery: Delivery, message: TaskMessage, plan: RunPlan) -> bool:
+        """Put on record that it starts, where that must be; False: somebody took it back."""
+        if delivery.suspect and not self._attempt(lambda: self._consumer.mark_started(delivery.tag)):
             return False
-        if plan.acks.late:
-            if plan.track_started:
-                self._parts.store_started(message, plan)
-            return True
-        return self._consumer.settle([Outcome(tag=delivery.tag)])[0]
+        if plan.track_started and plan.acks.late:
+            self._parts.store_started(message, plan)
+        return True
 
     def _run(
-        self,
-        delivery: Delivery,
-        message: TaskMessage,
-        plan: RunPlan,
-        args: list[Any],
-        kwargs: dict[str, Any],
-        embed: Embed,
-        more: bool,
-    ) -> None:
+        self, delivery: Delivery, message: TaskMessage, plan: RunPlan, request: Context, more: bool
+    ) -> bool:
+        """Run one execution under its limits; False when it was taken back just before."""
         words = self._words
         number = words[C_EXECUTIONS] + 1
         words[C_EXECUTIONS] = number
         self._slot.write_texts(message.id.encode("utf-8", "replace"), plan.name_bytes, delivery.tag)
-        soft_s = plan.soft_limit_s if message.soft_time_limit_s is None else message.soft_time_limit_s
-        hard_s = plan.hard_limit_s if message.time_limit_s is None else message.time_limit_s
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
         words[C_POLICY] = plan.policy_bits | (Policy.IGNORE_RESULT if ignored else 0)
+        if not plan.acks.late and not self._acknowledge_early(delivery, number):
+            return False
+        start_ns = self._set_limits(message, plan)
+        words[C_RUNNING] = number
+        set_current(message.id, plan.name)
+        executed = run_body(plan.task, request, words, number)
+        runtime_ns = mono_ns() - start_ns
+        self._parts.executed += 1
+        # Encoding and error callbacks are the user's code too: still under the hard limit.
+        outcome = self._outcomes.executed(delivery, message, plan, request, executed, runtime_ns)
+        clear_current()
+        words[C_RUNNING] = 0
+        busy_ns = mono_ns() - start_ns
+        words[C_BUSY_NS] += busy_ns
+        plan.kind.add(busy_ns / 1e9)
+        if plan.acks.late:
+            self._done(outcome, more)
+        else:
+            self._attempt(lambda: self._parts.publish(outcome))
+        return True
+
+    def _acknowledge_early(self, delivery: Delivery, number: int) -> bool:
+        """Acknowledge just before the start; False: it was not ours any more.
+
+        It counts as running from before the acknowledgement, so that a process that dies between
+        the two leaves a result that says so.
+        """
+        words = self._words
+        words[C_SOFT_NS] = words[C_HARD_NS] = 0
+        words[C_START_NS] = mono_ns()
+        words[C_RUNNING] = number
+        answers = self._attempt(lambda: self._consumer.settle([Outcome(tag=delivery.tag)]))
+        if answers and answers[0]:
+            return True
+        words[C_RUNNING] = 0
+        _log.info("delivery %s was taken back before it was acknowledged", delivery.tag.hex())
+        return False
+
+    def _set_limits(self, message: TaskMessage, plan: RunPlan) -> int:
+        """Write start and deadlines; returns the start. The message's own limits win."""
+        words = self._words
+        soft_s = plan.soft_limit_s if message.soft_time_limit_s is None else message.soft_time_limit_s
+        hard_s = plan.hard_limit_s if message.time_limit_s is None else message.time_limit_s
         start_ns = mono_ns()
         words[C_START_NS] = start_ns
         words[C_SOFT_LIMIT_MS] = int(soft_s * 1000) if soft_s else 0
         words[C_HARD_LIMIT_MS] = int(hard_s * 1000) if hard_s else 0
         words[C_SOFT_NS] = start_ns + int(soft_s * 1e9) if soft_s else 0
         words[C_HARD_NS] = start_ns + int(hard_s * 1e9) if hard_s else 0
-        request = self._outcomes.request(delivery, message, args, kwargs, embed)
-        set_current(message.id, plan.name)
-        executed = run_body(plan.task, request, words, number)
-        clear_current()
-        runtime_ns = mono_ns() - start_ns
-        words[C_BUSY_NS] += runtime_ns
-        plan.kind.add(runtime_ns / 1e9)
-        self._parts.executed += 1
-        self._done(self._outcomes.executed(delivery, message, plan, request, executed, runtime_ns), more)
+        return start_ns
 
     # --- settling --------------------------------------------------------------------------------
 
-    def _done(self, outcome: Outcome | None, more: bool) -> None:
+    def _done(self, outcome: Outcome, more: bool) -> None:
         """Keep an outcome until the next settle, where it survives this process if more will run."""
-        if outcome is None:
-            return
         if not self._pending:
             self._pending_since_ns = mono_ns()
         self._pending.append(outcome)
@@ -274,11 +319,21 @@ class WorkerLoop:
         if not pending:
             return
         answers = self._attempt(lambda: self._parts.settler.settle(self._consumer, pending))
-        for outcome, settled in zip(pending, answers or (), strict=False):
+        self._slot.clear_outcomes()
+        if answers is None:
+            self._leave_to_agent()
+            return
+        for outcome, settled in zip(pending, answers, strict=True):
             if not settled:
                 _log.info("delivery %s was settled or taken back meanwhile", outcome.tag.hex())
         self._pending = []
-        self._slot.clear_outcomes()
+
+    def _leave_to_agent(self) -> None:
+        """The worker leaves and the broker is away: the agent settles when it is back."""
+        self._exit_code = EXIT_UNSETTLED
+        for outcome in self._pending:
+            if not self._slot.append_outcome(encode_outcome(outcome)):
+                _log.error("delivery %s will run again: there is no room for its outcome", outcome.tag.hex())
 
     def _attempt(self, action: Callable[[], T]) -> T | None:
         """Do it, however long the broker is away; None when the worker leaves before that."""
@@ -288,8 +343,7 @@ class WorkerLoop:
             except TransportError as error:
                 self._unreachable(error)
                 if self._words[S_STOP] != Stop.RUN and self._failures > _TRIES_WHEN_LEAVING:
-                    # Nothing is lost: the lease runs out, and the messages go to another worker.
-                    _log.error("leaving without settling: %s", error)
+                    _log.error("leaving without an answer of the broker: %s", error)
                     return None
             else:
                 self._failures = 0

@@ -17,13 +17,12 @@ from ..loaded_app import Loaded
 from ..logs import enter_process
 from ..process_link import ProcessLink
 from ..process_signals import show_stacks_on_request
-from ..scoreboard import C_RUNNING, C_STATE, S_SOFT_TARGET, Slot, State
+from ..scoreboard import C_BODY, C_STATE, S_SOFT_TARGET, Slot, State
 from ..worker_names import owner as owner_name
 from .idle import AgentWakes
-from .loop import WorkerLoop
+from .loop import EXIT_AS_TOLD, WorkerLoop
 from .parts import build
 
-EXIT_AS_TOLD: Final = 0
 EXIT_BOOT_FAILED: Final = 3
 _OOM_SCORE_ADJ: Final = b"300"
 
@@ -47,12 +46,13 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         os.eventfd_write(link.doorbell_fd, 1)
         return EXIT_BOOT_FAILED
     loop = WorkerLoop(parts, AgentWakes(link, slot))
+    code = 1
     try:
-        loop.run()
+        code = loop.run()
     finally:
-        hooks.worker_process_shutdown.send(sender=link.node, pid=os.getpid(), exitcode=EXIT_AS_TOLD)
-    parts.close()
-    return EXIT_AS_TOLD
+        hooks.worker_process_shutdown.send(sender=link.node, pid=os.getpid(), exitcode=code)
+    parts.close(give_back=code == EXIT_AS_TOLD)
+    return code
 
 
 def _set_up_process(slot: Slot) -> None:
@@ -73,7 +73,7 @@ def arm_soft_limit(slot: Slot) -> None:
     words = slot.words
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
-        running = words[C_RUNNING]
+        running = words[C_BODY]
         if running and running == words[S_SOFT_TARGET]:
             raise SoftTimeLimitExceeded()
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 from ...transports.base import Delivery, Outcome, Outgoing, StoredResult, Verdict
-from .. import states
+from .. import signals, states
 from ..clock import wall_s
 from ..einfo import ExceptionInfo, safe_text
-from ..exceptions import NotRegistered, Reject, SoftTimeLimitExceeded, TaskRevokedError
+from ..exceptions import BackendStoreError, NotRegistered, Reject, SoftTimeLimitExceeded, TaskRevokedError
 from ..execution import Executed
 from ..follow_ups import on_failure, on_retry, on_success
 from ..message import Embed, MalformedMessage, TaskMessage
+from ..message_edit import with_header
 from ..request import Context
 from ..settle import AckPolicy, Ending, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
 from .parts import Parts
 from .plan import RunPlan
 from .report import Reporter
+from .trial import Interrupted
 
 _log = logging.getLogger("prefork.child")
 
@@ -31,9 +31,20 @@ _ENDINGS = {
 }
 
 
+class _Consequences(NamedTuple):
+    """What happened after all, and what is stored and sent because of it."""
+
+    executed: Executed
+    ending: Ending
+    results: tuple[StoredResult, ...]
+    follow_ups: tuple[Outgoing, ...]
+
+
 def ending_of(executed: Executed) -> Ending:
     """What kind of end an execution came to."""
     if executed.state == states.FAILURE:
+        if isinstance(executed.value, Interrupted):
+            return Ending.SHUTDOWN
         return Ending.SOFT_LIMIT if isinstance(executed.value, SoftTimeLimitExceeded) else Ending.FAILURE
     if executed.state == states.REJECTED:
         return Ending.REJECT_REQUEUE if executed.requeue else Ending.REJECT
@@ -101,6 +112,8 @@ class Outcomes:
     def malformed(self, delivery: Delivery, error: MalformedMessage) -> Outcome:
         """The outcome of bytes that are no task message, or one that may not be read."""
         _log.error("malformed message in queue %r: %s", delivery.queue, error)
+        if signals.task_rejected.receivers:
+            signals.task_rejected.send(self._parts.node, message=delivery, exc=error)
         ending = Ending.MALFORMED
         decided = settlement(ending, self._defaults)
         results: tuple[StoredResult, ...] = ()
@@ -119,6 +132,7 @@ class Outcomes:
         """The outcome of a message that does not run now, or not at all."""
         decided = settlement(refusal.ending, self._defaults)
         assert decided.verdict is not None
+        self._announce(delivery, message, refusal)
         if refusal.ending is Ending.UNKNOWN_TASK:
             return self._deferred_unknown(delivery, message, refusal)
         if refusal.ending is Ending.NOT_DUE:
@@ -141,15 +155,28 @@ class Outcomes:
             results=results,
         )
 
+    def _announce(self, delivery: Delivery, message: TaskMessage, refusal: Refusal) -> None:
+        """Send the signal that goes with a refusal."""
+        if refusal.ending in (Ending.REVOKED, Ending.EXPIRED):
+            if signals.task_revoked.receivers:
+                request = self.request(delivery, message, [], {}, Embed())
+                expired = refusal.ending is Ending.EXPIRED
+                task = self._parts.app.tasks.get(message.task)
+                signals.task_revoked.send(
+                    task, request=request, terminated=False, signum=None, expired=expired
+                )
+        elif refusal.ending is not Ending.NOT_DUE and signals.task_unknown.receivers:
+            error = NotRegistered(message.task)
+            signals.task_unknown.send(
+                self._parts.node, message=delivery, exc=error, name=message.task, id=message.id
+            )
+
     def _deferred_unknown(self, delivery: Delivery, message: TaskMessage, refusal: Refusal) -> Outcome:
         """Wait, with the moment since when it waits written into the message."""
-        document = delivery.document
-        headers = message.all_headers(self._parts.table)
-        if UNKNOWN_SINCE_HEADER not in headers:
-            _log.warning("%s[%s]: %s; waiting", message.task, message.id, refusal.detail)
-            envelope = msgspec.json.decode(document)
-            envelope["headers"][UNKNOWN_SINCE_HEADER] = wall_s()
-            document = msgspec.json.encode(envelope)
+        if UNKNOWN_SINCE_HEADER in message.all_headers(self._parts.table):
+            return Outcome(tag=delivery.tag, verdict=Verdict.DEFER, due_wall_s=refusal.due_wall_s)
+        _log.warning("%s[%s]: %s; waiting", message.task, message.id, refusal.detail)
+        document = with_header(delivery.document, UNKNOWN_SINCE_HEADER, wall_s())
         later = Outgoing(delivery.queue, document, delivery.priority, refusal.due_wall_s)
         return Outcome(tag=delivery.tag, verdict=Verdict.ACK, follow_ups=(later,))
 
@@ -163,23 +190,27 @@ class Outcomes:
         request: Context,
         executed: Executed,
         runtime_ns: int,
-    ) -> Outcome | None:
-        """The outcome of an execution; None when it was acknowledged early and is done with."""
+    ) -> Outcome:
+        """The outcome of an execution.
+
+        For a message that was acknowledged before its start only results and follow-ups count.
+        Nothing of the user's that runs in here can raise past it.
+        """
         executed, ending, results, follow_ups = self._consequences(delivery, message, plan, request, executed)
         decided = settlement(ending, plan.acks)
         self._report.ended(plan, message, executed, ending, runtime_ns)
-        if decided.verdict is None:
-            self._parts.publish(results, follow_ups)
-            return None
+        if isinstance(executed.value, MemoryError):
+            # Whatever filled the memory may still be there: another process carries on.
+            self._parts.worn_out = True
         reason = ""
         causes: tuple[str, ...] = ()
         if decided.verdict is Verdict.DEAD:
             reason = ending.value.replace(" ", "-")
             value = executed.value
-            causes = (str(value.reason) if isinstance(value, Reject) else safe_text(value),)
+            causes = (safe_text(value.reason if isinstance(value, Reject) else value),)
         return Outcome(
             tag=delivery.tag,
-            verdict=decided.verdict,
+            verdict=Verdict.ACK if decided.verdict is None else decided.verdict,
             reason=reason,
             causes=causes,
             follow_ups=follow_ups,
@@ -193,21 +224,41 @@ class Outcomes:
         plan: RunPlan,
         request: Context,
         executed: Executed,
-    ) -> tuple[Executed, Ending, tuple[StoredResult, ...], tuple[Outgoing, ...]]:
-        """What is stored and sent; a retry or callback that cannot be sent makes it a failure."""
-        ending = ending_of(executed)
-        decided = settlement(ending, plan.acks)
-        results: tuple[StoredResult, ...] = ()
-        if decided.state is not None and self._is_stored(plan, message, executed):
-            executed, results = self._parts.results.executed(message, request, executed, decided.state)
+    ) -> _Consequences:
+        """What is stored and sent; a result, retry or callback that cannot be makes it a failure.
+
+        Encoding and callbacks may run the user's code, which may raise anything.
+        """
         try:
-            return executed, ending, results, self._follow_ups(delivery, message, request, executed)
-        except Exception as error:
-            # Encoding may run the user's code, which may raise anything.
-            _log.error("%s[%s]: what follows cannot be sent: %s", message.task, message.id, error)
+            return self._weigh(delivery, message, plan, request, executed)
+        except BaseException as error:
+            _log.error("%s[%s]: what follows cannot be sent: %s", message.task, message.id, safe_text(error))
             failed = Executed(states.FAILURE, error, ExceptionInfo(error))
-        # A failure sends nothing but error callbacks, and what goes wrong with those is logged.
-        return self._consequences(delivery, message, plan, request, failed)
+        try:
+            return self._weigh(delivery, message, plan, request, failed)
+        except BaseException as error:
+            _log.error("%s[%s]: its failure cannot be stored: %s", message.task, message.id, safe_text(error))
+            plain = BackendStoreError(f"the outcome cannot be stored: {safe_text(error, 512)}")
+            failed = Executed(states.FAILURE, plain, ExceptionInfo(plain))
+            results = self._parts.results.failure(plain, task_id=message.id, message=message)
+            return _Consequences(failed, Ending.FAILURE, results, ())
+
+    def _weigh(
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        plan: RunPlan,
+        request: Context,
+        executed: Executed,
+    ) -> _Consequences:
+        state = settlement(ending_of(executed), plan.acks).state
+        results: tuple[StoredResult, ...] = ()
+        if state is not None and self._is_stored(plan, message, executed):
+            executed, results = self._parts.results.executed(message, request, executed, state)
+        ending = ending_of(executed)
+        is_final = settlement(ending, plan.acks).state is not None
+        follow_ups = self._follow_ups(delivery, message, request, executed, is_final)
+        return _Consequences(executed, ending, results, follow_ups)
 
     def _is_stored(self, plan: RunPlan, message: TaskMessage, executed: Executed) -> bool:
         """Whether anybody is told; a message's own wish wins over the task's (interop §8.11)."""
@@ -215,12 +266,18 @@ class Outcomes:
         return not ignored or (plan.store_errors and executed.state == states.FAILURE)
 
     def _follow_ups(
-        self, delivery: Delivery, message: TaskMessage, request: Context, executed: Executed
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        request: Context,
+        executed: Executed,
+        is_final: bool,
     ) -> tuple[Outgoing, ...]:
         if executed.retry is not None:
             return on_retry(self._parts.app, message, self._parts.table, delivery.queue, executed.retry)
         if executed.state == states.SUCCESS and (request.callbacks or request.chain):
             return on_success(self._parts.app, request, executed.value)
-        if executed.state == states.FAILURE and request.errbacks:
+        if executed.state == states.FAILURE and is_final and request.errbacks:
+            # A message that will run again has not failed yet.
             return on_failure(self._parts.app, request, executed)
         return ()

@@ -8,7 +8,7 @@ import select
 
 from setproctitle import setproctitle
 
-from ...transports.base import Outgoing, StoredResult
+from ...transports.base import Outcome
 from ...transports.errors import TransportError
 from ..clock import mono_s
 from ..loaded_app import Loaded
@@ -16,7 +16,7 @@ from ..message import TaskMessage
 from ..process_link import ProcessLink
 from ..result_writer import ResultWriter
 from ..revocations import Revocations
-from ..scoreboard import Slot
+from ..scoreboard import BATCH_MAX, Slot
 from ..states import STARTED
 from ..storage import Storage, open_storage
 from .plan import RunPlan
@@ -54,9 +54,9 @@ class Parts:
         self.consumer = storage.transport.consumer(loaded.options["queues"], owner, worker_id)
         self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
         self._revocations = Revocations(lambda: storage.store, self.table.by_name(config.result_serializer))
-        bound = config.worker_prefetch_multiplier or config.worker_read_ahead_max
+        bound = 1 if config.worker_disable_prefetch else config.worker_prefetch_multiplier or BATCH_MAX
         self.read_ahead = ReadAhead(
-            config.worker_read_ahead_ms / 1000, min(bound, config.worker_read_ahead_max)
+            config.worker_read_ahead_ms / 1000, min(bound, config.worker_read_ahead_max, BATCH_MAX)
         )
         self._plans: dict[str, RunPlan | None] = {}
         self._max_tasks: int | None = loaded.options["max_tasks_per_child"]
@@ -107,20 +107,35 @@ class Parts:
     def store_started(self, message: TaskMessage, plan: RunPlan) -> None:
         """Store that the task has started, unless its result is ignored."""
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
-        if self.storage.store is not None and not ignored:
-            meta = {"pid": os.getpid(), "hostname": self.node}
+        if self.storage.store is None or ignored:
+            return
+        meta = {"pid": os.getpid(), "hostname": self.node}
+        try:
             self.storage.store.store([self.results.state(message.id, STARTED, meta, message)])
+        except TransportError as error:
+            # It only informs; the task need not wait for it.
+            _log.warning("cannot store that %s has started: %s", message.id, error)
 
-    def publish(self, results: tuple[StoredResult, ...], follow_ups: tuple[Outgoing, ...]) -> None:
-        """Store and send for a message that was acknowledged before its start."""
-        if results and self.storage.store is not None:
-            self.storage.store.store(results)
-        if follow_ups:
-            self.storage.transport.send(follow_ups)
+    def publish(self, outcome: Outcome) -> None:
+        """Store and send for a message that was acknowledged before its start.
 
-    def close(self) -> None:
-        """Give back what is held and close the connections."""
-        self.consumer.close()
+        :raises TransportError: store or broker cannot be reached; to be called again.
+        """
+        if outcome.results and self.storage.store is not None:
+            self.storage.store.store(outcome.results)
+        if outcome.follow_ups:
+            self.storage.transport.send(outcome.follow_ups)
+
+    def close(self, *, give_back: bool = True) -> None:
+        """Close the connections.
+
+        :param give_back: return what is held; the agent does it if the broker cannot be reached.
+        """
+        if give_back:
+            try:
+                self.consumer.close()
+            except TransportError as error:
+                _log.error("what is still held is left to the agent: %s", error)
         self.storage.close()
 
 

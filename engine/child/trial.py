@@ -9,7 +9,11 @@ from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded
 from ..execution import Executed, execute
 from ..request import Context
-from ..scoreboard import C_RUNNING
+from ..scoreboard import C_BODY
+
+
+class Interrupted(BaseException):
+    """Ends the running task because the worker leaves at once; its message is given back."""
 
 
 def run_body(task: Any, request: Context, words: memoryview, number: int) -> Executed:
@@ -17,18 +21,18 @@ def run_body(task: Any, request: Context, words: memoryview, number: int) -> Exe
 
     `SystemExit`, `KeyboardInterrupt` and other `BaseException`s of a task are its failure, not the
     end of this process (faults.md 7, 8). The soft limit's signal may come between any two
-    instructions up to the store of 0 into C_RUNNING; the outer `try` is for the few between the
-    end of the inner one and that store.
+    instructions up to the store of 0 into C_BODY; the outer `try` is for the few between the end
+    of the inner one and that store.
     """
     try:
         try:
-            words[C_RUNNING] = number
+            words[C_BODY] = number
             executed = execute(task, request)
-            words[C_RUNNING] = 0
+            words[C_BODY] = 0
         except BaseException as exc:
-            words[C_RUNNING] = 0
+            words[C_BODY] = 0
             executed = Executed(states.FAILURE, exc, ExceptionInfo(exc, skip_frames=1))
-    except SoftTimeLimitExceeded as exc:
-        words[C_RUNNING] = 0
+    except (SoftTimeLimitExceeded, Interrupted) as exc:
+        words[C_BODY] = 0
         executed = Executed(states.FAILURE, exc, ExceptionInfo(exc, skip_frames=1))
     return executed
