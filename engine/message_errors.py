@@ -43,6 +43,11 @@ class Malformed(str, Enum):
     BAD_EMBED = "bad-embed"
 
 
+def encodable(text: str) -> str:
+    """The same text, with backslash escapes for lone surrogates, which UTF-8 has no form for."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class MalformedMessage(Exception):
     """A document that is no task message that can be run: a dead letter.
 
@@ -55,6 +60,10 @@ class MalformedMessage(Exception):
     def __init__(
         self, reason: Malformed, detail: str, task_id: str | None = None, task: str | None = None
     ) -> None:
+        # What is told of a message may quote it, and is stored: it must have a form in UTF-8.
+        detail = encodable(detail)
+        task_id = task_id if task_id is None or encodable(task_id) == task_id else None
+        task = None if task is None else encodable(task)
         super().__init__(reason, detail, task_id, task)
         self.reason = reason
         self.detail = detail

@@ -19,7 +19,7 @@ from ..serializers.depth import LEVELS_MAX, overflows
 from ..serializers.registry import SerializerTable
 from ..transports import envelope as envelopes
 from ..transports.envelope import DeliveryInfo, Envelope, MalformedEnvelope, clamped_priority
-from .message_errors import Malformed, MalformedMessage, malformed
+from .message_errors import Malformed, MalformedMessage, encodable, malformed
 from .message_headers import (
     CONTEXT_KEYS,
     ID_CHARS_MAX,
@@ -233,6 +233,11 @@ def _message(headers: WireHeaders, envelope: Envelope, *, naive_is_local: bool =
     if not task_id or len(task_id) > ID_CHARS_MAX:
         detail = f"an id of {len(task_id)} characters" if task_id else "the task has no id"
         raise MalformedMessage(Malformed.NO_ID, detail, None, task)
+    # Both name things that are stored elsewhere, byte by byte; other headers are only shown.
+    if encodable(task) != task:
+        raise MalformedMessage(Malformed.NO_TASK, "the task's name has a lone surrogate", task_id, task)
+    if encodable(task_id) != task_id:
+        raise MalformedMessage(Malformed.NO_ID, f"the id has a lone surrogate: {task_id}", None, task)
     retries = headers.retries or 0
     if not 0 <= retries <= RETRIES_MAX:
         raise MalformedMessage(Malformed.BAD_HEADER, f"header 'retries' is {retries:.3g}", task_id, task)

@@ -39,6 +39,9 @@ def test_every_bad_message_is_refused_with_its_reason(bad: Bad) -> None:
         parse(bad.document, TABLE).payload(TABLE)
     assert caught.value.reason.value == bad.reason
     assert bad.reason in str(caught.value) and len(str(caught.value)) < 2000
+    # It is stored, with the dead letter and perhaps as a result.
+    for text in (str(caught.value), caught.value.task or "", caught.value.task_id or ""):
+        assert text.encode("utf-8").decode("utf-8") == text
 
 
 def test_the_error_names_the_task_where_it_could_be_read() -> None:
