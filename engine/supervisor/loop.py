@@ -130,6 +130,7 @@ class Supervisor:
         self._pool.strangers.kill_all(self._pool.known_pids())
         self._control.close()
         self._pidfile.release()
+        self._signals.mute()
 
     # --- one turn ------------------------------------------------------------------------------
 

@@ -52,6 +52,13 @@ class SignalInbox:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
+    def mute(self) -> None:
+        """Hear no signal any more: the exit code is decided, and the interpreter gives up its handlers.
+
+        From then on the default action would end the process with the signal as its exit code.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+
     def drain(self) -> list[int]:
         """The signals that have arrived, SIGCHLD once at most."""
         try:

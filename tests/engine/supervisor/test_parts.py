@@ -283,6 +283,20 @@ def test_signals_are_kept_in_order_and_children_count_once() -> None:
     in_child(check)
 
 
+def test_a_signal_after_the_end_does_not_change_the_exit_code() -> None:
+    def check() -> None:
+        inbox = SignalInbox({})
+        inbox.install()
+        inbox.mute()
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
+            # As the interpreter does when it ends.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        assert inbox.drain() == []
+
+    in_child(check)
+
+
 # --- whom it tells ---------------------------------------------------------------------------------
 
 
