@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
 from setproctitle import setproctitle
 
 from ..transports.url import redact
+from . import signals
 from .app import App
 from .boot import BootSpec
 from .config import no_effect
@@ -19,6 +20,8 @@ from .discovery import find_app
 from .logs import setup_worker_logging
 from .process_link import ProcessLink
 from .routes import queue_specs
+
+_TASKS_REPORTED = 50
 
 
 @dataclass
@@ -53,6 +56,8 @@ def load(link: ProcessLink) -> Loaded:
     app.set_current()
     app.set_default()
     app.conf.resolve(cli=spec.settings)
+    # Receivers may still change settings; they are read for good below.
+    signals.celeryd_init.send(link.node, instance=None, conf=app.conf, options=asdict(spec))
     for name in spec.include:
         import_module(name)
     app.import_task_modules()
@@ -68,11 +73,14 @@ def load(link: ProcessLink) -> Loaded:
     )
     loaded = Loaded(app, config, worker_options(spec, app, config), link.node)
     loaded.set_title("template")
+    signals.celeryd_after_setup.send(link.node, instance=None, conf=app.conf)
+    signals.worker_init.send(link.node)
     return loaded
 
 
 def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
     """What the supervisor has to know of a configuration, as plain data."""
+    tasks = sorted(name for name in app.tasks if not name.startswith("celery."))
     concurrency = config.worker_concurrency
     if concurrency in (None, "auto"):
         concurrency = allowed_cpus(override=os.environ.get("PYTHON_CPU_COUNT"))
@@ -91,7 +99,9 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
         "max_boot_failures": config.worker_max_boot_failures,
         "start_method": config.worker_start_method,
         "queues": queues_to_consume(spec, config),
-        "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
+        # As many as the banner may show: with all of them the report might not fit into a packet.
+        "tasks": tasks[:_TASKS_REPORTED],
+        "task_count": len(tasks),
         "broker": redact(config.broker_url or "filesystem://"),
         "backend": redact(config.result_backend) if config.result_backend else "disabled",
         "pidfile": spec.pidfile,

@@ -10,16 +10,16 @@ import logging
 import os
 import select
 import socket
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from ...transports.base import Watch
 from ...transports.errors import TransportError
-from .. import orphans
+from .. import orphans, signals
 from ..clock import mono_ns
 from ..housekeeping import Duty, Housekeeping
 from ..loaded_app import Loaded
 from ..process_link import ProcessLink, receive, send
-from ..scoreboard import A_LOOP_NS, A_RENEWED_NS
+from ..scoreboard import A_ANNOUNCED, A_LOOP_NS, A_RENEWED_NS
 from ..storage import Storage
 from . import memory
 from .recovery import Recoverer
@@ -31,6 +31,7 @@ _TURN_S: Final = 1.0
 # nothing, since it looks once more by itself before it sleeps.
 _NAP_S: Final = 0.004
 _RETRY_S: Final = 0.2
+_STORE_S: Final = 1.0
 
 
 class Agent:
@@ -68,6 +69,7 @@ class Agent:
         self._keeping.duties += [
             Duty("memory", 1.0 if limited else 10.0, lambda: memory.sample(link.scoreboard)),
             Duty("requests", _RETRY_S, self._retry_undone),
+            Duty("results", _STORE_S, self._recoverer.retry_unstored),
         ]
         self._stopping = False
 
@@ -75,14 +77,24 @@ class Agent:
         """Run until told to stop."""
         self._keeping.renew()
         watch = self._transport.watch(self._queues)
-        send(self._channel, {"op": "ready"})
+        self._say({"op": "ready"})
+        if not self._words[A_ANNOUNCED]:
+            self._words[A_ANNOUNCED] = 1  # an agent that replaces a dead one says nothing
+            signals.worker_ready.send(self._link.node)
         try:
             while not self._stopping:
                 self._turn(watch)
         finally:
             watch.close()
-        self._transport.unregister(self._link.worker_id)
+        self._leave()
         return 0
+
+    def _leave(self) -> None:
+        signals.worker_shutdown.send(self._link.node)
+        try:
+            self._transport.unregister(self._link.worker_id)
+        except TransportError as error:
+            self._log.warning("the lease is left to run out: %s", error)
 
     def _turn(self, watch: Watch) -> None:
         due_in_s = self._keeping.turn()
@@ -124,11 +136,8 @@ class Agent:
     def _serve(self) -> None:
         message, _ = receive(self._channel)
         if message is None:
-            # Without a word: it died. The lease is left to run out, so that whoever takes over
-            # knows that nobody can say which of our messages it was that ran.
-            orphans.clear_up_after(self._link.supervisor_pidfd, self._link.scoreboard)
-            os._exit(1)
-        if message["op"] == "stop":
+            self._abandoned()
+        elif message["op"] == "stop":
             self._retry_undone()
             self._stopping = True
         elif not self._carry_out(message):
@@ -143,5 +152,20 @@ class Agent:
         except TransportError as error:
             self._log.error("%s of slot %s: %s", message["op"], message.get("slot"), error)
             return False
-        send(self._channel, answer)
+        self._say(answer)
         return True
+
+    def _say(self, message: dict[str, Any]) -> None:
+        try:
+            send(self._channel, message)
+        except OSError:
+            self._abandoned()
+
+    def _abandoned(self) -> NoReturn:
+        """The channel ended without a word: the supervisor died.
+
+        The lease is left to run out, so that whoever takes over knows that nobody can say which of
+        our messages it was that ran.
+        """
+        orphans.clear_up_after(self._link.supervisor_pidfd, self._link.scoreboard)
+        os._exit(1)

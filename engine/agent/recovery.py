@@ -7,11 +7,13 @@ predecessor did half of it; every step is checked by the broker, message by mess
 from __future__ import annotations
 
 import logging
-from typing import Any
+from contextlib import closing
+from typing import Any, Final
 
 import msgspec
 
 from ...transports.base import Consumer, DeadLetter, Outcome, Recovery, StoredResult, Verdict
+from ...transports.errors import TransportError
 from ..exceptions import TimeLimitExceeded, WorkerLostError
 from ..loaded_app import Loaded
 from ..message import MalformedMessage, TaskMessage, parse
@@ -34,6 +36,8 @@ from ..settling import decode_outcome
 from ..storage import Storage
 from ..worker_names import owner as owner_name
 
+_UNSTORED_MAX: Final = 10_000
+
 _ENDINGS = {
     "crash": Ending.LOST,
     "exit": Ending.LOST,
@@ -55,6 +59,8 @@ class Recoverer:
             loaded.config, storage.table, enabled=storage.store is not None, node=loaded.node
         )
         self._log = log
+        # Results that the store did not take yet.
+        self._unstored: list[StoredResult] = []
 
     def carry_out(self, message: dict[str, Any]) -> dict[str, Any]:
         """Do what the supervisor asks; returns the answer.
@@ -82,16 +88,16 @@ class Recoverer:
     # --- recall -----------------------------------------------------------------------------------
 
     def _recall(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Take back what a child has not started. It runs on meanwhile, and may do the same itself."""
         slot = self._link.scoreboard.slot(message["slot"])
         batch, index = message["batch"], message["index"]
         moved = 0
         if slot.words[S_GENERATION] == message["generation"]:
-            consumer = self._storage.transport.attach(self._owner(message))
-            self._settle_finished(consumer, slot)
-            tags = slot.read_tags(index, slot.words[C_HELD])
-            # The tags carry the batch as well; this only saves a vain call.
-            if slot.words[C_BATCH] == batch and tags:
-                moved = consumer.give_back(tags)
+            with closing(self._storage.transport.attach(self._owner(message))) as consumer:
+                self._settle_finished(consumer, slot)
+                tags = _recalled_tags(slot, batch, index)
+                if tags:
+                    moved = consumer.give_back(tags)
             slot.words[A_MOVED] = batch
         answer = {"op": "moved", "slot": message["slot"], "generation": message["generation"]}
         return answer | {"batch": batch, "moved": moved}
@@ -114,19 +120,20 @@ class Recoverer:
     def _dead(self, message: dict[str, Any]) -> dict[str, Any]:
         slot = self._link.scoreboard.slot(message["slot"])
         owner = self._owner(message)
-        recovery = Recovery()
+        charged = None
+        # Else the slot is somebody else's by now, and says nothing about this child.
         if slot.words[S_GENERATION] == message["generation"]:
-            consumer = self._storage.transport.attach(owner)
-            self._settle_finished(consumer, slot)
-            charged = self._charged(consumer, slot, message)
-            recovery = self._storage.transport.recover(
-                owner,
-                running=charged,
-                cause=message["cause"] if charged is not None else "",
-                max_crashes=self._max_crashes,
-            )
-            for letter in recovery.dead:
-                self._report_dead_letter(letter)
+            with closing(self._storage.transport.attach(owner)) as consumer:
+                self._settle_finished(consumer, slot)
+                charged = self._charged(consumer, slot, message)
+        recovery = self._storage.transport.recover(
+            owner,
+            running=charged,
+            cause=message["cause"] if charged is not None else "",
+            max_crashes=self._max_crashes,
+        )
+        for letter in recovery.dead:
+            self._report_dead_letter(letter)
         return {
             "op": "recovered",
             "slot": message["slot"],
@@ -153,13 +160,33 @@ class Recoverer:
         decided = settlement(_ENDINGS[message["verdict"]], policy_of_bits(bits))
         if decided.verdict is Verdict.REQUEUE:
             return texts.tag if decided.charged and message.get("charge", True) else None
+        if decided.verdict is None and consumer.fetch(texts.tag) is not None:
+            return None  # it died before the acknowledgement: the task has not begun
         results = self._failure(texts, consumer, bits, decided, message)
         if decided.verdict is not None:
             outcome = Outcome(tag=texts.tag, verdict=decided.verdict, reason="lost", results=results)
             self._storage.settler.settle(consumer, [outcome])
-        elif results and self._storage.store is not None:
-            self._storage.store.store(results)
+        else:
+            self._store(results)
         return None
+
+    def _store(self, results: tuple[StoredResult, ...]) -> None:
+        """Store results of messages that are gone from the broker: nobody else will."""
+        if self._storage.store is None or not (results or self._unstored):
+            return
+        self._unstored += results
+        try:
+            self._storage.store.store(self._unstored)
+        except TransportError as error:
+            waiting = len(self._unstored)
+            self._log.error("%d results of lost tasks wait for the result store: %s", waiting, error)
+            del self._unstored[:-_UNSTORED_MAX]
+        else:
+            self._unstored.clear()
+
+    def retry_unstored(self) -> None:
+        """Store what could not be stored before."""
+        self._store(())
 
     def _failure(
         self,
@@ -198,7 +225,20 @@ class Recoverer:
         if parsed is None or self._storage.store is None:
             return
         error = WorkerLostError(f"dead-lettered after {letter.crashes} crashes: {causes}")
-        self._storage.store.store(self._results.failure(error, task_id=parsed.id, message=parsed))
+        self._store(self._results.failure(error, task_id=parsed.id, message=parsed))
 
     def _owner(self, message: dict[str, Any]) -> str:
         return owner_name(self._link.worker_id, message["slot"], message["generation"])
+
+
+def _recalled_tags(slot: Slot, batch: int, index: int) -> list[bytes]:
+    """The tags of a batch from an index on; none when the child has gone on to another batch.
+
+    The child runs. It sets C_HELD to 0 before it writes the tags of its next batch, and counts
+    C_BATCH up before C_HELD bears a number again: as long as neither has changed, neither have
+    the tags.
+    """
+    words = slot.words
+    held = words[C_HELD]
+    tags = slot.read_tags(index, held)
+    return tags if (words[C_BATCH], words[C_HELD]) == (batch, held) else []

@@ -55,8 +55,9 @@ def admit(
 def _unknown(now_wall_s: float, task_name: str, headers: Any, grace_s: float) -> Refusal:
     since = headers.get(UNKNOWN_SINCE_HEADER) if isinstance(headers, dict) else None
     # Anybody may have written the header: only a moment of the past counts.
-    is_past = isinstance(since, (int, float)) and 0 <= since <= now_wall_s
-    since_wall_s = float(since) if is_past else now_wall_s
+    since_wall_s = now_wall_s
+    if isinstance(since, (int, float)) and 0 <= since <= now_wall_s:
+        since_wall_s = float(since)
     detail = f"no task is registered as {task_name!r} in this worker"
     if now_wall_s - since_wall_s >= grace_s:
         return Refusal(Ending.UNKNOWN_TASK_FOR_GOOD, detail=detail)

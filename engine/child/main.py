@@ -51,7 +51,9 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         code = loop.run()
     finally:
         hooks.worker_process_shutdown.send(sender=link.node, pid=os.getpid(), exitcode=code)
-    parts.close(give_back=code == EXIT_AS_TOLD)
+    if code == EXIT_AS_TOLD:
+        parts.give_back()
+    parts.close()
     return code
 
 

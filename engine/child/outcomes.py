@@ -201,7 +201,7 @@ class Outcomes:
         self._report.ended(plan, message, executed, ending, runtime_ns)
         if isinstance(executed.value, MemoryError):
             # Whatever filled the memory may still be there: another process carries on.
-            self._parts.worn_out = True
+            self._parts.wear_out()
         reason = ""
         causes: tuple[str, ...] = ()
         if decided.verdict is Verdict.DEAD:

@@ -39,6 +39,7 @@ class Parts:
         node: str,
         owner: str,
         worker_id: str,
+        replaceable: bool = True,
     ) -> None:
         config = loaded.config
         self.app = loaded.app
@@ -59,10 +60,11 @@ class Parts:
             config.worker_read_ahead_ms / 1000, min(bound, config.worker_read_ahead_max, BATCH_MAX)
         )
         self._plans: dict[str, RunPlan | None] = {}
-        self._max_tasks: int | None = loaded.options["max_tasks_per_child"]
+        self._replaceable = replaceable
+        self._max_tasks: int | None = loaded.options["max_tasks_per_child"] if replaceable else None
         self._title = f"prefork: {node}: child {slot.index}"
         self._shown: str | None = ""  # so that the first title, of no task, is shown
-        # Written by the loop: executions so far, and a wish to be replaced (out of memory).
+        # Written by the loop's thread: executions so far, and a wish to be replaced (out of memory).
         self.executed = 0
         self.worn_out = False
 
@@ -81,6 +83,10 @@ class Parts:
     def retired(self) -> bool:
         """Has this child done its share, so that it must be replaced?"""
         return self.worn_out or (self._max_tasks is not None and self.executed >= self._max_tasks)
+
+    def wear_out(self) -> None:
+        """This process had better be replaced, if there is anybody to do it."""
+        self.worn_out = self._replaceable
 
     def tasks_left(self) -> int:
         """How many more tasks this child may start."""
@@ -126,16 +132,15 @@ class Parts:
         if outcome.follow_ups:
             self.storage.transport.send(outcome.follow_ups)
 
-    def close(self, *, give_back: bool = True) -> None:
-        """Close the connections.
+    def give_back(self) -> None:
+        """Return what is held; if the broker cannot be reached, others take it over."""
+        try:
+            self.consumer.close()
+        except TransportError as error:
+            _log.error("what is still held is left to others: %s", error)
 
-        :param give_back: return what is held; the agent does it if the broker cannot be reached.
-        """
-        if give_back:
-            try:
-                self.consumer.close()
-            except TransportError as error:
-                _log.error("what is still held is left to the agent: %s", error)
+    def close(self) -> None:
+        """Close the connections; what is still held stays held."""
         self.storage.close()
 
 

@@ -17,16 +17,20 @@ from types import FrameType
 from typing import Final
 
 from ...transports.base import Recovery, Transport
+from ...transports.errors import TransportError
 from .. import signals as hooks
 from ..boot import BootSpec
+from ..clock import mono_s
 from ..housekeeping import Housekeeping
 from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink, channel_pair
-from ..scoreboard import C_STATE, S_STOP, Scoreboard, State, Stop
+from ..scoreboard import C_BODY, C_STATE, S_PAUSED, S_STOP, Scoreboard, State, Stop
 from ..storage import open_storage
 from ..worker_names import incarnation, node_name
-from .loop import WorkerLoop
+from ..worker_names import owner as owner_name
+from .loop import EXIT_AS_TOLD, WorkerLoop
 from .parts import Parts
+from .trial import Interrupted
 
 _SAFETY_S: Final = 1.0
 
@@ -70,15 +74,20 @@ class Solo:
         self._slot = link.scoreboard.slot(0)
         self._slot.clear(1)
         self._storage = open_storage(loaded.app)
-        self._stop_fd = link.doorbell_fd
+        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._board_words = link.scoreboard.words
+        # Written by the housekeeping thread.
+        self._renewed_s = 0.0
+        self._failed = False
+        self._lease_s: float = loaded.options["lease_s"]
         self._stopped = threading.Event()
         self._keeping = Housekeeping(
             self._storage.transport,
             link.worker_id,
-            lease_s=loaded.options["lease_s"],
+            lease_s=self._lease_s,
             max_crashes=loaded.config.task_max_crashes,
             log=_log,
-            on_renewed=lambda: None,
+            on_renewed=self._renewed,
             on_promoted=lambda: None,
             on_lapsed=_report,
         )
@@ -88,10 +97,11 @@ class Solo:
             self._storage,
             self._slot,
             link.scoreboard.words,
-            doorbell_fd=self._stop_fd,
+            doorbell_fd=link.doorbell_fd,
             node=link.node,
-            owner=f"{link.worker_id}.0.1",
+            owner=owner_name(link.worker_id, 0, 1),
             worker_id=link.worker_id,
+            replaceable=False,
         )
 
     def run(self) -> int:
@@ -105,27 +115,55 @@ class Solo:
         keeper.start()
         idle = WatchWakes(self._storage.transport, self._loaded.options["queues"], self._stop_fd)
         self._slot.words[C_STATE] = State.IDLE
+        hooks.worker_ready.send(sender=self._loaded.node)
+        code = 1
         try:
-            WorkerLoop(self._parts, idle).run()
+            code = WorkerLoop(self._parts, idle).run()
         finally:
             self._stopped.set()
             keeper.join(_SAFETY_S * 2)
-            hooks.worker_process_shutdown.send(sender=self._loaded.node, pid=os.getpid(), exitcode=0)
-            self._parts.consumer.close()
-            self._storage.transport.unregister(self._worker_id)
             idle.close()
-            self._parts.close()
-        return 0
+            self._leave(code)
+        return code or int(self._failed)
+
+    def _leave(self, code: int) -> None:
+        hooks.worker_process_shutdown.send(sender=self._loaded.node, pid=os.getpid(), exitcode=code)
+        hooks.worker_shutdown.send(sender=self._loaded.node)
+        self._parts.give_back()
+        try:
+            self._storage.transport.unregister(self._worker_id)
+        except TransportError as error:
+            _log.warning("the lease is left to run out: %s", error)
+        self._parts.close()
 
     def _keep(self) -> None:
-        while not self._stopped.is_set():
-            self._stopped.wait(self._keeping.turn())
+        """Renew the lease and the like; without it the worker may not go on."""
+        try:
+            while not self._stopped.is_set():
+                wait_s = self._keeping.turn()
+                self._board_words[S_PAUSED] = int(mono_s() - self._renewed_s > self._lease_s / 2)
+                self._stopped.wait(wait_s)
+        except Exception:
+            _log.exception("the housekeeping has failed; the worker leaves")
+            self._failed = True
+            self._tell_to_leave()
 
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._slot.words[S_STOP] != Stop.RUN:
-            raise SystemExit(f"stopped by a second {signal.Signals(signum).name}")
+    def _renewed(self) -> None:
+        self._renewed_s = mono_s()
+
+    def _tell_to_leave(self) -> None:
         self._slot.words[S_STOP] = Stop.LEAVE
         os.eventfd_write(self._stop_fd, 1)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        name = signal.Signals(signum).name
+        if self._slot.words[S_STOP] == Stop.RUN:
+            hooks.worker_shutting_down.send(
+                sender=self._loaded.node, sig=name, how="Warm", exitcode=EXIT_AS_TOLD
+            )
+            self._tell_to_leave()
+        elif self._slot.words[C_BODY]:
+            raise Interrupted(f"stopped by a second {name}")
 
 
 def _report(recovery: Recovery) -> None:

@@ -35,7 +35,7 @@ def text(node: str, pid: int, options: WorkerOptions, ignored: list[str]) -> str
         ("backend", options.backend or "disabled"),
         ("concurrency", f"{children} (prefork)"),
         ("queues", _names(options.queues)),
-        ("tasks", _names(options.tasks)),
+        ("tasks", _names(options.tasks, options.task_count)),
         ("delivery", DELIVERY),
     ]
     no_effect = sorted({*options.no_effect, *ignored})
@@ -44,7 +44,7 @@ def text(node: str, pid: int, options: WorkerOptions, ignored: list[str]) -> str
     return f"prefork {node} (pid {pid})\n" + "".join(f"  {name + ':':<13}{value}\n" for name, value in rows)
 
 
-def _names(names: tuple[str, ...]) -> str:
+def _names(names: tuple[str, ...], count: int = 0) -> str:
     shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
+    more = max(len(names), count) - _NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown

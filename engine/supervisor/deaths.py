@@ -9,6 +9,11 @@ from typing import Final, NamedTuple
 from .killing import Doom
 
 EXIT_BOOT_FAILED: Final = 3
+# Exit codes of a child that knows why it leaves (engine/child/loop.py).
+_LEFT: Final = {
+    4: "what it held was taken over by another worker",
+    5: "left before the broker could be told what became of its last messages",
+}
 
 _UNSURPRISING: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT})
 
@@ -61,6 +66,8 @@ def explain(
         return Doom("boot", f"{ended.text} before it was ready", charge=False)
     if ended.code == 0 and told_to_leave:
         return Doom("exit", "left as told", charge=False)
+    if ended.code in _LEFT:
+        return Doom("exit", _LEFT[ended.code], charge=False)
     if ended.signal == signal.SIGKILL and out_of_memory:
         return Doom("crash", f"{ended.text}, probably out of memory", charge=True)
     return Doom("crash", ended.text, charge=True)

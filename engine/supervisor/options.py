@@ -24,6 +24,7 @@ class WorkerOptions:
     :param autoscale: most and fewest children, or None for a fixed number.
     :param lease_s: how long the worker's lease lasts without being renewed.
     :param boot_timeout_s: a child that is not ready by then is killed.
+    :param tasks: names of the first tasks; `task_count` says how many there are.
     :param max_boot_failures: so many in a row stop the worker.
     :param no_effect: settings and options that were given and mean nothing here.
     :param warnings: other things to be said once at the start.
@@ -39,6 +40,7 @@ class WorkerOptions:
     max_boot_failures: int = 5
     queues: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    task_count: int = 0
     broker: str = ""
     backend: str = ""
     app: str = ""

@@ -69,7 +69,8 @@ def _reasons_against_forking(link: ProcessLink, loaded: Loaded) -> list[str]:
 
 
 def _shortened(text: str) -> str:
-    return text[-(PACKET_BYTES_MAX // 4) :]
+    # A control character takes six bytes in a packet.
+    return text[-(PACKET_BYTES_MAX // 8) :]
 
 
 class Template:
@@ -91,15 +92,13 @@ class Template:
                 os._exit(1)
             message, fds = receive(self._link.channel)
             if message is None:
-                orphans.clear_up_after(self._link.supervisor_pidfd, self._link.scoreboard)
-                os._exit(1)
+                self._abandoned()
             if message["op"] == "exit":
                 os._exit(0)
             if message["op"] == "fork":
                 self._fork(message, fds)
 
     def _fork(self, message: dict[str, Any], fds: list[int]) -> None:
-        reading, writing = os.pipe()
         answer: dict[str, Any] = {
             "kind": message["kind"],
             "slot": message.get("slot"),
@@ -107,28 +106,57 @@ class Template:
         }
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            intermediate = os.fork()
-            if intermediate == 0:
-                os.close(reading)
-                self._intermediate(message, fds, writing)
-            os.close(writing)
-            data = os.read(reading, 64)
-            os.waitpid(intermediate, 0)
-            if data.startswith(b"!"):
-                raise OSError(data[1:].decode())
-            if not data:
-                raise OSError("the intermediate process died")
-            answer |= {"op": "forked", "pid": int(data)}
+            answer |= {"op": "forked", "pid": self._fork_twice(message, fds)}
         except OSError as error:
             answer |= {"op": "fork-failed", "error": str(error)}
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            for fd in [reading, *fds]:
+            for fd in fds:
                 os.close(fd)
-        send(self._link.channel, answer)
+        try:
+            send(self._link.channel, answer)
+        except OSError:
+            self._abandoned()
+
+    def _abandoned(self) -> NoReturn:
+        """The channel ended without a word: the supervisor died."""
+        orphans.clear_up_after(self._link.supervisor_pidfd, self._link.scoreboard)
+        os._exit(1)
+
+    def _fork_twice(self, message: dict[str, Any], fds: list[int]) -> int:
+        """Make the new process; returns its pid once it is the supervisor's child.
+
+        :raises OSError: it could not be made.
+        """
+        reading, writing = os.pipe()
+        try:
+            try:
+                intermediate = os.fork()
+                if intermediate == 0:
+                    self._become(message, fds, reading, writing)
+            finally:
+                os.close(writing)
+            data = os.read(reading, 64)
+            os.waitpid(intermediate, 0)
+        finally:
+            os.close(reading)
+        if data.startswith(b"!"):
+            raise OSError(data[1:].decode("utf-8", "replace"))
+        if not data:
+            raise OSError("the intermediate process died")
+        return int(data)
+
+    def _become(self, message: dict[str, Any], fds: list[int], reading: int, writing: int) -> NoReturn:
+        """Runs in the intermediate process and in the new one, and never gets back to the template."""
+        try:
+            os.close(reading)
+            self._intermediate(message, fds, writing)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
 
     def _intermediate(self, message: dict[str, Any], fds: list[int], writing: int) -> NoReturn:
-        """Runs in the intermediate process, and in the new one below it."""
         try:
             pid = os.fork()
         except OSError as error:
