@@ -20,6 +20,7 @@ from typing import Any
 
 from prefork.engine import App
 from prefork.engine.signals import worker_process_init
+from prefork.serializers.json import JsonSerializer
 from support import ledger
 
 ROOT = os.environ["STRESS_DIR"]
@@ -68,6 +69,25 @@ def timed(s: float = 0.0) -> str:
 def poison() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
+
+
+@recorded(acks_late=False)
+def die_once() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@recorded()
+def mixed(kind: str = "") -> str:
+    """Short, mostly."""
+    if kind:
+        KINDS[kind](60.0)
+    return "done"
+
+
+@app.task(name="proj.add", typing=False)
+def add(*args: Any, **kwargs: Any) -> int:
+    """What the corpus of bad messages would like to run."""
+    return len(args) + len(kwargs)
 
 
 @recorded()
@@ -209,7 +229,21 @@ def _on_init(**_: Any) -> None:
         with open(os.path.join(ROOT, "inits"), "ab") as inits:
             inits.write(b"x")
         raise RuntimeError("the hook of this test fails")
+    if "STRESS_DEADLY_DECODER" in os.environ:
+        _make_decoder_deadly()
     time.sleep(float(os.environ.get("STRESS_INIT_S", "0")))
+
+
+def _make_decoder_deadly() -> None:
+    """Have the decoder of bodies end the process, as a defective extension module might."""
+    loads = JsonSerializer.loads
+
+    def deadly(self: JsonSerializer, data: bytes) -> Any:
+        if b"DEADLY" in bytes(data):
+            os._exit(9)
+        return loads(self, data)
+
+    JsonSerializer.loads = deadly  # type: ignore[method-assign]
 
 
 worker_process_init.connect(_on_init, weak=False)

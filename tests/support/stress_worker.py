@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 from prefork.engine import App
 from prefork.engine.boot import BootSpec, supervisor_command, write_spec
 from prefork.engine.control_socket import ControlError, request
-from prefork.transports.base import DeadLetter, Depth
+from prefork.transports.base import DeadLetter, Depth, Outgoing, Waiting
 from support.ledger import Execution, Kill, Ledger, boot_ns
 from support.waiting import eventually
 
@@ -55,11 +56,16 @@ class Site:
     def dead(self) -> list[DeadLetter]:
         return list(self.app.client.transport.dead_letters(100_000))
 
-    def waiting(self) -> list[bytes]:
-        """Documents of the messages that are ready or delayed."""
+    def send_documents(self, documents: list[bytes]) -> None:
+        """Put documents into the queue as they are."""
+        self.app.client.transport.send([Outgoing(QUEUE, document) for document in documents])
+
+    def waiting(self) -> dict[str, Waiting]:
+        """By id: the messages that are ready or delayed."""
         transport = self.app.client.transport
         ready = transport.peek(QUEUE, 100_000)
-        return [item.document for item in [*ready, *transport.peek(QUEUE, 100_000, delayed=True)]]
+        found = [*ready, *transport.peek(QUEUE, 100_000, delayed=True)]
+        return {json.loads(item.document)["headers"]["id"]: item for item in found}
 
     def started(self, task_id: str, within_s: float = 10.0) -> Execution:
         """The first execution of a task, waited for."""
@@ -142,7 +148,7 @@ class StressWorker:
         # SPT_NOENV: process titles are not to be written over the environment, where the marker is.
         self.environ = {
             **os.environ,
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": os.pathsep.join([str(TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep),
             "STRESS_DIR": str(site.root),
             "XDG_RUNTIME_DIR": str(self.directory / "run"),
             "SPT_NOENV": "1",
