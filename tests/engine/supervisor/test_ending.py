@@ -182,7 +182,7 @@ def test_usr1_brings_the_stacks_of_all_processes_to_the_log(worker: Supervised) 
     eventually(lambda: "stack of the supervisor" in worker.log)
     # template, agent and two children write theirs by themselves.
     eventually(lambda: worker.log.count("most recent call first") == 4)
-    assert "in _sleep" in worker.log
+    eventually(lambda: "in _sleep" in worker.log)
     assert worker.ask("health")["ready"]
 
 
