@@ -36,7 +36,7 @@ class AgentPhase(enum.Enum):
 class Agent:
     """One agent process. Written by the supervisor's loop only."""
 
-    __slots__ = ("begun_s", "channel", "generation", "phase", "pid", "pidfd", "said_ready")
+    __slots__ = ("begun_s", "channel", "doomed", "generation", "phase", "pid", "pidfd", "said_ready")
 
     def __init__(self, generation: int, channel: PacketChannel, begun_s: float) -> None:
         self.generation = generation
@@ -46,6 +46,7 @@ class Agent:
         self.pid = 0
         self.pidfd = -1
         self.said_ready = False
+        self.doomed = False  # killed because it stood still
 
 
 class AgentKeeper:
@@ -224,7 +225,8 @@ class AgentKeeper:
         agent = self.agent
         if doubtful and agent is not None and agent.phase is AgentPhase.READY:
             still_s = (now_ns - max(words[A_LOOP_NS], int(agent.begun_s * 1e9))) / 1e9
-            if still_s > lease_s / 2:
+            if still_s > lease_s / 2 and not agent.doomed:
+                agent.doomed = True
                 self._context.log.error("the agent has stood still for %.1f s; replaced", still_s)
                 self.kill()
         return was_paused and not doubtful

@@ -53,20 +53,28 @@ def reap(pidfd: int) -> Exit | None:
 
 
 def explain(
-    ended: Exit, doom: Doom | None, *, was_ready: bool, told_to_leave: bool, out_of_memory: bool
+    ended: Exit,
+    doom: Doom | None,
+    *,
+    was_ready: bool,
+    told_to_leave: bool,
+    at_work: bool,
+    out_of_memory: bool,
 ) -> Doom:
     """Verdict and cause of a death.
 
     :param doom: why the supervisor killed it, if it did.
+    :param at_work: it held a message: then it has not left by itself, whatever its exit code says,
+        because a task may use any.
     :param out_of_memory: the kernel has killed for memory since the last death.
     """
     if doom is not None and ended.signal == signal.SIGKILL:
         return doom
     if not was_ready:
         return Doom("boot", f"{ended.text} before it was ready", charge=False)
-    if ended.code == 0 and told_to_leave:
+    if ended.code == 0 and told_to_leave and not at_work:
         return Doom("exit", "left as told", charge=False)
-    if ended.code in _LEFT:
+    if ended.code in _LEFT and not at_work:
         return Doom("exit", _LEFT[ended.code], charge=False)
     if ended.signal == signal.SIGKILL and out_of_memory:
         return Doom("crash", f"{ended.text}, probably out of memory", charge=True)

@@ -264,6 +264,7 @@ class Pool:
             child.doom,
             was_ready=was_ready,
             told_to_leave=child.leaving,
+            at_work=view.running != 0 or view.held != 0,
             out_of_memory=child.doom is None and self._memory.risen(),
         )
         child.pid = 0

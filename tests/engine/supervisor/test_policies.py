@@ -337,6 +337,9 @@ def test_no_sequence_goes_back_and_every_stage_but_an_unbounded_warm_one_ends(
         (Exit(None, 9), {"out_of_memory": True}, "crash", "signal 9, probably out of memory"),
         (Exit(None, 11), {"out_of_memory": True}, "crash", "signal 11 (SIGSEGV)"),
         (Exit(0, None), {"told_to_leave": True}, "exit", "left as told"),
+        (Exit(0, None), {"told_to_leave": True, "at_work": True}, "crash", "exit code 0"),
+        (Exit(4, None), {}, "exit", "what it held was taken over by another worker"),
+        (Exit(5, None), {"at_work": True}, "crash", "exit code 5"),  # the task's own
         (Exit(1, None), {"told_to_leave": True}, "crash", "exit code 1"),
         (Exit(0, None), {}, "crash", "exit code 0"),
         (Exit(3, None), {"was_ready": False}, "boot", "exit code 3 before it was ready"),
@@ -344,7 +347,8 @@ def test_no_sequence_goes_back_and_every_stage_but_an_unbounded_warm_one_ends(
     ],
 )
 def test_what_a_child_died_of(ended: Exit, facts: dict[str, object], verdict: str, cause: str) -> None:
-    given_facts = {"doom": None, "was_ready": True, "told_to_leave": False, "out_of_memory": False, **facts}
+    usual = {"was_ready": True, "told_to_leave": False, "at_work": False, "out_of_memory": False}
+    given_facts = {"doom": None, **usual, **facts}
     doom = explain(ended, given_facts.pop("doom"), **given_facts)  # type: ignore[arg-type]
     assert (doom.verdict, doom.cause) == (verdict, cause)
 
