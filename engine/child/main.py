@@ -39,7 +39,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         enter_process(f"child {slot_index}", node=link.node, index=slot_index + 1)
         owner = owner_name(link.worker_id, slot_index, generation)
         parts = build(link, loaded, slot, owner)
-        hooks.worker_process_init.send(sender=link.node)
+        _initialize(link.node)
     except BaseException:
         slot.write_report(traceback.format_exc())
         slot.words[C_STATE] = State.BOOT_FAILED
@@ -55,6 +55,16 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         parts.give_back()
     parts.close()
     return code
+
+
+def _initialize(node: str) -> None:
+    """Run the application's hooks; what one of them raises ends the boot, after all of them had their turn.
+
+    A child whose initialization failed must not run tasks (a peer logs the error and runs them).
+    """
+    for _, response in hooks.worker_process_init.send(sender=node):
+        if isinstance(response, Exception):
+            raise response
 
 
 def _set_up_process(slot: Slot) -> None:
