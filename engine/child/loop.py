@@ -350,6 +350,9 @@ class WorkerLoop:
                 return result
 
     def _unreachable(self, error: TransportError) -> None:
+        # A task may have closed descriptors that are not its own. No attempt will ever succeed then:
+        # this raises, the process ends, and that counts as a crash of the message.
+        os.fstat(self._parts.doorbell_fd)
         if self._failures == 0:
             _log.error("broker: %s; trying again", error)
         delay_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
