@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from ..settle import Ending
 
 UNKNOWN_SINCE_HEADER = "prefork_unknown_since"
-_UNKNOWN_STEP_S = 15.0
 
 
 class Refusal(NamedTuple):
@@ -34,6 +33,7 @@ def admit(
     expires_wall_s: float | None,
     headers: Any,
     unknown_grace_s: float,
+    unknown_retry_s: float,
 ) -> Refusal | None:
     """None when the message may run, else what stands against it.
 
@@ -42,17 +42,19 @@ def admit(
 
     :param known: a task of this name is registered here.
     :param headers: raw headers of the message; read only for a task that is not known.
+    :param unknown_grace_s: so long after it was first seen it is given up.
+    :param unknown_retry_s: and so often it is looked at until then.
     """
     if expires_wall_s is not None and now_wall_s > expires_wall_s:
         return Refusal(Ending.EXPIRED, detail="expired")
     if not known:
-        return _unknown(now_wall_s, task_name, headers, unknown_grace_s)
+        return _unknown(now_wall_s, task_name, headers, unknown_grace_s, unknown_retry_s)
     if eta_wall_s is not None and eta_wall_s > now_wall_s:
         return Refusal(Ending.NOT_DUE, eta_wall_s)
     return None
 
 
-def _unknown(now_wall_s: float, task_name: str, headers: Any, grace_s: float) -> Refusal:
+def _unknown(now_wall_s: float, task_name: str, headers: Any, grace_s: float, retry_s: float) -> Refusal:
     since = headers.get(UNKNOWN_SINCE_HEADER) if isinstance(headers, dict) else None
     # Anybody may have written the header: only a moment of the past counts.
     since_wall_s = now_wall_s
@@ -61,5 +63,4 @@ def _unknown(now_wall_s: float, task_name: str, headers: Any, grace_s: float) ->
     detail = f"no task is registered as {task_name!r} in this worker"
     if now_wall_s - since_wall_s >= grace_s:
         return Refusal(Ending.UNKNOWN_TASK_FOR_GOOD, detail=detail)
-    step_s = min(_UNKNOWN_STEP_S, max(1.0, grace_s / 4))
-    return Refusal(Ending.UNKNOWN_TASK, min(now_wall_s + step_s, since_wall_s + grace_s), detail)
+    return Refusal(Ending.UNKNOWN_TASK, min(now_wall_s + retry_s, since_wall_s + grace_s), detail)

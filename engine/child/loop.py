@@ -208,6 +208,7 @@ class WorkerLoop:
                 expires_wall_s=message.expires_wall_s,
                 headers=None if plan is not None else message.all_headers(parts.table),
                 unknown_grace_s=parts.config.task_unknown_grace,
+                unknown_retry_s=parts.config.task_unknown_retry_delay,
             )
             if refusal is None and parts.revoked(message.id):
                 refusal = Refusal(Ending.REVOKED, detail="revoked")

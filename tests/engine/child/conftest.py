@@ -1,0 +1,34 @@
+"""An application in memory, and a child that runs its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from prefork.engine.app import App
+from support.apps import memory_app
+from support.one_child import OneChild
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    """An app with a memory broker that stores results too."""
+    with memory_app() as made:
+        made.conf.result_backend = made.conf.broker_url
+        yield made
+
+
+@pytest.fixture
+def child_of() -> Iterator[Callable[..., OneChild]]:
+    """Makes children of an app."""
+    made: list[OneChild] = []
+
+    def make(app: App, **options: Any) -> OneChild:
+        made.append(OneChild(app, **options))
+        return made[-1]
+
+    yield make
+    for child in made:
+        child.close()
