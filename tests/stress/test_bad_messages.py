@@ -38,7 +38,9 @@ def fuzzed(dice: random.Random, number: int) -> bytes:
             case 2:
                 document[at:at] = document[at : at + dice.randrange(1, 30)]
             case 3:
-                document[at:at] = dice.choice((b"null", b"[]", b"{}", b'""', b"-1", b"1e999", b"\x00", b"\\ud800"))
+                document[at:at] = dice.choice(
+                    (b"null", b"[]", b"{}", b'""', b"-1", b"1e999", b"\x00", b"\\ud800")
+                )
             case _:
                 if dice.random() < 0.2:
                     del document[at:]
@@ -79,7 +81,9 @@ def test_malformed_messages_among_good_ones_are_dead_lettered_with_their_reason(
     eventually(lambda: site.depth().ready == 0 and site.depth().in_work == 0, deadline_s=60.0, every_s=0.05)
     site.ledger.read()
     letters = {letter.document: letter for letter in site.dead()}
-    print(f"{len(documents)} documents, {len(expected)} malformed, {benign} in order, {len(letters)} dead letters")
+    print(
+        f"{len(documents)} documents, {len(expected)} malformed, {benign} in order, {len(letters)} dead letters"
+    )
     wrong = {
         document[:200]: (reason, letters[document].reason if document in letters else None)
         for document, reason in expected.items()

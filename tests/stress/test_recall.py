@@ -46,10 +46,14 @@ def test_a_stuck_task_delays_no_result_and_no_message_that_its_child_holds(site:
         by_id = {r.task_id: r for r in site.ledger.executions()}
         together = by_id[first].pid == run.pid
         held += together
-        print(f"same child {together}, first result {readable_s:.3f} s, the rest {done_s:.3f} s after the start")
+        print(
+            f"same child {together}, first result {readable_s:.3f} s, the rest {done_s:.3f} s after the start"
+        )
         if together:
             assert readable_s < allowance_s(0.1, 0.4)
-        assert all(by_id[task_id].pid != run.pid for task_id in rest if by_id[task_id].start_ns > run.start_ns)
+        assert all(
+            by_id[task_id].pid != run.pid for task_id in rest if by_id[task_id].start_ns > run.start_ns
+        )
         assert isinstance(site.result(stuck), TimeLimitExceeded)
         site.finished(10.0, [first, *rest])
     runs = site.ledger.executions()

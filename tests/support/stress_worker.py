@@ -148,7 +148,9 @@ class StressWorker:
         # SPT_NOENV: process titles are not to be written over the environment, where the marker is.
         self.environ = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep),
+            "PYTHONPATH": os.pathsep.join(
+                [str(TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+            ).rstrip(os.pathsep),
             "STRESS_DIR": str(site.root),
             "XDG_RUNTIME_DIR": str(self.directory / "run"),
             "SPT_NOENV": "1",
