@@ -1,0 +1,448 @@
+"""The worker loop of a child: batches, limits of all kinds, brokers that fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from setproctitle import getproctitle
+
+from prefork.engine import signals
+from prefork.engine.app import App
+from prefork.engine.child.loop import EXIT_AS_TOLD, EXIT_OWNER_LOST, EXIT_UNSETTLED
+from prefork.engine.child.readahead import SAMPLES_MIN
+from prefork.engine.scoreboard import (
+    C_BODY,
+    C_EXECUTIONS,
+    C_HARD_LIMIT_MS,
+    C_HARD_NS,
+    C_HELD,
+    C_RUNNING,
+    C_SOFT_NS,
+    C_START_NS,
+    C_STATE,
+    S_PAUSED,
+    S_STOP,
+    State,
+    Stop,
+)
+from prefork.engine.settling import decode_outcome
+from prefork.engine.task_context import current
+from prefork.transports.errors import OwnerLost
+from support.faulty import Faulty
+from support.one_child import OneChild
+
+Make = Callable[..., OneChild]
+
+
+def known_to_be_short(child: OneChild, name: str, limit: int) -> None:
+    """Let the child hold several messages of a task from the start."""
+    kind = child.parts.read_ahead.kind(name)
+    for _ in range(SAMPLES_MIN):
+        kind.add(0.0001)
+    child.parts.read_ahead._limit = limit
+
+
+def faulty_consumer(child: OneChild) -> Faulty:
+    child.parts.consumer = faulty = Faulty(child.parts.consumer)  # type: ignore[assignment]
+    child.parts.pause = lambda seconds: None  # type: ignore[method-assign]
+    return faulty
+
+
+def depth(app: App, queue: str = "celery") -> tuple[int, int, int]:
+    found = app.client.transport.depth(queue)
+    return found.ready, found.delayed, found.in_work
+
+
+def test_a_child_runs_what_waits_and_says_so(app: App, child_of: Make) -> None:
+    @app.task
+    def add(x, y):
+        return x + y
+
+    results = [add.delay(n, 1) for n in range(30)]
+    child = child_of(app)
+    assert child.run() == EXIT_AS_TOLD
+    assert [result.get(timeout=1) for result in results] == [n + 1 for n in range(30)]
+    assert child.words[C_EXECUTIONS] == 30
+    assert (child.words[C_RUNNING], child.words[C_BODY], child.words[C_HELD]) == (0, 0, 0)
+    assert child.words[C_STATE] == State.IDLE
+
+
+def test_the_number_of_tasks_of_a_child_is_kept_exactly(app: App, child_of: Make) -> None:
+    @app.task
+    def nothing():
+        return None
+
+    for _ in range(50):
+        nothing.delay()
+    child = child_of(app, max_tasks_per_child=7)
+    known_to_be_short(child, nothing.name, 5)
+    child.run()
+    assert child.words[C_EXECUTIONS] == 7
+    assert child.words[C_STATE] == State.RETIRING
+    assert depth(app) == (43, 0, 0)
+
+
+def test_running_out_of_memory_has_the_child_replaced_after_that_task(app: App, child_of: Make) -> None:
+    @app.task
+    def hungry(n):
+        if n == 1:
+            raise MemoryError
+        return n
+
+    results = [hungry.delay(n) for n in range(5)]
+    child = child_of(app)
+    known_to_be_short(child, hungry.name, 4)
+    child.run()
+    assert child.words[C_STATE] == State.RETIRING
+    assert (results[0].state, results[1].state) == ("SUCCESS", "FAILURE")
+    assert depth(app) == (3, 0, 0), "what it had not started went back"
+
+
+def test_a_worker_of_one_process_goes_on_after_running_out_of_memory(app: App, child_of: Make) -> None:
+    @app.task
+    def hungry():
+        raise MemoryError
+
+    hungry.delay()
+    hungry.delay()
+    child_of(app, replaceable=False, max_tasks_per_child=1).run()
+    assert depth(app) == (0, 0, 0)
+
+
+def test_messages_of_one_queue_are_reserved_ahead_only_when_they_are_known_to_be_short(
+    app: App, child_of: Make
+) -> None:
+    held: list[int] = []
+
+    @app.task
+    def look():
+        held.append(child.words[C_HELD])
+
+    for _ in range(SAMPLES_MIN + 10):
+        look.delay()
+    child = child_of(app)
+    child.run()
+    assert set(held[:SAMPLES_MIN]) == {1}
+    assert max(held) > 1
+
+
+@pytest.mark.parametrize("settings", [{"worker_disable_prefetch": True}, {"worker_prefetch_multiplier": 1}])
+def test_read_ahead_can_be_turned_off(settings: dict[str, Any], app: App, child_of: Make) -> None:
+    app.conf.update(settings)
+    held: list[int] = []
+
+    @app.task
+    def look():
+        held.append(child.words[C_HELD])
+
+    for _ in range(60):
+        look.delay()
+    child = child_of(app)
+    child.run()
+    assert set(held) == {1}
+
+
+def test_no_setting_lets_a_child_hold_more_than_the_scoreboard_has_room_for(app: App, child_of: Make) -> None:
+    app.conf.worker_read_ahead_max = 100_000
+    child = child_of(app)
+    child.parts.read_ahead._limit = 1 << 20
+    child.parts.read_ahead.batch_done(1, True, 0.0)
+    assert child.parts.read_ahead.limit() == 256
+
+
+def test_messages_behind_a_long_one_are_given_back_before_it_starts(app: App, child_of: Make) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    @app.task
+    def short():
+        return None
+
+    @app.task
+    def unknown_length():
+        seen.append(depth(app))
+
+    for task in (short, unknown_length, short, short):
+        task.delay()
+    child = child_of(app)
+    known_to_be_short(child, short.name, 4)
+    child.run()
+    assert seen == [(2, 0, 1)], "the finished one is settled, the others are back"
+    assert depth(app) == (0, 0, 0)
+
+
+def test_a_child_that_is_told_to_leave_finishes_its_task_and_gives_back_the_rest(
+    app: App, child_of: Make
+) -> None:
+    @app.task
+    def leave():
+        child.words[S_STOP] = Stop.LEAVE
+
+    results = [leave.delay() for _ in range(3)]
+    child = child_of(app)
+    known_to_be_short(child, leave.name, 3)
+    assert child.run() == EXIT_AS_TOLD
+    assert results[0].state == "SUCCESS"
+    assert depth(app) == (2, 0, 0)
+
+
+def test_a_paused_worker_reserves_nothing(app: App, child_of: Make) -> None:
+    @app.task
+    def nothing():
+        return None
+
+    nothing.delay()
+    child = child_of(app)
+    child.board.words[S_PAUSED] = 1
+    child.run()
+    assert depth(app) == (1, 0, 0)
+
+
+def test_limits_are_on_the_scoreboard_while_the_task_runs(app: App, child_of: Make) -> None:
+    seen: list[tuple[float, float, int]] = []
+
+    @app.task(soft_time_limit=2, time_limit=3.5)
+    def look():
+        words = child.words
+        start = words[C_START_NS]
+        soft_s, hard_s = (words[C_SOFT_NS] - start) / 1e9, (words[C_HARD_NS] - start) / 1e9
+        seen.append((soft_s, hard_s, words[C_HARD_LIMIT_MS]))
+
+    look.delay()
+    look.apply_async(soft_time_limit=1, time_limit=10)
+    child = child_of(app)
+    child.run()
+    assert seen == [(2, 3.5, 3500), (1, 10, 10_000)]
+
+
+def test_a_task_is_the_current_one_in_log_lines_while_it_runs(app: App, child_of: Make) -> None:
+    seen: list[Any] = []
+
+    @app.task
+    def look():
+        seen.append(current())
+
+    result = look.delay()
+    child_of(app).run()
+    assert seen == [(result.id, look.name)]
+    assert current() is None
+
+
+def test_the_process_list_shows_a_task_that_may_be_long(app: App, child_of: Make) -> None:
+    seen: list[str] = []
+
+    @app.task
+    def look():
+        seen.append(getproctitle())
+
+    look.delay()
+    child_of(app).run()
+    assert seen[0].endswith(look.name)
+    assert getproctitle().endswith("idle")
+
+
+def test_a_received_task_is_announced(app: App, child_of: Make) -> None:
+    seen: list[str] = []
+
+    def receiver(request, **_):
+        seen.append(request.id)
+
+    @app.task
+    def nothing():
+        return None
+
+    result = nothing.delay()
+    signals.task_received.connect(receiver, weak=False)
+    try:
+        child_of(app).run()
+    finally:
+        signals.task_received.disconnect(receiver)
+    assert seen == [result.id]
+
+
+# --- brokers that fail ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["reserve", "settle", "mark_started"])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_broker_that_comes_back_costs_nothing(app: App, child_of: Make, name: str, early: bool) -> None:
+    @app.task(acks_late=not early)
+    def add(x, y):
+        return x + y
+
+    result = add.delay(1, 2)
+    child = child_of(app)
+    # It becomes a suspect, whose start is recorded.
+    app.client.transport.heartbeat("gone", 0.0)
+    app.client.transport.consumer(["celery"], "gone.0.1", "gone").reserve(1)
+    app.client.transport.heartbeat("gone", 0.0)
+    assert app.client.transport.recover_lapsed().suspects == 1
+    faulty = faulty_consumer(child)
+    faulty.fail(name, 3)
+    child.idle._before = lambda: name == "reserve" and depth(app)[0] > 0
+    assert child.run() == EXIT_AS_TOLD
+    assert result.get(timeout=1) == 3
+    assert depth(app) == (0, 0, 0)
+    assert faulty.calls["mark_started"] >= 1
+
+
+def test_a_suspect_that_was_taken_back_does_not_run(app: App, child_of: Make) -> None:
+    @app.task
+    def never():
+        ran.append(1)
+
+    ran: list[int] = []
+    never.delay()
+    app.client.transport.heartbeat("gone", 0.0)
+    app.client.transport.consumer(["celery"], "gone.0.1", "gone").reserve(1)
+    app.client.transport.heartbeat("gone", 0.0)
+    app.client.transport.recover_lapsed()
+    child = child_of(app)
+    child.parts.consumer.mark_started = lambda tag: False  # type: ignore[method-assign]
+    child.run()
+    assert ran == []
+    child.parts.give_back()
+    assert depth(app) == (1, 0, 0)
+
+
+def test_an_early_acknowledgement_comes_before_the_start_and_alone(app: App, child_of: Make) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    @app.task(acks_late=False)
+    def look():
+        seen.append(depth(app))
+        return 1
+
+    results = [look.delay() for _ in range(3)]
+    child = child_of(app)
+    known_to_be_short(child, look.name, 3)
+    child.run()
+    assert seen == [(0, 0, 2), (0, 0, 1), (0, 0, 0)]
+    assert [result.get(timeout=1) for result in results] == [1, 1, 1]
+
+
+def test_a_message_that_is_taken_back_before_its_early_acknowledgement_does_not_run(
+    app: App, child_of: Make
+) -> None:
+    ran: list[int] = []
+
+    @app.task(acks_late=False)
+    def never():
+        ran.append(1)
+
+    never.delay()
+    child = child_of(app)
+    child.parts.consumer.settle = lambda outcomes: [False]  # type: ignore[method-assign]
+    child.run()
+    assert ran == []
+    assert child.words[C_RUNNING] == 0
+
+
+def test_the_result_of_an_early_acknowledged_task_waits_for_the_store(app: App, child_of: Make) -> None:
+    @app.task(acks_late=False)
+    def add(x, y):
+        return x + y
+
+    result = add.delay(1, 2)
+    child = child_of(app)
+    child.parts.pause = lambda seconds: None  # type: ignore[method-assign]
+    child.storage.store = store = Faulty(child.storage.store)  # type: ignore[assignment]
+    store.fail("store", 4)
+    assert child.run() == EXIT_AS_TOLD
+    assert result.get(timeout=1) == 3
+    assert store.calls["store"] == 5
+
+
+def test_what_cannot_be_said_to_have_started_runs_all_the_same(
+    app: App, child_of: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(track_started=True)
+    def add(x, y):
+        return x + y
+
+    result = add.delay(1, 2)
+    child = child_of(app)
+    child.storage.store = store = Faulty(child.storage.store)  # type: ignore[assignment]
+    store.fail("store", 1)
+    child.run()
+    assert result.get(timeout=1) == 3
+    assert "has started" in caplog.text
+
+
+def test_a_child_whose_owner_was_recovered_ends_so_that_another_takes_its_place(
+    app: App, child_of: Make
+) -> None:
+    @app.task
+    def nothing():
+        return None
+
+    nothing.delay()
+    child = child_of(app)
+    app.client.transport.recover(child.parts.consumer.owner)
+    with pytest.raises(OwnerLost):
+        child.parts.consumer.reserve(1)
+    assert child.run() == EXIT_OWNER_LOST
+    assert depth(app) == (1, 0, 0)
+
+
+def test_what_cannot_be_settled_when_leaving_is_left_to_the_agent(app: App, child_of: Make) -> None:
+    @app.task
+    def leave(n):
+        if n == 1:
+            child.words[S_STOP] = Stop.LEAVE
+        return n
+
+    ids = [leave.delay(n).id for n in range(3)]
+    child = child_of(app)
+    known_to_be_short(child, leave.name, 3)
+    faulty = faulty_consumer(child)
+    faulty.fail("settle", 1_000)
+    faulty.fail("give_back", 1_000)
+    assert child.run() == EXIT_UNSETTLED
+    left = [decode_outcome(record) for record in child.slot.read_outcomes()]
+    assert [outcome.results[0].key for outcome in left] == ids[:2]
+
+
+def test_an_answer_that_was_lost_on_the_way_repeats_nothing(app: App, child_of: Make) -> None:
+    @app.task
+    def after(value):
+        return value
+
+    @app.task
+    def add(x, y):
+        return x + y
+
+    result = add.apply_async((1, 2), link=after.s().set(queue="after"))
+    child = child_of(app)
+    faulty_consumer(child).fail("settle", 1, after=True)
+    child.run()
+    assert result.get(timeout=1) == 3
+    assert depth(app, "after") == (1, 0, 0)
+
+
+def test_a_child_that_cannot_give_back_leaves_all_the_same(
+    app: App, child_of: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = child_of(app)
+    faulty_consumer(child).fail("close", 1)
+    child.parts.give_back()
+    assert "left to others" in caplog.text
+
+
+def test_nobody_knows_what_was_revoked_while_the_store_is_away(
+    app: App, child_of: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task
+    def add(x, y):
+        return x + y
+
+    result = add.delay(1, 2)
+    child = child_of(app)
+    child.storage.store = store = Faulty(child.storage.store)  # type: ignore[assignment]
+    store.fail("get", 1)
+    with caplog.at_level(logging.WARNING):
+        child.run()
+    assert result.get(timeout=1) == 3
+    assert "cannot tell whether" in caplog.text
