@@ -30,7 +30,7 @@ PIPE_LINE_MAX_BYTES = 4096
 """A longer write to a pipe may be torn apart by other writers, and may block although it polls writable."""
 
 LINE_MAX_BYTES = 64 * 1024
-"""What a record is cut to where blocking is allowed."""
+"""What a record is cut to."""
 
 _CUT = b" [cut]\n"
 _FULL_PIPE_WAIT_MS = 1000
@@ -158,8 +158,20 @@ def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRe
     return told
 
 
+def pieces(data: bytes, limit: int = PIPE_LINE_MAX_BYTES) -> list[bytes]:
+    """The data in pieces of at most `limit` bytes, each of whole lines as far as lines are that short."""
+    parts, start = [], 0
+    while len(data) - start > limit:
+        end = data.rfind(b"\n", start, start + limit) + 1 or start + limit
+        parts.append(data[start:end])
+        start = end
+    return [*parts, data[start:]]
+
+
 class LineHandler(logging.Handler):
     """Writes each record to a descriptor with one ``write``, and never raises.
+
+    A handler that must not block writes a record longer than `PIPE_LINE_MAX_BYTES` in several.
 
     :param fd: stays the property of the caller.
     :param blocking: wait for a slow reader. The supervisor must not: what cannot be written at once
@@ -206,14 +218,14 @@ class LineHandler(logging.Handler):
             self._unreported += 1
 
     def _write(self, data: bytes) -> bool:
-        limit = LINE_MAX_BYTES if self._blocking else PIPE_LINE_MAX_BYTES
-        if len(data) > limit:
-            head = data[: limit - len(_CUT)].decode("utf-8", "ignore").encode()
+        if len(data) > LINE_MAX_BYTES:
+            head = data[: LINE_MAX_BYTES - len(_CUT)].decode("utf-8", "ignore").encode()
             data = head + _CUT
-        if not self._blocking and not self._writable(0):
-            return False
         try:
-            return self._write_all(data)
+            if self._blocking:
+                return self._write_all(data)
+            # The end of a long record is what matters in a traceback: not cut, but written bit by bit.
+            return all(self._writable(0) and self._write_all(piece) for piece in pieces(data))
         except OSError:
             # Disk full, reader gone, descriptor closed: logging must not take the process down.
             # The caller counts the line.

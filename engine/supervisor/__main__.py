@@ -8,7 +8,10 @@ import sys
 import setproctitle
 
 from ..boot import BootSpec
+from ..log_lines import escape_line
+from .deaths import EXIT_BOOT_FAILED
 from .loop import Supervisor
+from .notify import HostNotifier
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +23,14 @@ def main(arguments: list[str]) -> int:
         case _:
             sys.stderr.write("usage: python -m prefork.engine.supervisor --spec-fd N\n")
             return 2
-    supervisor = Supervisor(spec)
+    try:
+        supervisor = Supervisor(spec)
+    except (OSError, ValueError) as error:
+        # A log file that cannot be opened, a variable that means nothing: for the operator, no traceback.
+        reason = f"the worker cannot start: {error}"
+        sys.stderr.write(f"prefork: {escape_line(reason)}\n")
+        HostNotifier(spec.notify_fd).failed(reason)
+        return EXIT_BOOT_FAILED
     setproctitle.setproctitle(f"prefork: {supervisor.context.node}: supervisor")
     return supervisor.run()
 

@@ -28,6 +28,7 @@ _CLIENT_S: Final = 10.0
 _BACKLOG: Final = 64
 _ACCEPTS_PER_TURN: Final = 8
 _PAUSE_S: Final = 1.0
+_GRACE_MAX_S: Final = 10.0 * 365 * 86400
 
 
 class Answering(Protocol):
@@ -220,7 +221,7 @@ class Control:
 
 
 def _is_duration(value: object) -> bool:
-    """Seconds, or None. A truth value is no number here, and neither is NaN, which compares as nothing."""
+    """Seconds, or None. A truth value is no number here, nor is NaN, nor what no clock can count to."""
     if value is None:
         return True
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _GRACE_MAX_S

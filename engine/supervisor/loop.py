@@ -74,7 +74,7 @@ class Supervisor:
             self.context, self._pool, self._templates, self._agent, lambda: self._turn_longest_s
         )
         self._control = Control(self.context, self)
-        self._pidfile = Pidfile(spec.pidfile)
+        self._pidfile = Pidfile(None if spec.pidfile is None else expand(spec.pidfile, self.context.node))
         if environ.get("AUTOSCALE_KEEPALIVE"):
             self._pool.sizing.keepalive_s = float(environ["AUTOSCALE_KEEPALIVE"])
         self._first_target = 0  # what the configuration asked for
@@ -129,7 +129,9 @@ class Supervisor:
         self._templates.leave()
         self._pool.strangers.kill_all(self._pool.known_pids())
         self._control.close()
-        self._pidfile.release()
+        failure = self._pidfile.release()
+        if failure:
+            self._log.error("%s", failure)
         self._signals.mute()
 
     # --- one turn ------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ class Supervisor:
                 for number in self._signals.drain():
                     self._on_signal(number, now_s)
             case Kind.DOORBELL:
-                os.eventfd_read(self.context.doorbell_fd)
+                self._answer_doorbell()
             case Kind.CHILD:
                 self._pool.bury(source.owner, now_s)
             case Kind.TEMPLATE_CHANNEL:
@@ -169,6 +171,13 @@ class Supervisor:
                 self._control.accept(now_s)
             case Kind.CONTROL_CLIENT:
                 self._control.serve(source.owner, mask)
+
+    def _answer_doorbell(self) -> None:
+        try:
+            os.eventfd_read(self.context.doorbell_fd)
+        except BlockingIOError:
+            # A task that reads whatever descriptors it finds was faster. We look in every turn anyway.
+            self._log.debug("a child has read the doorbell")
 
     def _look(self, now_ns: int) -> float:
         """What is done in every turn, whatever has happened; returns how long to wait for the next."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..log_lines import WORKER_FORMAT, JsonFormatter, LineFormatter, LineHandler
+from ..log_lines import WORKER_FORMAT, JsonFormatter, LineFormatter, open_handler
 
 NAME: Final = "prefork.supervisor"
 _STDERR: Final = 2
@@ -17,12 +17,10 @@ def make_logger(level: str, path: str | None) -> logging.Logger:
     """The supervisor's logger, writing to standard error or to a file.
 
     :param path: log file, its templates expanded.
-    :raises OSError: the file cannot be opened.
+    :raises LogFileError: the file cannot be opened.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    fd = _STDERR if path is None else os.open(path, flags, 0o640)
-    handler = LineHandler(fd, blocking=False, process_name="MainProcess")
-    handler.setFormatter(LineFormatter(colour=os.isatty(fd)))
+    handler = open_handler(path, blocking=False, process_name="MainProcess")
+    handler.setFormatter(LineFormatter(colour=path is None and os.isatty(_STDERR)))
     logger = logging.Logger(NAME, logging.getLevelName(level.upper()))
     logger.addHandler(handler)
     return logger

@@ -6,6 +6,10 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from typing import Final
+
+# A character takes six bytes at most, and the line must fit into an empty pipe.
+_REASON_CHARACTERS_MAX: Final = 10_000
 
 
 class ServiceManager:
@@ -38,11 +42,11 @@ class ServiceManager:
     def _say(self, text: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end:
                 end.sendto(text.encode(), self._address)
-            except OSError:
-                self.unheard += 1  # the manager is away or its queue is full: not our concern
+        except OSError:
+            self.unheard += 1  # the manager is away, its queue full, or we have no descriptor left
 
 
 def _watchdog_interval_s(environ: Mapping[str, str]) -> float:
@@ -68,13 +72,14 @@ class HostNotifier:
 
     def failed(self, reason: str) -> None:
         """The worker will never serve. The end of a long reason is where a traceback says what it was."""
-        self._say({"ready": False, "reason": reason[-30_000:]})
+        self._say({"ready": False, "reason": reason[-_REASON_CHARACTERS_MAX:]})
 
     def _say(self, message: dict[str, object]) -> None:
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
         try:
-            os.write(fd, json.dumps(message).encode() + b"\n")
+            data = json.dumps(message, ensure_ascii=False).encode("utf-8", "backslashreplace")
+            os.write(fd, data + b"\n")
         except OSError:
             return  # nobody reads any more; its end is noticed by its pidfd

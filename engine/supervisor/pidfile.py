@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 
@@ -37,26 +36,51 @@ class Pidfile:
         """
         if self._path is None:
             return
+        fd = self._locked(self._path)
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            os.ftruncate(fd, 0)
+            os.write(fd, b"%d\n" % os.getpid())
         except OSError as error:
-            raise PidfileError(self._path, f"cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(fd, 32).decode("ascii", "replace").strip()
             os.close(fd)
-            raise PidfileError(self._path, f"the worker with pid {holder or '?'} has it") from None
-        os.ftruncate(fd, 0)
-        os.write(fd, b"%d\n" % os.getpid())
+            raise PidfileError(self._path, f"cannot be written: {error.strerror}") from error
         self._fd = fd
 
-    def release(self) -> None:
-        """Remove the file, if it was taken."""
+    def _locked(self, path: str) -> int:
+        while True:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            except OSError as error:
+                raise PidfileError(path, f"cannot be opened: {error.strerror}") from error
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.read(fd, 32).decode("ascii", "replace").strip()
+                os.close(fd)
+                raise PidfileError(path, f"the worker with pid {holder or '?'} has it") from None
+            if _is_at(path, fd):
+                return fd
+            # Its last holder removed it between our open and our lock: a third worker would make another.
+            os.close(fd)
+
+    def release(self) -> str:
+        """Remove the file, if it was taken; returns why that failed, or an empty text."""
         if self._fd < 0 or self._path is None:
-            return
-        # Removed while it is locked, so that nobody's new file is removed.
-        with contextlib.suppress(FileNotFoundError):
+            return ""
+        failure = ""
+        try:
+            # Removed while it is locked, so that nobody's new file is removed.
             os.unlink(self._path)
+        except FileNotFoundError:
+            pass  # somebody has done it already, and it is not there: as it should be
+        except OSError as error:
+            failure = f"pid file {self._path}: cannot be removed: {error.strerror}"
         os.close(self._fd)
         self._fd = -1
+        return failure
+
+
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False

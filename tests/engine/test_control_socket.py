@@ -126,6 +126,8 @@ def test_counters_survive_their_child(worker: Supervised) -> None:
         ({"op": "stop"}, "graceful_s must be a number"),
         ({"op": "stop", "graceful_s": "now"}, "graceful_s must be a number"),
         ({"op": "stop", "graceful_s": True}, "graceful_s must be a number"),
+        ({"op": "stop", "graceful_s": 10**400}, "graceful_s must be a number"),
+        ({"op": "stop", "graceful_s": float("nan")}, "graceful_s must be a number"),
         ({"op": "format-disk"}, "is no request"),
         ({"op": ["health"]}, "is no request"),
         ({}, "not a request"),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from prefork.engine.boot import BootSpec, supervisor_command, write_spec
 from support.supervised import Supervised, eventually
 
 Supervise = Callable[..., Supervised]
@@ -133,3 +134,38 @@ def test_a_closed_standard_output_and_error_do_no_harm(worker: Supervised) -> No
     worker.event("end", job=worker.job({"do": "sleep"}))
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def test_a_pid_file_may_bear_the_name_of_the_node(supervise: Supervise, tmp_path: Path) -> None:
+    worker = supervise({"pidfile": str(tmp_path / "%n.pid")}).start()
+    assert (tmp_path / "w.pid").read_text() == f"{worker.pid}\n"
+
+
+def test_a_log_file_that_cannot_be_opened_is_said_without_a_traceback(tmp_path: Path) -> None:
+    spec = BootSpec(app="nowhere", logfile=str(tmp_path / "missing" / "log"))
+    code, errors = _supervise(spec)
+    assert code == 3
+    assert errors.startswith("prefork: the worker cannot start: ")
+    assert str(tmp_path / "missing" / "log") in errors
+    assert "Traceback" not in errors
+
+
+def test_a_variable_that_means_nothing_is_said_without_a_traceback() -> None:
+    code, errors = _supervise(BootSpec(app="nowhere"), REMAP_SIGTERM="SIGNONSENSE")
+    assert code == 3
+    assert "REMAP_SIGTERM='SIGNONSENSE' is no signal" in errors
+    assert "Traceback" not in errors
+
+
+def _supervise(spec: BootSpec, **environ: str) -> tuple[int, str]:
+    fd = write_spec(spec)
+    ended = subprocess.run(
+        supervisor_command(fd),
+        pass_fds=(fd,),
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    os.close(fd)
+    return ended.returncode, ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -14,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from prefork.engine import log_lines
 from prefork.engine.boot import BootSpec
+from prefork.engine.clock import mono_s
+from prefork.engine.log_lines import LineFormatter, LineHandler, pieces
 from prefork.engine.scoreboard import C_RUNNING, C_STATE, S_PID, Scoreboard, State
 from prefork.engine.supervisor import banner, pool
 from prefork.engine.supervisor.agent_keeper import AgentKeeper
@@ -341,6 +347,16 @@ def test_the_host_is_told_once() -> None:
     HostNotifier(None).ready("w@test", "")
 
 
+@pytest.mark.parametrize("character", ["\x01", "\U0001f980", "\udc80", "\u6f22"])
+def test_a_long_reason_in_any_script_reaches_the_host_whole(character: str) -> None:
+    reading, writing = os.pipe()
+    HostNotifier(writing).failed(character * 50_000 + "the end")
+    message = json.loads(os.read(reading, 65536))
+    assert message["reason"].endswith(character + "the end")
+    os.close(reading)
+    os.close(writing)
+
+
 def test_a_host_that_reads_no_more_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -364,6 +380,49 @@ def test_a_pid_file_that_somebody_removed_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "pid").unlink()
     pidfile.release()
     assert not (tmp_path / "pid").exists()
+
+
+def test_a_pid_file_that_its_holder_removes_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a holder that leaves between our opening of the file and our lock
+    path = tmp_path / "pid"
+    path.write_text("1\n")
+    lock = fcntl.lockf
+
+    def leave_first(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "lockf", lock)
+        path.unlink()
+        lock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "lockf", leave_first)
+    pidfile = Pidfile(str(path))
+    # When we take it
+    pidfile.take()
+    # Then what we hold is what others find
+    assert path.read_text() == f"{os.getpid()}\n"
+    assert pidfile.release() == ""
+    assert not path.exists()
+
+
+def test_a_pid_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pid")
+    with pytest.raises(PidfileError, match="cannot be written"):
+        Pidfile(str(tmp_path / "pid")).take()
+
+
+def test_a_pid_file_that_cannot_be_removed_is_said_and_does_not_change_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pidfile = Pidfile(str(tmp_path / "pid"))
+    pidfile.take()
+
+    def refuse(_path: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert "cannot be removed: Permission denied" in pidfile.release()
+    assert pidfile.release() == ""
 
 
 def test_the_banner_names_what_matters_and_cuts_what_is_long() -> None:
@@ -401,6 +460,40 @@ def test_the_log_takes_over_the_format_of_the_configuration(tmp_path: Path) -> N
     assert lines[1] == "<two>"
     assert "is no format" in lines[2]
     assert json.loads(lines[3])["message"] == "three"
+
+
+def test_the_end_of_a_long_traceback_reaches_a_pipe() -> None:
+    reading, writing = os.pipe()
+    handler = LineHandler(writing, blocking=False)
+    handler.setFormatter(LineFormatter())
+    text = "\n".join(f"line {number} " + "x" * 70 for number in range(200)) + "\nRuntimeError: the reason"
+    handler.emit(logging.makeLogRecord({"msg": text, "levelno": logging.ERROR}))
+    written = os.read(reading, 65536).decode()
+    assert written.endswith("    RuntimeError: the reason\n")
+    assert written.count("\n") == 201
+    assert handler.dropped == 0
+    os.close(reading)
+    os.close(writing)
+
+
+@given(st.binary(max_size=500), st.integers(1, 60))
+def test_pieces_are_bounded_and_lose_nothing(data: bytes, limit: int) -> None:
+    parts = pieces(data, limit)
+    assert b"".join(parts) == data
+    assert all(len(part) <= limit for part in parts)
+
+
+def test_the_supervisor_follows_its_log_file_when_it_is_rotated_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    logger = make_logger("INFO", str(path))
+    logger.info("one")
+    path.rename(tmp_path / "log.1")
+    monkeypatch.setattr(log_lines, "mono_s", lambda: mono_s() + 10.0)
+    logger.info("two")
+    assert "two" in path.read_text()
+    assert "two" not in (tmp_path / "log.1").read_text()
 
 
 def test_events_of_what_is_no_longer_watched_are_dropped() -> None:
