@@ -272,7 +272,7 @@ def test_nothing_is_read_before_it_is_needed() -> None:
     assert resolve(conf).task_max_crashes == 5
 
 
-@given(st.dictionaries(st.sampled_from(sorted(SETTINGS)) | st.text(max_size=10), st.integers()))
+@given(st.dictionaries(st.sampled_from(sorted(SETTINGS)) | st.text("xyzé_ ", max_size=9), st.integers()))
 def test_every_name_of_a_mapping_is_a_setting_or_a_problem(mapping: dict[str, int]) -> None:
     layer = read_mapping(mapping.items(), "here")
     assert set(layer.values) == set(mapping) & set(SETTINGS)
