@@ -126,10 +126,10 @@ class PollingFutex:
 
 
 def threads_of(pid: int) -> list[int]:
-    """The thread ids of a process; empty when it is gone."""
+    """The thread ids of a process; empty when it is gone, or no descriptor is left to look with."""
     try:
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return []
 
 
@@ -143,6 +143,8 @@ def states_of_threads(pid: int) -> list[str]:
                 letters.append(stat.read().rpartition(b")")[2].split()[0].decode())
         except (FileNotFoundError, ProcessLookupError):
             continue
+        except OSError:
+            return []  # no descriptor is left: nothing can be said of them all
     return letters
 
 

@@ -58,16 +58,22 @@ def descendants(supervisor_pid: int, slot: int | None = None, generation: int | 
     wanted = f"{supervisor_pid}." if slot is None else f"{supervisor_pid}.{slot}.{generation}."
     needle = f"\0{MARK}={wanted}".encode()
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    for pid in process_ids():
         try:
-            with open(f"/proc/{name}/environ", "rb") as environ:
+            with open(f"/proc/{pid}/environ", "rb") as environ:
                 if needle in b"\0" + environ.read():
-                    found.append(int(name))
+                    found.append(pid)
         except OSError:
             continue  # gone, or another user's
     return found
+
+
+def process_ids() -> list[int]:
+    """Every process there is; none when no descriptor is left to look with."""
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
 
 
 def clear_up_after(supervisor_pidfd: int, scoreboard: Scoreboard) -> None:

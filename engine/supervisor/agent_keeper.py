@@ -90,7 +90,12 @@ class AgentKeeper:
 
     def _start(self, now_s: float) -> None:
         self._generation += 1
-        ours, theirs = channel_pair()
+        try:
+            ours, theirs = channel_pair()
+        except OSError as error:
+            self._guard.failed(now_s)
+            self._context.log.error("no channel for the agent: %s", error)
+            return
         agent = self.agent = Agent(self._generation, PacketChannel(ours), now_s)
         self._context.poller.add(agent.channel.fileno(), Source(Kind.AGENT_CHANNEL, agent))
         try:
@@ -99,15 +104,21 @@ class AgentKeeper:
             self.fork_failed(agent.generation, str(error), now_s)
             return
         if pid:
-            self.forked(agent.generation, pid)
+            self.forked(agent.generation, pid, now_s)
 
-    def forked(self, generation: int, pid: int) -> None:
+    def forked(self, generation: int, pid: int, now_s: float) -> None:
         """The agent has a process."""
         agent = self.agent
         if agent is None or agent.generation != generation:
             return
         own_group(pid)
-        agent.pid, agent.pidfd = pid, os.pidfd_open(pid)
+        try:
+            agent.pid, agent.pidfd = pid, os.pidfd_open(pid)
+        except OSError as error:
+            # It is ours and not reaped, so the number is its own.
+            os.kill(pid, signal.SIGKILL)
+            self.fork_failed(generation, f"it cannot be watched ({error.strerror})", now_s)
+            return
         agent.phase = AgentPhase.STARTING
         self._context.scoreboard.words[S_AGENT_PID] = pid
         self._context.poller.add(agent.pidfd, Source(Kind.AGENT, agent))

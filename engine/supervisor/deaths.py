@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from .killing import Doom
 
 EXIT_BOOT_FAILED: Final = 3
+LEFT_AS_TOLD: Final = "left as told"
 # Exit codes of a child that knows why it leaves (engine/child/loop.py).
 _LEFT: Final = {
     4: "what it held was taken over by another worker",
@@ -73,7 +74,7 @@ def explain(
     if not was_ready:
         return Doom("boot", f"{ended.text} before it was ready", charge=False)
     if ended.code == 0 and told_to_leave and not at_work:
-        return Doom("exit", "left as told", charge=False)
+        return Doom("exit", LEFT_AS_TOLD, charge=False)
     if ended.code in _LEFT and not at_work:
         return Doom("exit", _LEFT[ended.code], charge=False)
     if ended.signal == signal.SIGKILL and out_of_memory:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 from collections.abc import Callable
 from typing import Final
 
 from ..linux import Linux
-from ..scoreboard import A_WAITING, C_STATE, S_PID, S_STOP, State, Stop
+from ..scoreboard import A_WAITING, C_EXECUTIONS, C_STATE, S_PID, S_STOP, State, Stop
 from ..worker_names import owner
 from .agent_keeper import AgentKeeper
 from .boot_guard import BootGuard
 from .children import Child, ChildTable, Phase
 from .context import Context
 from .deadlines import View, look
-from .deaths import EXIT_BOOT_FAILED, OutOfMemoryCounter, explain, reap
+from .deaths import EXIT_BOOT_FAILED, LEFT_AS_TOLD, OutOfMemoryCounter, explain, reap
 from .killing import UNKILLABLE_S, Doom, kill_group
 from .options import WorkerOptions
 from .poller import Kind, Source
@@ -114,7 +116,7 @@ class Pool:
             self.fork_failed(child, str(error), now_s)
             return False
         if pid:
-            self.forked(child, pid)
+            self.forked(child, pid, now_s)
         return True
 
     def _successor_of(self, child: Child) -> bool:
@@ -134,12 +136,19 @@ class Pool:
 
     # --- their lives ---------------------------------------------------------------------------
 
-    def forked(self, child: Child, pid: int) -> None:
+    def forked(self, child: Child, pid: int, now_s: float) -> None:
         """A child has a process."""
         child.slot.words[S_PID] = pid
-        child.pid = pid
         own_group(pid)
-        child.pidfd = os.pidfd_open(pid)
+        try:
+            child.pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            # No descriptor left to watch it by. It is ours and not reaped, so the number is its own.
+            os.kill(pid, signal.SIGKILL)
+            child.slot.words[S_PID] = 0
+            self.fork_failed(child, f"it cannot be watched ({error.strerror})", now_s)
+            return
+        child.pid = pid
         child.phase = Phase.BOOTING
         self._context.poller.add(child.pidfd, Source(Kind.CHILD, child))
 
@@ -159,7 +168,9 @@ class Pool:
     def watch(self, now_s: float) -> None:
         """Notice who is ready, who never will be, who does not leave, who cannot be killed."""
         for child in self.table:
-            if child.phase is Phase.BOOTING:
+            if child.phase is Phase.FORKING:
+                self._watch_fork(child, now_s)
+            elif child.phase is Phase.BOOTING:
                 self._watch_boot(child, now_s)
             elif child.phase is Phase.READY and child.leaving:
                 if look(child.slot).running:
@@ -177,6 +188,12 @@ class Pool:
                     child.pid,
                 )
                 self._report(child, child.doom or Doom("crash", "cannot be killed", charge=True))
+
+    def _watch_fork(self, child: Child, now_s: float) -> None:
+        timeout_s = self.options.boot_timeout_s
+        if now_s - child.forked_s > timeout_s and self._templates.kill_current(child.template):
+            # Its successor is asked again for what this one was asked for.
+            self._context.log.error("the template has forked nothing for %g s; replaced", timeout_s)
 
     def _watch_boot(self, child: Child, now_s: float) -> None:
         if child.slot.words[C_STATE] in _READY_STATES:
@@ -272,6 +289,8 @@ class Pool:
             left = self.strangers.kill_descendants(child.index, child.generation)
             self.left_behind = True
             self._log_death(child, doom, view, left, now_s)
+        else:
+            self._log_leave(child, doom)
         if not reported:
             self._report(child, doom)
         self.tally.keep(child.slot)
@@ -305,6 +324,20 @@ class Pool:
             self._context.log.warning("%s", text)
         else:
             self._context.log.error("%s", text)
+
+    def _log_leave(self, child: Child, doom: Doom) -> None:
+        as_told = doom.cause == LEFT_AS_TOLD
+        what = "was replaced" if child.retiring else "has left"
+        why = f"it {child.retiring}" if child.retiring and as_told else doom.cause
+        executions = child.slot.words[C_EXECUTIONS]
+        self._context.log.log(
+            logging.INFO if as_told else logging.WARNING,
+            "child %d %s after %d executions: %s",
+            child.index,
+            what,
+            executions,
+            why,
+        )
 
     def _boot_failed(self, child: Child, doom: Doom, reported: bool, now_s: float) -> None:
         self._guard.failed(now_s)

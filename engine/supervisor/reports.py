@@ -93,7 +93,7 @@ class Reports:
                 if child is not None:
                     self._on_child_report(child, message, now_s)
             case "forked", "agent":
-                self._agent.forked(generation, int(message["pid"]))
+                self._agent.forked(generation, int(message["pid"]), now_s)
             case "fork-failed", "agent":
                 self._agent.fork_failed(generation, str(message.get("error")), now_s)
             case _:
@@ -103,7 +103,7 @@ class Reports:
         if message["op"] == "fork-failed":
             self._pool.fork_failed(child, str(message.get("error")), now_s)
             return
-        self._pool.forked(child, int(message["pid"]))
+        self._pool.forked(child, int(message["pid"]), now_s)
         if self._ending.begun:
             self._pool.kill(child, STOPPED, now_s)
 

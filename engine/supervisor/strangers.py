@@ -109,9 +109,11 @@ class Strangers:
         try:
             with open(f"/proc/self/task/{self._own}/children", "rb") as children:
                 return [int(pid) for pid in children.read().split()]
-        except OSError:
+        except FileNotFoundError:
             # The kernel was built without that file.
-            return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+            return orphans.process_ids()
+        except OSError:
+            return []  # no descriptor is left; they are looked for again in a moment
 
     def _read(self, pid: int) -> Stranger | None:
         try:

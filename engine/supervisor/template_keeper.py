@@ -76,13 +76,18 @@ class TemplateKeeper:
         try:
             keep = (theirs.fileno(), *self._context.inherited_fds)
             pid = fork_entry(self._context.entries.template, (self._context.link(theirs),), keep)
+            try:
+                template = Template(self._begun + 1, pid, PacketChannel(ours), now_s)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)  # ours and not reaped, so the number is its own
+                raise
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
         self._begun += 1
-        template = self.booting = Template(self._begun, pid, PacketChannel(ours), now_s)
+        self.booting = template
         self._context.poller.add(template.pidfd, Source(Kind.TEMPLATE, template))
         self._context.poller.add(template.channel.fileno(), Source(Kind.TEMPLATE_CHANNEL, template))
 
@@ -157,6 +162,15 @@ class TemplateKeeper:
     def kill(self, template: Template) -> None:
         """Kill a template that does not do what it should."""
         send_signal(template.pidfd, signal.SIGKILL)
+
+    def kill_current(self, number: int) -> bool:
+        """Kill the template that forks, if it is the one of this number and was not killed before."""
+        template = self.current
+        if template is None or template.number != number or template.phase is not TemplatePhase.READY:
+            return False
+        template.phase = TemplatePhase.LEAVING
+        self.kill(template)
+        return True
 
     def all(self) -> list[Template]:
         """Every template that has a process."""

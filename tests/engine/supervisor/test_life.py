@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 
@@ -109,6 +110,34 @@ def test_a_child_that_has_done_its_number_leaves_only_when_its_successor_is_read
         assert leaving["at"] > ready_s
     assert len({event["pid"] for event in worker.events("end")}) == 5
     assert all(len(worker.events("start", job=job)) == 1 for job in jobs)
+    assert worker.log.count("was replaced after 2 executions: it has done its number of tasks") >= 4
+
+
+def test_a_template_that_forks_no_more_is_replaced(supervise: Supervise) -> None:
+    # Given a template that stands still, as after a hook at fork that waits for ever
+    worker = supervise(concurrency=1, boot_timeout_s=1.5).start()
+    template = worker.ask("stats")["templates"][0]["pid"]
+    os.kill(template, signal.SIGSTOP)
+    # When a child is wanted
+    os.kill(next(iter(children(worker).values())), signal.SIGKILL)
+    # Then another template brings it
+    worker.event("end", job=worker.job({"do": "sleep"}))
+    assert worker.log.count("the template has forked nothing for 1.5 s; replaced") == 1
+    assert worker.ask("stats")["templates"][0]["pid"] != template
+
+
+def test_a_supervisor_with_few_descriptors_serves_with_fewer_children(supervise: Supervise) -> None:
+    worker = supervise(concurrency=1).start()
+    before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir(f"/proc/{worker.pid}/fd"))
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (highest + 4, before[1]))
+    worker.ask("scale", n=12)
+    eventually(lambda: "it cannot be watched (Too many open files)" in worker.log)
+    worker.event("end", job=worker.job({"do": "sleep"}))
+    worker.event("start", job=worker.job({"do": "die", "signal": 9}))
+    worker.event("end", job=worker.job({"do": "sleep"}))
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
+    eventually(lambda: len(children(worker)) == 12, within_s=20.0)
 
 
 def test_a_child_over_its_memory_limit_is_replaced_after_its_task(supervise: Supervise) -> None:

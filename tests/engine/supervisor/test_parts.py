@@ -22,13 +22,13 @@ from prefork.engine import log_lines
 from prefork.engine.boot import BootSpec
 from prefork.engine.clock import mono_s
 from prefork.engine.log_lines import LineFormatter, LineHandler, pieces
-from prefork.engine.scoreboard import C_RUNNING, C_STATE, S_PID, Scoreboard, State
+from prefork.engine.scoreboard import C_EXECUTIONS, C_RUNNING, C_STATE, S_PID, Scoreboard, State
 from prefork.engine.supervisor import banner, pool
 from prefork.engine.supervisor.agent_keeper import AgentKeeper
 from prefork.engine.supervisor.children import Child, Phase
 from prefork.engine.supervisor.context import Context
 from prefork.engine.supervisor.deadlines import look
-from prefork.engine.supervisor.deaths import Exit, reap
+from prefork.engine.supervisor.deaths import LEFT_AS_TOLD, Exit, reap
 from prefork.engine.supervisor.killing import UNKILLABLE_S, Doom, is_stopped, kill_group, send_signal
 from prefork.engine.supervisor.node_log import make_logger, reformat
 from prefork.engine.supervisor.notify import HostNotifier, ServiceManager
@@ -87,7 +87,7 @@ class Bench:
         assert child is not None
         process = subprocess.Popen(["sleep", "60"])
         self.processes.append(process)
-        self.pool.forked(child, process.pid)
+        self.pool.forked(child, process.pid, 0.0)
         child.slot.words[C_STATE] = State.IDLE
         self.pool.watch(1.0)
         assert child.phase is Phase.READY
@@ -170,6 +170,41 @@ def test_a_child_that_does_not_leave_is_killed_but_not_while_it_runs_a_task(benc
     assert child.phase is Phase.KILLED
     eventually(lambda: _buried(bench, child, 100.0))
     assert (bench.asked[0]["verdict"], bench.asked[0]["charge"]) == ("crash", False)
+
+
+def test_a_child_that_cannot_be_watched_is_killed_and_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a supervisor without a free descriptor
+    child = bench.pool.table.allocate(0, 0.0)
+    assert child is not None
+    process = subprocess.Popen(["sleep", "60"])
+    bench.processes.append(process)
+
+    def refuse(_pid: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    # When the template reports its pid
+    bench.pool.forked(child, process.pid, 0.0)
+    # Then the process does not go on unwatched, and its slot is free
+    assert process.wait(5.0) == -signal.SIGKILL
+    assert list(bench.pool.table) == []
+    assert child.slot.words[S_PID] == 0
+    assert "cannot fork a child: it cannot be watched (Too many open files)" in bench.log.texts[0]
+
+
+def test_who_leaves_as_told_is_said_once_with_the_reason(bench: Bench) -> None:
+    child = bench.child()
+    child.retiring = "has done its number of tasks"
+    child.slot.words[C_EXECUTIONS] = 7
+    bench.pool.tell_to_leave(child, 1.0)
+    bench.pool._log_leave(child, Doom("exit", LEFT_AS_TOLD, charge=False))
+    bench.pool._log_leave(child, Doom("exit", "what it held was taken over", charge=False))
+    assert bench.log.texts == [
+        f"child {child.index} was replaced after 7 executions: it has done its number of tasks",
+        f"child {child.index} was replaced after 7 executions: what it held was taken over",
+    ]
 
 
 def test_burying_a_living_child_does_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
