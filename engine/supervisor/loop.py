@@ -14,7 +14,7 @@ from ..linux import Linux
 from ..log_file import expand
 from ..scoreboard import S_PAUSED, S_SUPERVISOR_PID, Scoreboard
 from ..worker_names import incarnation, node_name
-from . import banner, stacks
+from . import banner
 from .agent_keeper import AgentKeeper
 from .boot_guard import fraction
 from .context import Context
@@ -31,6 +31,7 @@ from .reports import Reports
 from .shutdown import Ask
 from .signals import SignalInbox, remapped
 from .spawn import Entries
+from .stacks import Stacks
 from .status import Status
 from .template_keeper import TemplateKeeper, TemplatePhase
 
@@ -73,6 +74,7 @@ class Supervisor:
         self._status = Status(
             self.context, self._pool, self._templates, self._agent, lambda: self._turn_longest_s
         )
+        self._stacks = Stacks(self.context)
         self._control = Control(self.context, self)
         self._pidfile = Pidfile(None if spec.pidfile is None else expand(spec.pidfile, self.context.node))
         if environ.get("AUTOSCALE_KEEPALIVE"):
@@ -194,7 +196,8 @@ class Supervisor:
         self._mind_strangers(now_s)
         self._control.expire(now_s)
         self._manager.keep_alive(now_s)
-        return min(wait_s, self._ending.until_deadline_s(now_s), NOBODY_S)
+        stacks_s = self._stacks.turn(now_s)
+        return min(wait_s, stacks_s, self._ending.until_deadline_s(now_s), NOBODY_S)
 
     def _tend(self, now_ns: int) -> None:
         """Keep template, agent and children as they should be."""
@@ -245,7 +248,7 @@ class Supervisor:
             case signal.SIGHUP:
                 self._reports.reload()
             case signal.SIGUSR1:
-                stacks.dump(self.context, self._pool.table, self._templates, self._agent)
+                self._stacks.ask(self._pool.table, self._templates, self._agent)
             case signal.SIGTERM | signal.SIGINT | signal.SIGQUIT:
                 self._ending.ask(_ASKS[signal.Signals(number)], now_s)
             case _:

@@ -182,7 +182,8 @@ def test_usr1_brings_the_stacks_of_all_processes_to_the_log(worker: Supervised) 
     eventually(lambda: "stack of the supervisor" in worker.log)
     # template, agent and two children write theirs by themselves.
     eventually(lambda: worker.log.count("most recent call first") == 4)
-    # The child says "start" just before it calls the body, so that may not be on its stack yet.
+    # One after the other, so that none writes into another's lines. (The child says "start" just
+    # before it calls the body, so that may not be on its stack yet.)
     eventually(lambda: "in _run_step" in worker.log)
     assert worker.ask("health")["ready"]
 
