@@ -31,7 +31,7 @@ def incarnation(node: str, random: bytes) -> str:
 
     :param random: four random bytes.
     """
-    return f"{safe(node)}-{random.hex()}"
+    return f"{safe(node)[:64]}-{random.hex()}"
 
 
 def owner(worker_id: str, slot: int, generation: int) -> str:
