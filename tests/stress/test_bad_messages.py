@@ -81,9 +81,7 @@ def test_malformed_messages_among_good_ones_are_dead_lettered_with_their_reason(
     eventually(lambda: site.depth().ready == 0 and site.depth().in_work == 0, deadline_s=60.0, every_s=0.05)
     site.ledger.read()
     letters = {letter.document: letter for letter in site.dead()}
-    print(
-        f"{len(documents)} documents, {len(expected)} malformed, {benign} in order, {len(letters)} dead letters"
-    )
+    print(f"{len(documents)} documents, {len(expected)} malformed, {benign} in order, {len(letters)} dead")
     wrong = {
         document[:200]: (reason, letters[document].reason if document in letters else None)
         for document, reason in expected.items()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
 from prefork.engine.exceptions import TimeLimitExceeded
 from support.calibration import allowance_s
 from support.ledger import boot_ns
@@ -72,13 +70,6 @@ def precision(site: Site, dice: random.Random, tasks: int, limit_s: float) -> No
 
 
 def test_a_limit_that_comes_as_the_task_ends_hits_that_task_or_nobody(
-    site: Site, dice: random.Random
-) -> None:
-    precision(site, dice, 600, 0.03)
-
-
-@pytest.mark.soak
-def test_a_limit_that_comes_as_the_task_ends_hits_that_task_or_nobody_2000(
     site: Site, dice: random.Random
 ) -> None:
     precision(site, dice, 2000, 0.03)

@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from support.ledger import check
-from support.stress_worker import MARKER, TESTS, Site, marked
+from support.stress_worker import MARKER, Site, marked, search_path
 from support.waiting import eventually
+
+CHILDREN = 500
 
 PROGRAM = """
 import json, sys, threading, time
@@ -52,24 +52,19 @@ def run_noisy(site: Site, children: int) -> None:
     worker.gone()
 
 
-def test_an_application_with_a_thread_that_holds_a_lock_runs_one_child_after_another(site: Site) -> None:
-    run_noisy(site, 150)
-
-
-@pytest.mark.soak
 def test_an_application_with_a_thread_that_holds_a_lock_runs_500_children(site: Site) -> None:
-    run_noisy(site, 500)
+    run_noisy(site, CHILDREN)
 
 
 def test_500_children_without_such_a_thread(site: Site) -> None:
-    for _ in range(500):
+    for _ in range(CHILDREN):
         site.send("work", 0.0)
     worker = site.worker(concurrency=2, worker_max_tasks_per_child=1, loglevel="WARNING").start()
     begun_s = time.monotonic()
     site.finished(60.0)
     runs = site.ledger.executions()
-    print(f"500 children in {time.monotonic() - begun_s:.1f} s")
-    assert len({run.pid for run in runs}) == len(runs) == 500
+    print(f"{CHILDREN} children in {time.monotonic() - begun_s:.1f} s")
+    assert len({run.pid for run in runs}) == len(runs) == CHILDREN
     assert worker.stats()["fresh"] is False
     assert worker.stop() == 0
 
@@ -80,12 +75,11 @@ def test_a_worker_outlives_the_thread_that_started_it_and_goes_with_its_program(
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     marker = os.urandom(8).hex()
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     host = subprocess.Popen(
         [sys.executable, str(script)],
         env={
             **os.environ,
-            "PYTHONPATH": path,
+            "PYTHONPATH": search_path(),
             "STRESS_DIR": str(site.root),
             "XDG_RUNTIME_DIR": str(tmp_path),
             "SPT_NOENV": "1",

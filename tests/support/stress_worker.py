@@ -148,9 +148,7 @@ class StressWorker:
         # SPT_NOENV: process titles are not to be written over the environment, where the marker is.
         self.environ = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(
-                [str(TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-            ).rstrip(os.pathsep),
+            "PYTHONPATH": search_path(),
             "STRESS_DIR": str(site.root),
             "XDG_RUNTIME_DIR": str(self.directory / "run"),
             "SPT_NOENV": "1",
@@ -269,6 +267,11 @@ class StressWorker:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+
+
+def search_path() -> str:
+    """PYTHONPATH with the directory of the tests in front."""
+    return os.pathsep.join([str(TESTS), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
 
 
 def marked(text: str) -> list[int]:
