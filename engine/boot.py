@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 _START = (
-    "import sys; sys.path[:1] = []; "
+    "import sys; sys.path[:1] = [entry for entry in sys.path[:1] if entry]; "
     "from prefork.engine.supervisor.__main__ import main; sys.exit(main(sys.argv[1:]))"
 )
 

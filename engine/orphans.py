@@ -53,19 +53,27 @@ def mark(supervisor_pid: int, slot: int, generation: int) -> str:
     return f"{supervisor_pid}.{slot}.{generation}."
 
 
-def descendants(supervisor_pid: int, slot: int | None = None, generation: int | None = None) -> list[int]:
-    """Programs that a child of this supervisor (that of a slot, or any) has started, wherever they are."""
-    wanted = f"{supervisor_pid}." if slot is None else f"{supervisor_pid}.{slot}.{generation}."
-    needle = f"\0{MARK}={wanted}".encode()
-    found = []
+def descendants(supervisor_pid: int) -> dict[int, tuple[int, int]]:
+    """Programs that the children of this supervisor have started, wherever they are.
+
+    :returns: pid -> slot and generation of the child; (-1, -1) where the mark was tampered with.
+    """
+    needle = f"\0{MARK}={supervisor_pid}.".encode()
+    found = {}
     for pid in process_ids():
         try:
             with open(f"/proc/{pid}/environ", "rb") as environ:
-                if needle in b"\0" + environ.read():
-                    found.append(pid)
+                _, marked, rest = (b"\0" + environ.read()).partition(needle)
         except OSError:
             continue  # gone, or another user's
+        if marked:
+            found[pid] = _child_of(rest.partition(b"\0")[0])
     return found
+
+
+def _child_of(mark_end: bytes) -> tuple[int, int]:
+    slot, _, generation = mark_end[:32].rstrip(b".").partition(b".")
+    return (int(slot), int(generation)) if slot.isdigit() and generation.isdigit() else (-1, -1)
 
 
 def process_ids() -> list[int]:

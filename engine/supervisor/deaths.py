@@ -77,6 +77,9 @@ def explain(
         return Doom("exit", LEFT_AS_TOLD, charge=False)
     if ended.code in _LEFT and not at_work:
         return Doom("exit", _LEFT[ended.code], charge=False)
+    if ended.signal == signal.SIGTERM and told_to_leave:
+        # Whoever stops the worker has signalled its children, too: not the fault of a message.
+        return Doom("shutdown", f"{ended.text} when it had been told to leave", charge=False)
     if ended.signal == signal.SIGKILL and out_of_memory:
         return Doom("crash", f"{ended.text}, probably out of memory", charge=True)
     return Doom("crash", ended.text, charge=True)

@@ -141,7 +141,9 @@ class Supervisor:
     def _turn(self, wait_s: float) -> float:
         events = self.context.poller.wait(wait_s)
         begun_ns = mono_ns()
-        for source, mask in events:
+        # A service manager may signal the children together with us: whether they were told to leave
+        # is to be known before their deaths are looked at.
+        for source, mask in sorted(events, key=lambda event: event[0].kind is not Kind.SIGNAL):
             self._handle(source, mask, begun_ns / 1e9)
         wait_s = self._look(begun_ns)
         self._turn_longest_s = max(self._turn_longest_s, (mono_ns() - begun_ns) / 1e9)
@@ -220,6 +222,7 @@ class Supervisor:
             template.channel.flush()
             if template.phase is TemplatePhase.BOOTING and now_s - template.begun_s > timeout_s:
                 self._log.error("the application was not imported within %g s", timeout_s)
+                template.phase = TemplatePhase.LEAVING
                 self._templates.kill(template)
 
     def _announce(self, now_ns: int) -> None:

@@ -59,6 +59,7 @@ class Pool:
         self.tally = Tally()
         self.fatal = ""
         self.left_behind = False  # a death may have brought strangers to light
+        self._dead: set[tuple[int, int]] = set()  # whose sub-processes are still to be killed
 
     def configure(self, options: WorkerOptions) -> None:
         """Take over what a template has reported."""
@@ -242,6 +243,10 @@ class Pool:
 
         While a fork is pending, a stranger may be a child of ours that has not been reported yet.
         """
+        if self._dead:
+            for (slot, _), count in self.strangers.kill_descendants(self._dead).items():
+                self._context.log.warning("child %d left %d sub-process(es) behind; killed", slot, count)
+            self._dead.clear()
         if any(child.phase is Phase.FORKING for child in self.table) or self._agent.forking:
             return False
         known = self.known_pids()
@@ -286,9 +291,9 @@ class Pool:
         )
         child.pid = 0
         if doom.verdict != "exit":
-            left = self.strangers.kill_descendants(child.index, child.generation)
+            self._dead.add((child.index, child.generation))
             self.left_behind = True
-            self._log_death(child, doom, view, left, now_s)
+            self._log_death(child, doom, view, now_s)
         else:
             self._log_leave(child, doom)
         if not reported:
@@ -313,13 +318,11 @@ class Pool:
             }
         )
 
-    def _log_death(self, child: Child, doom: Doom, view: View, left: int, now_s: float) -> None:
+    def _log_death(self, child: Child, doom: Doom, view: View, now_s: float) -> None:
         text = f"child {child.index} died: {doom.cause}"
         if view.running:
             texts = child.slot.read_texts()
             text += f"; it ran {texts.task_name}[{texts.task_id}] for {now_s - view.start_ns / 1e9:.3f} s"
-        if left:
-            text += f"; {left} sub-process(es) it left behind were killed"
         if doom.verdict == "shutdown":
             self._context.log.warning("%s", text)
         else:

@@ -13,7 +13,7 @@ from .context import Context
 from .ending import STOPPED, Ending
 from .options import OptionsError, WorkerOptions, worker_options
 from .pool import Pool
-from .template_keeper import Template, TemplateKeeper
+from .template_keeper import Template, TemplateKeeper, TemplatePhase
 
 # A template that has lived so long was no boot failure.
 _SETTLED_S: Final = 10.0
@@ -74,7 +74,11 @@ class Reports:
         if template.channel.fileno() < 0:
             return
         for message in template.channel.receive():
-            self._on_template_message(template, message, now_s)
+            try:
+                self._on_template_message(template, message, now_s)
+            except (KeyError, TypeError, ValueError) as error:
+                self._log.error("the template is replaced: it said %.200r (%r)", message, error)
+                self._templates.kill(template)
         if template.channel.closed:
             self._context.poller.remove(template.channel.fileno())
             if template.channel.fault is not None:
@@ -131,6 +135,7 @@ class Reports:
     def _on_template_failed(self, template: Template, report: str, now_s: float) -> None:
         if self.started:
             self._log.error("the application cannot be loaded; what is running stays as it is\n%s", report)
+            template.phase = TemplatePhase.LEAVING  # its end is no news any more
         else:
             self._ending.fail(f"the application cannot be loaded\n{report}", now_s)
         self._templates.kill(template)
@@ -140,7 +145,7 @@ class Reports:
         if template not in self._templates.all():
             return
         self.template_speaks(template, now_s)
-        was_booting = template is self._templates.booting
+        was_booting, unexpected = template is self._templates.booting, template.phase is TemplatePhase.BOOTING
         mattered = self._templates.gone(template)
         if mattered:
             self._count_template_death(template, now_s)
@@ -151,7 +156,13 @@ class Reports:
             return
         if was_booting and not self.started and not self._ending.begun:
             self._ending.fail("the template died while it loaded the application", now_s)
-        elif not was_booting:
+        elif was_booting:
+            if unexpected:
+                self._log.error("the template died while it loaded the application; what runs stays as it is")
+            if self._reload_again:
+                self._reload_again = False
+                self.reload()
+        else:
             self._log.error("the template died; the application is imported again")
             # Among them may be children that it had forked and not reported yet.
             self._pool.strangers.kill_left_behind(self._pool.known_pids())
@@ -179,7 +190,11 @@ class Reports:
         if self._agent.agent is not agent or agent.channel.fileno() < 0:
             return
         for message in agent.channel.receive():
-            self._on_agent_message(agent, message)
+            try:
+                self._on_agent_message(agent, message)
+            except (KeyError, TypeError, ValueError) as error:
+                self._log.error("the agent is replaced: it said %.200r (%r)", message, error)
+                self._agent.kill()
         if agent.channel.closed:
             self._context.poller.remove(agent.channel.fileno())
             if agent.channel.fault is not None:

@@ -8,9 +8,10 @@ the worker ends.
 
 from __future__ import annotations
 
+import collections
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from .. import orphans
@@ -42,10 +43,18 @@ class Strangers:
         """Remember who is there now, so that who comes to light by a death can be told from them."""
         self._seen = {stranger.pid for stranger in self._scan(known)}
 
-    def kill_descendants(self, slot: int, generation: int) -> int:
-        """Kill every program that a child has started, in whatever session; returns how many."""
-        pids = orphans.descendants(self._own, slot, generation)
-        return sum(self._kill(pid) for pid in pids if pid != self._own)
+    def kill_descendants(self, children: Collection[tuple[int, int]]) -> dict[tuple[int, int], int]:
+        """Kill every program that these children (slot, generation) have started, in whatever session.
+
+        One look at all processes for all of them: a hundred children may die at once.
+
+        :returns: how many, by child; none for those that had none.
+        """
+        counts: collections.Counter[tuple[int, int]] = collections.Counter()
+        for pid, child in orphans.descendants(self._own).items():
+            if child in children and pid != self._own:
+                counts[child] += self._kill(pid)
+        return {child: count for child, count in counts.items() if count}
 
     def kill_left_behind(self, known: Iterable[int]) -> int:
         """Kill whoever was not there when `note` was last called; returns how many.
@@ -69,8 +78,12 @@ class Strangers:
         return count
 
     def kill_all(self, known: Iterable[int]) -> int:
-        """Kill everybody who is there, at the end of the worker; returns how many."""
-        return sum(self._kill(stranger.pid) for stranger in self._scan(known))
+        """Kill everybody who is there, at the end of the worker; returns how many.
+
+        Those, too, that only the death of one of the others would bring to light.
+        """
+        pids = {stranger.pid for stranger in self._scan(known)} | set(orphans.descendants(self._own))
+        return sum(self._kill(pid) for pid in pids - set(known) - {self._own})
 
     def reap(self, known: frozenset[int]) -> int:
         """Reap those that have ended; returns how many. To be called when no fork is pending."""

@@ -73,3 +73,28 @@ def test_a_module_of_the_project_does_not_stand_in_for_one_that_the_supervisor_n
         os.close(fd)
     assert ran.returncode == 3, ran.stderr
     assert "no module is called 'there_is_no_such_app'" in ran.stderr
+
+
+@pytest.mark.parametrize("safe_path", ["", "1"])
+def test_what_the_environment_puts_on_the_path_reaches_the_application(
+    tmp_path: Path, safe_path: str
+) -> None:
+    # Given an application that only PYTHONPATH leads to
+    (tmp_path / "only_here.py").write_text("raise RuntimeError('found it')\n")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": safe_path}
+    fd = write_spec(BootSpec(app="only_here", workdir="/"))
+    # When a worker is started for it, whether the current directory is on the path or not
+    try:
+        ran = subprocess.run(
+            supervisor_command(fd),
+            cwd="/",
+            env=environ,
+            pass_fds=[fd],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(fd)
+    # Then it is imported
+    assert "found it" in ran.stderr

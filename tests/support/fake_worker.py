@@ -190,6 +190,9 @@ class FakeAgent:
         note(self.link, "agent")
         self._renew()
         send(self.channel, {"op": "ready"})
+        if (self.directory / "agent-babbles").exists():
+            (self.directory / "agent-babbles").unlink()
+            send(self.channel, {"op": "recovered", "slot": None})
         while True:
             ready, _, _ = select.select([self.channel, self.link.supervisor_pidfd], [], [], 0.02)
             if self.link.supervisor_pidfd in ready:

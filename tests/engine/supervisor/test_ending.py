@@ -175,6 +175,34 @@ def test_hup_with_an_application_that_cannot_be_loaded_keeps_the_old_one(worker:
     worker.event("end", job=worker.job({"do": "sleep"}))
 
 
+def test_hup_during_an_import_that_fails_is_not_forgotten(worker: Supervised) -> None:
+    worker.start()
+    # Given a reload whose import hangs, and one that was asked for meanwhile
+    worker.set("template-hangs")
+    worker.signal(HUP)
+    eventually(lambda: len(worker.events("template")) == 2)
+    worker.signal(HUP)
+    worker.unset("template-hangs")
+    worker.ask("health")  # a turn of the loop has passed
+    # When the first one dies
+    booting = next(t["pid"] for t in worker.ask("stats")["templates"] if t["phase"] == "booting")
+    os.kill(booting, signal.SIGKILL)
+    # Then the second one takes place
+    eventually(lambda: "reloaded: agent and children are replaced" in worker.log)
+    assert worker.log.count("the template died while it loaded the application; what runs stays") == 1
+
+
+def test_a_stop_that_signals_the_children_too_charges_no_message(worker: Supervised) -> None:
+    worker.start()
+    job = worker.job({"do": "sleep", "s": 60})
+    child = worker.event("start", job=job)["pid"]
+    worker.signal(signal.SIGTERM)
+    os.kill(child, signal.SIGTERM)
+    assert worker.wait() == 0
+    assert worker.event("dead", verdict="shutdown")["charge"] is False
+    assert worker.state(job) == "gave-back"
+
+
 def test_usr1_brings_the_stacks_of_all_processes_to_the_log(worker: Supervised) -> None:
     worker.start()
     worker.event("start", job=worker.job({"do": "sleep", "s": 60}))

@@ -232,6 +232,14 @@ def test_an_agent_that_stands_still_is_replaced_and_the_worker_is_not_ready_mean
     assert worker.ask("stats")["agent"]["pid"] != first or worker.ask("stats")["agent"]["deaths"] == 0
 
 
+def test_an_agent_that_talks_nonsense_is_replaced(worker: Supervised) -> None:
+    worker.set("agent-babbles")
+    worker.start()
+    eventually(lambda: len(worker.events("agent")) == 2)
+    assert worker.log.count("the agent is replaced: it said {'op': 'recovered', 'slot': None}") == 1
+    worker.event("end", job=worker.job({"do": "sleep"}))
+
+
 def test_without_a_lease_children_take_nothing(supervise: Supervise) -> None:
     worker = supervise(concurrency=1, lease_s=0.4).start()
     worker.set("lease-fails")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prefork.engine import log_lines
+from prefork.engine import log_lines, orphans
 from prefork.engine.boot import BootSpec
 from prefork.engine.clock import mono_s
 from prefork.engine.log_lines import LineFormatter, LineHandler, pieces
@@ -205,6 +205,37 @@ def test_who_leaves_as_told_is_said_once_with_the_reason(bench: Bench) -> None:
         f"child {child.index} was replaced after 7 executions: it has done its number of tasks",
         f"child {child.index} was replaced after 7 executions: what it held was taken over",
     ]
+
+
+def test_many_deaths_at_once_cost_one_look_at_all_processes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given children that die together, one of them with a program of its own in another session
+    children = [bench.child() for _ in range(5)]
+    mark = orphans.mark(os.getpid(), children[0].index, children[0].generation)
+    left = subprocess.Popen(["sleep", "60"], env={orphans.MARK: mark}, start_new_session=True)
+    bench.processes.append(left)
+    looks = []
+    every = orphans.process_ids
+    monkeypatch.setattr(orphans, "process_ids", lambda: looks.append(1) or every())
+    for child in children:
+        bench.pool.kill(child, DOOM, 1.0)
+    # When they are buried
+    for child in children:
+        eventually(lambda child=child: _buried(bench, child, 2.0))
+    monkeypatch.setattr(bench.pool.strangers, "kill_left_behind", lambda known: 0)
+    bench.pool.mind_strangers(note=False, reap=False)
+    # Then the program is gone, too, and was looked for once
+    assert left.wait(5.0) == -signal.SIGKILL
+    assert len(looks) == 1
+    assert f"child {children[0].index} left 1 sub-process(es) behind; killed" in bench.log.texts
+
+
+@given(st.binary(max_size=40))
+@example(b"1." + b"9" * 5000)
+def test_a_mark_is_read_whatever_somebody_made_of_it(data: bytes) -> None:
+    slot, generation = orphans._child_of(data)
+    assert (slot, generation) == (-1, -1) or min(slot, generation) >= 0
 
 
 def test_burying_a_living_child_does_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -344,6 +344,13 @@ def test_no_sequence_goes_back_and_every_stage_but_an_unbounded_warm_one_ends(
         (Exit(0, None), {}, "crash", "exit code 0"),
         (Exit(3, None), {"was_ready": False}, "boot", "exit code 3 before it was ready"),
         (Exit(None, 63), {}, "crash", "signal 63"),
+        (Exit(None, 15), {"at_work": True}, "crash", "signal 15"),
+        (
+            Exit(None, 15),
+            {"at_work": True, "told_to_leave": True},
+            "shutdown",
+            "signal 15 when it had been told to leave",
+        ),
     ],
 )
 def test_what_a_child_died_of(ended: Exit, facts: dict[str, object], verdict: str, cause: str) -> None:
