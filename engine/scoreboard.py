@@ -79,6 +79,7 @@ S_STOP: Final = 36  # Stop value
 # Slot words written by the agent.
 A_MOVED: Final = 48  # the last batch whose recalled messages are back in the broker
 A_PRIVATE_KIB: Final = 49  # private memory when last sampled
+A_SAMPLED_NS: Final = 50  # monotonic time at which that sample was begun
 
 # A futex. Anybody adds to it and wakes.
 W_WAKE: Final = 56

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..clock import mono_ns
 from ..linux import private_kib
-from ..scoreboard import A_PRIVATE_KIB, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard
+from ..scoreboard import A_PRIVATE_KIB, A_SAMPLED_NS, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard
 
 
 def sample(scoreboard: Scoreboard) -> None:
@@ -12,4 +13,7 @@ def sample(scoreboard: Scoreboard) -> None:
         words = scoreboard.slot(index).words
         pid = words[S_PID]
         if pid:
+            begun_ns = mono_ns()
             words[A_PRIVATE_KIB] = private_kib(pid) or 0
+            # Last: a sample is never taken for a later one than it is.
+            words[A_SAMPLED_NS] = begun_ns

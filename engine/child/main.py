@@ -11,6 +11,7 @@ import traceback
 from types import FrameType
 from typing import Final
 
+from ...transports.url import redact
 from .. import signals as hooks
 from ..exceptions import SoftTimeLimitExceeded
 from ..loaded_app import Loaded
@@ -41,7 +42,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         parts = build(link, loaded, slot, owner)
         _initialize(link.node)
     except BaseException:
-        slot.write_report(traceback.format_exc())
+        slot.write_report(redact(traceback.format_exc()))
         slot.words[C_STATE] = State.BOOT_FAILED
         os.eventfd_write(link.doorbell_fd, 1)
         return EXIT_BOOT_FAILED

@@ -15,7 +15,7 @@ from typing import Any
 from ...serializers.base import SerializerError
 from ...transports.base import Transport
 from ...transports.errors import BrokerUnavailable, ResultStoreUnavailable, TransportError
-from ...transports.url import InvalidUrl
+from ...transports.url import InvalidUrl, redact
 from ..app import App
 from ..config import Config, ConfigError
 from ..discovery import find_app
@@ -91,7 +91,7 @@ def _found(where: str) -> App:
         # as a traceback through this program.
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-        raise CommandError(f"-A {where}: importing it failed: {what}") from error
+        raise CommandError(f"-A {where}: importing it failed: {redact(what)}") from error
 
 
 def _overrides(options: GlobalOptions) -> dict[str, Any]:

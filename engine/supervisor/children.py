@@ -24,6 +24,7 @@ class Child:
     """One child. All attributes are written by the supervisor's loop only.
 
     :ivar retiring: why it is to be replaced, its successor first; empty when it is not.
+    :ivar urgent: it must not begin another task; its successor is not waited for.
     :ivar replaces: the retiring child whose successor this one is.
     :ivar leaving: it has been told to leave.
     :ivar doom: why it was killed.
@@ -49,6 +50,7 @@ class Child:
         "slot",
         "stopping",
         "template",
+        "urgent",
     )
 
     def __init__(self, slot: Slot, generation: int, template: int, now_s: float) -> None:
@@ -62,6 +64,7 @@ class Child:
         self.forked_s = now_s
         self.ready_s = 0.0
         self.retiring = ""
+        self.urgent = False
         self.replaces: Child | None = None
         self.leaving = False
         self.left_told_s = 0.0

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from ..scoreboard import (
     A_PRIVATE_KIB,
+    A_SAMPLED_NS,
     C_BATCH,
     C_CURSOR,
     C_HARD_LIMIT_MS,
@@ -43,6 +44,7 @@ class View(NamedTuple):
     outcome_bytes: int = 0
     private_kib: int = 0
     loop_ns: int = 0
+    sampled_ns: int = 0
 
     @property
     def has_recallable(self) -> bool:
@@ -69,6 +71,7 @@ def look(slot: Slot) -> View:
             words[C_OUTCOME_BYTES],
             words[A_PRIVATE_KIB],
             words[C_LOOP_NS],
+            words[A_SAMPLED_NS],
         )
         if words[C_RUNNING] == running:
             return view
@@ -107,6 +110,7 @@ class Due(enum.Enum):
     RECALL = "recall"
     RETIRE_TASKS = "retire: task count"
     RETIRE_MEMORY = "retire: memory"
+    LEAVE_MEMORY = "leave at once: memory"
 
 
 def due(view: View, record: Record, limits: Limits, now_ns: int) -> Due:
@@ -114,7 +118,8 @@ def due(view: View, record: Record, limits: Limits, now_ns: int) -> Due:
     if view.running:
         if 0 < view.hard_ns <= now_ns:
             return Due.HARD_LIMIT
-        if _over(view.private_kib, limits.hard_memory_kib):
+        # What was sampled before this execution began was another one's memory.
+        if view.sampled_ns >= view.start_ns and _over(view.private_kib, limits.hard_memory_kib):
             return Due.HARD_MEMORY
         if 0 < view.soft_ns <= now_ns and not _soft_sent_lately(view, record, now_ns):
             return Due.SOFT_LIMIT
@@ -122,7 +127,9 @@ def due(view: View, record: Record, limits: Limits, now_ns: int) -> Due:
             return Due.RECALL
     if view.state == State.RETIRING:
         return Due.RETIRE_TASKS
-    if _over(view.private_kib, limits.max_memory_kib) or _over(view.private_kib, limits.hard_memory_kib):
+    if _over(view.private_kib, limits.hard_memory_kib):
+        return Due.LEAVE_MEMORY
+    if _over(view.private_kib, limits.max_memory_kib):
         return Due.RETIRE_MEMORY
     return Due.NOTHING
 

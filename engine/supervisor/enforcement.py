@@ -68,7 +68,9 @@ class Enforcer:
                 send_signal(child.pidfd, signal.SIGUSR1)
             case Due.RETIRE_TASKS:
                 child.retiring = child.retiring or "has done its number of tasks"
-            case Due.RETIRE_MEMORY:
+            case Due.RETIRE_MEMORY | Due.LEAVE_MEMORY as what:
+                # Over the hard limit the next task would be killed for what an earlier one has left.
+                child.urgent = child.urgent or what is Due.LEAVE_MEMORY
                 child.retiring = child.retiring or f"uses {view.private_kib} KiB of private memory"
             case Due.NOTHING:
                 pass

@@ -79,7 +79,9 @@ class Pool:
         for child in self._least_needed(wanted)[: max(0, -missing)]:
             self.tell_to_leave(child, now_s)
         for child in self.table:
-            if child.retiring and not child.leaving and missing <= 0 and not self._successor_of(child):
+            if not child.retiring or child.leaving:
+                continue
+            if child.urgent or (missing <= 0 and not self._successor_of(child)):
                 self.tell_to_leave(child, now_s)
 
     def adapt(self, now_s: float) -> None:

@@ -11,6 +11,7 @@ import socket
 import traceback
 from typing import NoReturn
 
+from ...transports.url import redact
 from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink
 from ..scoreboard import C_STATE, State
@@ -24,7 +25,7 @@ def child(link: ProcessLink, slot: int, generation: int) -> NoReturn:
         loaded = load(link)
     except BaseException:
         board_slot = link.scoreboard.slot(slot)
-        board_slot.write_report(traceback.format_exc())
+        board_slot.write_report(redact(traceback.format_exc()))
         board_slot.words[C_STATE] = State.BOOT_FAILED
         os._exit(EXIT_BOOT_FAILED)
     roles.run_child(link, loaded, slot, generation)
@@ -39,5 +40,5 @@ def _loaded(link: ProcessLink) -> Loaded:
     try:
         return load(link)
     except BaseException:
-        traceback.print_exc()
+        os.write(2, redact(traceback.format_exc()).encode("utf-8", "backslashreplace"))
         os._exit(EXIT_BOOT_FAILED)

@@ -16,6 +16,7 @@ import traceback
 from typing import Any, NoReturn
 
 from ...transports.registry import preload
+from ...transports.url import redact
 from .. import orphans
 from ..exceptions import ImproperlyConfigured
 from ..linux import Linux
@@ -44,7 +45,8 @@ def main(link: ProcessLink) -> None:
         send(link.channel, {"op": "boot-failed", "traceback": _shortened(str(error))})
         os._exit(EXIT_BOOT_FAILED)
     except BaseException:
-        send(link.channel, {"op": "boot-failed", "traceback": _shortened(traceback.format_exc())})
+        # The lines of source in it may hold the URL of a broker.
+        send(link.channel, {"op": "boot-failed", "traceback": _shortened(redact(traceback.format_exc()))})
         os._exit(EXIT_BOOT_FAILED)
     # From here on it has children to clear up after when the supervisor dies.
     Linux().outlive_parent()

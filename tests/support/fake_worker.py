@@ -34,6 +34,7 @@ from prefork.engine.scoreboard import (
     A_MOVED,
     A_PRIVATE_KIB,
     A_RENEWED_NS,
+    A_SAMPLED_NS,
     A_WAITING,
     C_BATCH,
     C_CURSOR,
@@ -213,6 +214,7 @@ class FakeAgent:
         if (self.directory / "memory").exists():
             index, kib = json.loads((self.directory / "memory").read_text())
             self.link.scoreboard.slot(index).words[A_PRIVATE_KIB] = kib
+            self.link.scoreboard.slot(index).words[A_SAMPLED_NS] = time.monotonic_ns()
 
     def _serve(self) -> None:
         message, _ = receive(self.channel)

@@ -157,6 +157,16 @@ def test_a_variable_that_means_nothing_is_said_without_a_traceback() -> None:
     assert "Traceback" not in errors
 
 
+def test_a_password_in_a_line_of_source_does_not_get_into_the_log(tmp_path: Path) -> None:
+    source = "int('no such option') or 'redis://user:s3cret@host/0'\n"
+    (tmp_path / "leaky.py").write_text(source)
+    code, errors = _supervise(BootSpec(app="leaky", workdir=str(tmp_path)))
+    assert code == 3
+    assert "no such option" in errors
+    assert "redis://" in errors
+    assert "s3cret" not in errors
+
+
 def _supervise(spec: BootSpec, **environ: str) -> tuple[int, str]:
     fd = write_spec(spec)
     ended = subprocess.run(

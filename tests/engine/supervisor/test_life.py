@@ -150,6 +150,21 @@ def test_a_child_over_its_memory_limit_is_replaced_after_its_task(supervise: Sup
     eventually(lambda: [pid for pid in children(worker).values() if pid != start["pid"]])
 
 
+def test_a_child_over_the_hard_memory_limit_begins_no_other_task(supervise: Supervise) -> None:
+    # Given a child that a task has left with too much memory
+    worker = supervise(concurrency=1, hard_memory_kib=1000).start()
+    index, pid = next(iter(children(worker).items()))
+    worker.set("memory", f"[{index}, 2000]")
+    # When its memory is looked at between two tasks
+    worker.event("dead", verdict="exit", slot=index)
+    # Then it leaves without waiting for its successor, and the next task runs in that one
+    worker.unset("memory")
+    job = worker.job({"do": "sleep"})
+    assert worker.event("start", job=job)["pid"] != pid
+    assert "it uses 2000 KiB of private memory" in worker.log
+    assert worker.events("dead", verdict="memory") == []
+
+
 def test_scaling_up_and_down(worker: Supervised) -> None:
     worker.start()
     worker.ask("scale", n=4)

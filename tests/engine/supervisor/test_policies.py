@@ -89,12 +89,19 @@ def test_a_batch_is_recalled_once() -> None:
         (0, 101, Limits(100, None), Due.RETIRE_MEMORY),
         (1, 100, Limits(100, 100), Due.NOTHING),
         (1, 101, Limits(None, 100), Due.HARD_MEMORY),
-        (0, 101, Limits(None, 100), Due.RETIRE_MEMORY),
+        (0, 101, Limits(None, 100), Due.LEAVE_MEMORY),
         (1, 1, Limits(0, None), Due.RETIRE_MEMORY),
     ],
 )
 def test_memory_limits(running: int, private_kib: int, limits: Limits, expected: Due) -> None:
     assert due(View(running=running, private_kib=private_kib), Record(), limits, 1) is expected
+
+
+def test_what_an_earlier_execution_used_is_not_held_against_this_one() -> None:
+    limits = Limits(None, 100)
+    sampled_before = View(running=2, start_ns=50, private_kib=101, sampled_ns=49)
+    assert due(sampled_before, Record(), limits, 60) is Due.LEAVE_MEMORY
+    assert due(sampled_before._replace(sampled_ns=50), Record(), limits, 60) is Due.HARD_MEMORY
 
 
 views = st.builds(
