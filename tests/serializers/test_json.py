@@ -50,6 +50,7 @@ def test_it_is_a_serializer() -> None:
     assert (JSON.name, JSON.content_type, JSON.content_encoding) == ("json", "application/json", "utf-8")
 
 
+@pytest.mark.slow
 @given(_values)
 @settings(max_examples=300, deadline=None)
 def test_what_is_written_is_what_kombu_writes_and_both_read_it_alike(value: Any) -> None:
@@ -58,6 +59,7 @@ def test_what_is_written_is_what_kombu_writes_and_both_read_it_alike(value: Any)
     assert _same(JSON.loads(written), kombu_json.loads(written))
 
 
+@pytest.mark.slow
 @given(_plain)
 @settings(max_examples=300, deadline=None)
 def test_plain_values_come_back_as_they_were(value: Any) -> None:

@@ -192,6 +192,7 @@ def test_every_reason_has_a_document_in_the_corpus_or_here() -> None:
     assert {fault.value for fault in EnvelopeFault} <= seen
 
 
+@pytest.mark.slow
 @given(_documents)
 @settings(max_examples=1500, deadline=None)
 def test_any_document_is_an_envelope_or_malformed(parts: dict[str, Any]) -> None:

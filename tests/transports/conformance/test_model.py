@@ -36,9 +36,12 @@ CRASH_LIMIT = 2
 FAR_WALL_S = 4_000_000_000.0
 PAST_WALL_S = 1_000_000_000.0
 
-pytestmark = pytest.mark.needs(
-    "highest_priority_first", "schedule", "dead_letters", "leases", "recall_by_others", "inspection"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.needs(
+        "highest_priority_first", "schedule", "dead_letters", "leases", "recall_by_others", "inspection"
+    ),
+]
 
 
 @dataclass

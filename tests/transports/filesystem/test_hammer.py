@@ -10,9 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from prefork.transports.base import Outcome, Outgoing, StoredResult, Verdict
 from prefork.transports.filesystem.results import FilesystemResults
 from prefork.transports.filesystem.transport import FilesystemTransport
+
+pytestmark = pytest.mark.slow
 
 DURATION_S = 3.0
 QUEUES = ("high", "orders.high")

@@ -14,6 +14,8 @@ from prefork.transports.filesystem.results import FilesystemResults
 from prefork.transports.filesystem.transport import FilesystemTransport
 from support.failing_files import KilledAt, run_in_child
 
+pytestmark = pytest.mark.slow
+
 VICTIM = "victim"
 FAR_WALL_S = 4_000_000_000.0
 SUCCESS = b'{"status": "SUCCESS", "result": null}'

@@ -10,11 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from prefork.transports.base import Outcome, Outgoing, StoredResult, Verdict
 from prefork.transports.errors import BrokerUnavailable, OwnerLost, ResultStoreUnavailable
 from prefork.transports.filesystem.results import FilesystemResults
 from prefork.transports.filesystem.transport import FilesystemTransport
 from support.failing_files import KilledAt
+
+pytestmark = pytest.mark.slow
 
 VICTIM = "victim"
 FAR_WALL_S = 4_000_000_000.0
