@@ -151,6 +151,11 @@ class Segment:
             self._ops.close(fd)
 
 
+def holds(segment: Segment, states: bytes | bytearray, slot: int, claim: bytes) -> bool:
+    """Whether a slot is claimed under exactly this owner and batch. The lock is held."""
+    return slot < len(states) and states[slot] == State.CLAIMED and segment.claims(slot, 1) == claim
+
+
 def create_segment(ops: FileOps, path: str, segment_id: SegmentId) -> Segment:
     """Make a segment, complete before it has its name. The lock of the queue is held.
 

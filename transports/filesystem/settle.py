@@ -23,7 +23,7 @@ from .messages import check_outcome
 from .owners import Owner
 from .queuedir import QueueDir
 from .queues import Queues
-from .segment import DONE_BYTE, Segment
+from .segment import DONE_BYTE, Segment, holds
 from .store import Store
 from .transaction import Transaction
 
@@ -170,11 +170,6 @@ class Settler:
         if done:
             segment.write_states(0, states)
         make_ready(queue, segment, states, list(returned))
-
-
-def holds(segment: Segment, states: bytes | bytearray, slot: int, claim: bytes) -> bool:
-    """Whether a slot is claimed under exactly this owner and batch. The lock is held."""
-    return slot < len(states) and states[slot] == State.CLAIMED and segment.claims(slot, 1) == claim
 
 
 def _slot(tag: bytes) -> int:

@@ -33,7 +33,7 @@ from .owners import Owner
 from .queuedir import QueueDir
 from .queues import Queues
 from .results import result_content
-from .segment import Segment
+from .segment import Segment, holds
 from .store import Store
 
 
@@ -83,7 +83,7 @@ class Transaction:
         self.finish()
         self.letters.clear()
         settle_id = int.from_bytes(os.urandom(8), "little")
-        found = [self._find(outcome) for outcome in outcomes]
+        found = self._find_all(outcomes)
         written: list[str] = []
         staged: list[list[Staged]] = [[] for _ in outcomes]
         try:
@@ -148,37 +148,46 @@ class Transaction:
             if one is not None
         )
 
-    def _holds(self, segment: Segment, slot: int, claim: bytes) -> bool:
-        states = segment.states()
-        return (
-            slot < len(states)
-            and states[slot] == State.CLAIMED
-            and segment.claims(slot, 1) == claim
-            and (self._fenced or self._owner.alive())
-        )
+    def _may_act(self) -> bool:
+        """Whether the owner is not fenced. To be read under the lock of each queue it acts on."""
+        return self._fenced or self._owner.alive()
 
-    def _find(self, outcome: Outcome) -> _Found | None:
-        tag = outcome.tag
-        if len(tag) != TAG_PREFIX.size + TAG_SLOT.size:
+    def _find_all(self, outcomes: Sequence[Outcome]) -> list[_Found | None]:
+        """What is held of these: one visit to the lock for all that were reserved together."""
+        found: list[_Found | None] = [None] * len(outcomes)
+        groups: dict[bytes, list[int]] = {}
+        for index, outcome in enumerate(outcomes):
+            if len(outcome.tag) == TAG_PREFIX.size + TAG_SLOT.size:
+                groups.setdefault(outcome.tag[: TAG_PREFIX.size], []).append(index)
+        for tag_prefix, indices in groups.items():
+            prefix = TagPrefix(*TAG_PREFIX.unpack(tag_prefix))
+            queue = self._queues.by_id(prefix.queue) if prefix.owner == self._owner.id else None
+            if queue is None:
+                continue
+            with queue.locked():
+                segment = queue.segment(prefix.segment())
+                if segment is None or not self._may_act():
+                    continue
+                states = segment.states()
+                claim = CLAIM.pack(prefix.owner, prefix.batch)
+                for index in indices:
+                    found[index] = self._find(outcomes[index], queue, segment, states, claim)
+        return found
+
+    @staticmethod
+    def _find(
+        outcome: Outcome, queue: QueueDir, segment: Segment, states: bytes, claim: bytes
+    ) -> _Found | None:
+        slot = int(TAG_SLOT.unpack_from(outcome.tag, TAG_PREFIX.size)[0])
+        if not holds(segment, states, slot, claim):
             return None
-        prefix = TagPrefix(*TAG_PREFIX.unpack_from(tag))
-        slot = int(TAG_SLOT.unpack_from(tag, TAG_PREFIX.size)[0])
-        queue = self._queues.by_id(prefix.queue) if prefix.owner == self._owner.id else None
-        if queue is None:
-            return None
-        claim = CLAIM.pack(prefix.owner, prefix.batch)
-        segment_id = prefix.segment()
-        with queue.locked():
-            segment = queue.segment(segment_id)
-            if segment is None or not self._holds(segment, slot, claim):
-                return None
-            crashes, flags = segment.record(slot)
-            causes = causes_of(queue, segment_id, slot) if crashes else {}
+        crashes, flags = segment.record(slot)
+        causes = causes_of(queue, segment.id, slot) if crashes else {}
         document = b""
         if outcome.verdict != Verdict.ACK:
             whole = segment.read_documents(slot, 1)[0]
             document = segment.read_raw(slot) if whole is None else whole
-        return _Found(outcome, queue, segment_id, slot, claim, document, crashes, flags, causes)
+        return _Found(outcome, queue, segment.id, slot, claim, document, crashes, flags, causes)
 
     def _write_files(self, one: _Found | None, settle_id: int, written: list[str]) -> list[Prepared]:
         if one is None:
@@ -246,12 +255,12 @@ class Transaction:
             queue = held[members[0]].queue
             with queue.locked():
                 segment = queue.segment(segment_id)
-                if segment is None:
+                if segment is None or not self._may_act():
                     continue
                 states = bytearray(segment.states())
                 for index in members:
                     one = held[index]
-                    if states[one.slot] == State.CLAIMED and self._holds(segment, one.slot, one.claim):
+                    if holds(segment, states, one.slot, one.claim):
                         segment.write_claims(one.slot, mark)
                         states[one.slot] = State.SETTLED
                         answers[index] = True
