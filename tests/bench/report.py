@@ -29,6 +29,8 @@ _METHOD: Final = """\
   counts from the first to the last of them. Every message must have run exactly once, and the queue be
   empty at the end. "Huey, tuned" has no log of executions, no scheduler, no health check, and waits of
   1 to 10 ms (`-q -n -C -d 0.001 -m 0.01`).
+* Nothing is removed before the end: ext4 makes files slowly for seconds after thousands were deleted, and
+  one round would hinder the next.
 * **Latency**: {size.sends} sends at irregular intervals of 10 to 30 ms, from the call of `delay()` to the
   first line of the task.
 * **Ready**: from the exec of `prefork worker -c 2` until it says READY, health agrees and both children
