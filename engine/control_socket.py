@@ -94,6 +94,29 @@ def find_sockets(environ: Mapping[str, str] = os.environ) -> list[str]:
     return sorted(os.path.join(directory, name) for name in os.listdir(directory) if name.endswith(SUFFIX))
 
 
+def remove_abandoned(directory: str) -> int:
+    """Remove the sockets that killed workers have left; returns how many.
+
+    Nobody listens at such a one, and the process whose number is in its name has gone: a worker that
+    has bound its socket and does not listen yet is there.
+    """
+    removed = 0
+    for name in os.listdir(directory):
+        pid = name.removesuffix(SUFFIX).rpartition("-")[2]
+        if not name.endswith(SUFFIX) or not pid.isdecimal() or os.path.exists(f"/proc/{pid}"):
+            continue
+        path = os.path.join(directory, name)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
+            try:
+                connection.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+                removed += 1
+            except OSError:
+                continue  # it listens after all, in another process namespace, or has just gone
+    return removed
+
+
 def request(path: str, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
     """Ask a worker and wait for its answer.
 

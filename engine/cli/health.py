@@ -68,7 +68,7 @@ def ask(path: str, timeout_s: float) -> Answer | None:
     try:
         answer = request(path, {"op": "health"}, timeout_s)
     except ControlError as error:
-        if isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError) and not _runs(pid):
+        if isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError) and not _is_worker(pid):
             return None
         return Answer(node, pid, False, [str(error)], {})
     reasons = [str(reason) for reason in answer.get("reasons", ())]
@@ -85,5 +85,10 @@ def _is_meant(path: str, pattern: str | None) -> bool:
     return pattern is None or fnmatch.fnmatchcase(_named(path)[0], pattern)
 
 
-def _runs(pid: str) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+def _is_worker(pid: str) -> bool:
+    """Whether the process of this number may be the worker. Numbers are given again, in containers soon."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as command:
+            return command.read().startswith(b"prefork: ")
+    except OSError:
+        return False

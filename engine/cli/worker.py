@@ -36,9 +36,10 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     privileges = Privileges.named(arguments.uid, arguments.gid, arguments.umask)
     if arguments.purge:
         _purge(spec, options)
+    # First, so that a refusal is seen at the terminal, and the log file belongs to whoever writes it.
+    privileges.apply()
     if arguments.detach:
         detach(None if spec.logfile is None else expand(spec.logfile, spec.hostname or DEFAULT_NODE))
-    privileges.apply()
     if spec.pool == "solo":
         # In this very process, so that a debugger that runs it sees the tasks.
         code: int = import_module("..child.solo", __package__).run(spec)

@@ -15,6 +15,7 @@ from ..control_socket import (
     ControlError,
     decode_line,
     encode_line,
+    remove_abandoned,
     require_peer,
     runtime_directory,
     socket_path,
@@ -82,6 +83,7 @@ class Control:
         try:
             directory = runtime_directory(environ, create=True)
             path = socket_path(directory, self._context.node, os.getpid())
+            remove_abandoned(directory)
             if os.path.lexists(path):
                 os.unlink(path)  # of a process that had our pid and is gone
             listener.bind(path)

@@ -8,6 +8,8 @@ import resource
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from prefork.engine.control_socket import (
     decode_line,
     encode_line,
     find_sockets,
+    remove_abandoned,
     request,
     runtime_directory,
     socket_path,
@@ -83,6 +86,25 @@ def test_without_a_runtime_directory_temporary_files_are_used(tmp_path: Path) ->
 
 def test_where_no_worker_ever_ran_none_is_found(tmp_path: Path) -> None:
     assert find_sockets({"XDG_RUNTIME_DIR": str(tmp_path)}) == []
+
+
+def test_a_worker_removes_what_killed_ones_have_left_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = {"killed": f"a-{dead.pid}.sock", "starting": f"a-{os.getpid()}.sock", "odd": "a-b.sock"}
+    ends = {what: socket.socket(socket.AF_UNIX) for what in (*names, "listening")}
+    names["listening"] = f"b-{dead.pid}.sock"
+    for what, end in ends.items():
+        end.bind(str(tmp_path / names[what]))
+    ends["listening"].listen(1)
+    (tmp_path / f"c-{dead.pid}.sock").write_text("a file")
+    (tmp_path / "other").write_text("")
+    assert remove_abandoned(str(tmp_path)) == 2
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        [names["starting"], names["odd"], names["listening"], "other"]
+    )
+    for end in ends.values():
+        end.close()
 
 
 @given(st.text(min_size=1, max_size=300), st.integers(1, 4_194_304))

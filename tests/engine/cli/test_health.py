@@ -140,6 +140,24 @@ def test_what_a_killed_worker_left_is_ignored(
     assert "gone@host" not in capsys.readouterr().out
 
 
+def test_a_socket_whose_process_number_is_somebody_elses_by_now_is_ignored(
+    sockets: Path, workers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given what a killed worker left, and a living process that was given its number
+    somebody = subprocess.Popen(["sleep", "60"])
+    try:
+        left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        left.bind(socket_path(str(sockets), "gone@host", somebody.pid))
+        left.close()
+        workers("w@host", READY)
+        # When the host is asked, then nobody is missed
+        assert main(["health"]) == ExitCode.OK
+        assert "gone@host" not in capsys.readouterr().out
+    finally:
+        somebody.kill()
+        somebody.wait()
+
+
 def test_a_directory_that_others_could_write_is_not_trusted(
     sockets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
