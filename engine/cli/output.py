@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+# In a JSON document of ours: whatever a terminal could take for more than a character.
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def safe(text: str) -> str:
     """Text that cannot move the cursor or forge a line: control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def safe_lines(text: str) -> str:
+    """The same for a text of several lines, such as a traceback."""
+    return "\n".join(safe(line) for line in text.split("\n"))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -29,8 +38,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def as_json(value: Any) -> str:
-    """One JSON document; what JSON does not know is shown as text."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """One JSON document; what JSON does not know is shown as text, what a terminal would obey is escaped."""
+    document = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", document)
 
 
 def say(text: str) -> None:
@@ -40,7 +50,7 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """Print an error or a remark for the person at the terminal."""
-    sys.stderr.write(f"prefork: {text}\n")
+    sys.stderr.write(f"prefork: {safe_lines(text)}\n")
 
 
 def _is_number(cell: str) -> bool:

@@ -10,7 +10,7 @@ from ..exceptions import TimeoutError as ResultTimeout
 from ..result import AsyncResult
 from .failures import ExitCode
 from .options import GlobalOptions
-from .output import as_json, complain, safe, say
+from .output import as_json, complain, safe, safe_lines, say
 from .session import session
 
 _DEFAULT_TIMEOUT_S = 60.0
@@ -61,7 +61,7 @@ def show_outcome(result: AsyncResult[Any], arguments: argparse.Namespace) -> int
     elif state not in states.READY_STATES:
         complain(f"{result.id}: {state}: no result yet, or no such task")
     elif arguments.traceback and result.traceback:
-        say(str(result.traceback))
+        say(safe_lines(str(result.traceback)))
     else:
         error = result.result
         complain(f"{result.id}: {state}: {type(error).__name__}: {safe(str(error))}")

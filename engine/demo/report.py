@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TextIO
 
+from ..log_lines import escape_line
 from ..result import AsyncResult
 
 _LARGEST = 5
@@ -70,7 +71,8 @@ def report(cases: Sequence[Case], took_s: float, stream: TextIO) -> bool:
     _largest(cases, stream)
     wrong = [case for case in cases if case.ending in (Ending.FAILED, Ending.OPEN)]
     for case in wrong:
-        stream.write(f"not as planned: {case.kind.value}: {case.what}: {case.note or case.ending.value}\n")
+        what = f"{case.kind.value}: {case.what}: {case.note or case.ending.value}"
+        stream.write(f"not as planned: {escape_line(what)}\n")
     stream.write(f"demo: {summary(cases)}, {took_s:.1f} s\n")
     return not wrong and _misfortunes_happened(cases)
 
@@ -130,5 +132,7 @@ def _largest(cases: Sequence[Case], stream: TextIO) -> None:
     stream.write(f"\n{'WORDS':>8}{'LINES':>8}  {'SHA-256':<14}FILE (the largest of {len(counted)})\n")
     for case in counted[:_LARGEST]:
         value = case.value
-        stream.write(f"{value['words']:>8}{value['lines']:>8}  {value['sha256'][:12]:<14}{case.what}\n")
+        stream.write(
+            f"{value['words']:>8}{value['lines']:>8}  {value['sha256'][:12]:<14}{escape_line(case.what)}\n"
+        )
     stream.write("\n")

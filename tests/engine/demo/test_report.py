@@ -87,3 +87,11 @@ def test_a_report_of_little_is_still_a_report(cases: list[Case]) -> None:
     good, text = run(cases)
     assert not good
     assert text.splitlines()[-1].startswith(f"demo: {len(cases)} tasks")
+
+
+def test_the_name_of_a_file_cannot_move_the_cursor() -> None:
+    cases = as_planned()
+    cases[0].what = "a\x1b[2Jb"
+    assert "\x1b" not in run(cases)[1]
+    cases[0].ending = Ending.OPEN
+    assert "a\\x1b[2Jb" in run(cases)[1]
