@@ -92,8 +92,16 @@ class Pool:
         views = [look(child.slot) for child in self.table if child.wanted and child.phase is Phase.READY]
         busy = sum(1 for view in views if view.running)
         load = Load(self._context.scoreboard.words[A_WAITING], busy, len(views) - busy)
+        before = self.sizing.target
         if self.sizing.adapt(load, bounds, now_s):
-            self._context.log.info("autoscale: %d children from now on", self.sizing.target)
+            self._context.log.info(
+                "autoscale: %s from %d to %d children; %d messages wait, %d children are busy",
+                "grows" if self.sizing.target > before else "shrinks",
+                before,
+                self.sizing.target,
+                load.waiting,
+                load.busy,
+            )
 
     def _forks_allowed(self, missing: int, now_s: float) -> int:
         if not self._templates.can_fork or not self._guard.may_fork(now_s):
@@ -227,7 +235,7 @@ class Pool:
         """Kill a child with everything in its group; it is buried when its pidfd says so."""
         if not child.alive:
             return
-        if not self.left_behind:
+        if not self.left_behind and not self._fork_pending:
             self.strangers.note(self.known_pids())
         child.doom, child.killed_s, child.phase = doom, now_s, Phase.KILLED
         child.stopping = None
@@ -249,7 +257,7 @@ class Pool:
             for (slot, _), count in self.strangers.kill_descendants(self._dead).items():
                 self._context.log.warning("child %d left %d sub-process(es) behind; killed", slot, count)
             self._dead.clear()
-        if any(child.phase is Phase.FORKING for child in self.table) or self._agent.forking:
+        if self._fork_pending:
             return False
         known = self.known_pids()
         if self.left_behind:
@@ -262,9 +270,22 @@ class Pool:
         return True
 
     @property
+    def _fork_pending(self) -> bool:
+        """A process of ours may be there that has not been reported: noted as a stranger, it would be left
+        alone should its template die before it says so."""
+        return any(child.phase is Phase.FORKING for child in self.table) or self._agent.forking
+
+    @property
     def any_ready(self) -> bool:
-        """Some child serves."""
-        return any(child.phase is Phase.READY for child in self.table)
+        """Some child serves; one that has done its share and waits for its successor does not."""
+        return any(
+            child.phase is Phase.READY and child.slot.words[C_STATE] != State.RETIRING for child in self.table
+        )
+
+    @property
+    def boot_failures(self) -> int:
+        """How many children in a row could not boot."""
+        return self._guard.failures
 
     # --- their deaths --------------------------------------------------------------------------
 

@@ -72,6 +72,8 @@ class Status:
             reasons.append("no child is ready")
         elif not any(_serves(look(child.slot), now_ns) for child in ready):
             reasons.append("no child has turned its loop lately, and none runs a task")
+        elif self._pool.boot_failures and not self._pool.any_ready:
+            reasons.append("children have done their number of tasks, and their successors cannot boot")
         return reasons
 
     def stats(self, now_ns: int) -> dict[str, Any]:

@@ -70,6 +70,20 @@ def test_a_worker_with_living_children_goes_on_when_new_ones_cannot_boot(supervi
     eventually(lambda: len([c for c in worker.ask("stats")["children"] if c["phase"] == "ready"]) == 2)
 
 
+def test_children_that_wait_for_successors_that_cannot_boot_do_not_count_as_serving(
+    supervise: Supervise,
+) -> None:
+    # Given a worker whose only child has done its number of tasks
+    worker = supervise(concurrency=1, max_tasks=1, max_boot_failures=4).start()
+    worker.set("child-fails")
+    worker.event("end", job=worker.job({"do": "sleep"}))
+    # When no successor can boot
+    eventually(lambda: "their successors cannot boot" in str(worker.ask("health")["reasons"]))
+    # Then it does not stay there without taking anything
+    assert worker.wait() == 3
+    assert "4 children in a row could not boot" in worker.log
+
+
 def test_forks_that_fail_are_tried_again(worker: Supervised) -> None:
     worker.start()
     eventually(lambda: len([c for c in worker.ask("stats")["children"] if c["phase"] == "ready"]) == 2)

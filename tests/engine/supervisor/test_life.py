@@ -175,6 +175,15 @@ def test_scaling_up_and_down(worker: Supervised) -> None:
     assert worker.ask("stats")["target"] == 1
 
 
+def test_autoscale_says_what_it_does_and_why(supervise: Supervise) -> None:
+    worker = supervise(autoscale=[2, 1])
+    worker.start(AUTOSCALE_KEEPALIVE="0.2")
+    for _ in range(3):
+        worker.job({"do": "sleep", "s": 0.6})
+    eventually(lambda: "autoscale: grows from 1 to 2 children; " in worker.log)
+    eventually(lambda: "autoscale: shrinks from 2 to 1 children; 0 messages wait" in worker.log)
+
+
 def test_autoscale_grows_with_what_waits_and_shrinks_when_idle(supervise: Supervise) -> None:
     worker = supervise(autoscale=[3, 1])
     worker.start(AUTOSCALE_KEEPALIVE="0.3")
