@@ -37,6 +37,7 @@ class Duty:
 class Housekeeping:
     """The duties of one worker towards its broker. Used by one thread.
 
+    :param renew_s: how often the lease is renewed.
     :param on_renewed: called after each renewal of the lease.
     :param on_promoted: called after due messages were made ready.
     :param on_lapsed: called with what was taken over from workers that vanished.
@@ -48,6 +49,7 @@ class Housekeeping:
         worker_id: str,
         *,
         lease_s: float,
+        renew_s: float,
         max_crashes: int,
         log: logging.Logger,
         on_renewed: Callable[[], None],
@@ -64,7 +66,7 @@ class Housekeeping:
         self._on_lapsed = on_lapsed
         self._schedule = Duty("schedule", _PROMOTE_S, self._promote)
         self.duties = [
-            Duty("lease", lease_s / 5, self.renew),
+            Duty("lease", renew_s, self.renew),
             self._schedule,
             Duty("lost workers", lease_s / 3, self._recover_lapsed),
             Duty("maintenance", _MAINTAIN_S, self._maintain),

@@ -106,7 +106,7 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
         "backend": redact(config.result_backend) if config.result_backend else "disabled",
         "pidfile": spec.pidfile,
         "has_limits": any(limit is not None for limit in limits),
-        "no_effect": [*no_effect(config), *spec.no_effect],
+        "no_effect": [*no_effect(config), *_rate_limited(app), *spec.no_effect],
         "log": {
             "format": config.worker_log_format,
             "datefmt": config.worker_log_datefmt,
@@ -115,6 +115,14 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
             "file": spec.logfile,
         },
     }
+
+
+def _rate_limited(app: App) -> list[str]:
+    """A line about the tasks whose rate limit nobody keeps, if there are any."""
+    names = sorted(name for name, task in app.tasks.items() if task.rate_limit is not None)
+    return (
+        [f"rate_limit of {', '.join(names)} (rate limits are not enforced in this version)"] if names else []
+    )
 
 
 def queues_to_consume(spec: BootSpec, config: Any) -> list[str]:

@@ -59,6 +59,7 @@ class Agent:
             storage.transport,
             link.worker_id,
             lease_s=loaded.options["lease_s"],
+            renew_s=loaded.config.worker_lease_renew_interval,
             max_crashes=loaded.config.task_max_crashes,
             log=log,
             on_renewed=self._renewed,

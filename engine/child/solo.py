@@ -85,6 +85,7 @@ class Solo:
             self._storage.transport,
             link.worker_id,
             lease_s=self._lease_s,
+            renew_s=loaded.config.worker_lease_renew_interval,
             max_crashes=loaded.config.task_max_crashes,
             log=_log,
             on_renewed=self._renewed,

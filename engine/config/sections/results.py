@@ -38,6 +38,7 @@ class ResultsSettings:
         None,
         "Compression of results: zlib, bz2, lzma, zstd and so on.",
         old="CELERY_RESULT_COMPRESSION",
+        no_effect="results are stored as they are in this version",
     )
     result_expires: float | None = setting(
         zero_is_none(SECONDS),

@@ -154,6 +154,7 @@ class TasksSettings:
         False,
         "Treat the death of the process as a retry of the task, up to its max_retries.",
         old="CELERY_RETRY_ON_WORKER_LOST",
+        no_effect="a task whose process died runs again anyway, up to task_max_crashes",
     )
     task_remote_tracebacks: bool = setting(
         BOOLEAN,
@@ -192,6 +193,7 @@ class TasksSettings:
         None,
         "Rate limit of tasks without one of their own.",
         old="CELERY_DEFAULT_RATE_LIMIT",
+        no_effect="rate limits are not enforced in this version",
     )
     task_allow_error_cb_on_chord_header: bool = setting(
         BOOLEAN,

@@ -171,6 +171,7 @@ class WorkerSettings:
         False,
         "Ignore all rate limits.",
         old="CELERY_DISABLE_RATE_LIMITS",
+        no_effect="rate limits are not enforced in this version",
     )
     worker_cancel_long_running_tasks_on_connection_loss: bool = setting(
         BOOLEAN,
@@ -200,6 +201,7 @@ class WorkerSettings:
         False,
         "Wait for worker_soft_shutdown_timeout even when no task runs.",
         old="CELERYD_ENABLE_SOFT_SHUTDOWN_ON_IDLE",
+        no_effect="a worker without running tasks has nothing to wait for",
     )
     worker_detect_quorum_queues: bool = setting(
         BOOLEAN,
