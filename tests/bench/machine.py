@@ -14,13 +14,24 @@ MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs"}
 
 def file_system(path: Path) -> str:
     """Type of the file system that a path lies on, as the kernel names it."""
-    real, best, kind = os.path.realpath(path), "", "unknown"
+    return _mount(path)[1]
+
+
+def has_journal(path: Path) -> bool:
+    """Whether a journal of ext4 is active there; without one, ext4 makes files slowly after deletions."""
+    device = os.path.basename(_mount(path)[0])
+    return any(journal.name.startswith(f"{device}-") for journal in Path("/proc/fs/jbd2").glob("*"))
+
+
+def _mount(path: Path) -> tuple[str, str]:
+    """Device and type of the innermost mount that a path lies on."""
+    real, best, found = os.path.realpath(path), "", ("", "unknown")
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, mount_point, found, *_ = line.split()
+        device, mount_point, kind, *_ = line.split()
         inside = real == mount_point or real.startswith(mount_point.rstrip("/") + "/")
         if inside and len(mount_point) >= len(best):
-            best, kind = mount_point, found
-    return kind
+            best, found = mount_point, (device, kind)
+    return found
 
 
 def disk_directory() -> Path:
@@ -58,10 +69,16 @@ def describe(directory: Path) -> dict[str, str]:
         "CPU": f"{len(os.sched_getaffinity(0))} cores, {_cpu_model()}",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "file system": file_system(directory),
+        "file system": _storage(directory),
         "prefork": version("prefork"),
         "Huey": f"{version('huey')}, SQLite {sqlite3.sqlite_version}",
     }
+
+
+def _storage(directory: Path) -> str:
+    device, kind = _mount(directory)
+    journal = "" if kind != "ext4" else " with a journal" if has_journal(directory) else " without a journal"
+    return f"{kind}{journal}, on {os.path.basename(device)}"
 
 
 def _cpu_model() -> str:

@@ -25,7 +25,11 @@ class Records:
 
     def values(self) -> list[int]:
         """All of them, smallest first."""
-        return sorted(value for path in self._files() for value in _values(path))
+        return sorted(value for values in self.by_process() for value in values)
+
+    def by_process(self) -> list[array.array[int]]:
+        """Those of each process, in the order in which it recorded them."""
+        return [_values(path) for path in self._files()]
 
     def wait(self, count: int, within_s: float, alive: Callable[[], bool]) -> None:
         """Wait for so many numbers.
@@ -63,14 +67,15 @@ def rate(times_ns: Sequence[int]) -> float:
     return (len(times_ns) - 1) / ((times_ns[-1] - times_ns[0]) / 1e9)
 
 
-def cost_us(times_ns: Sequence[int], warm_up: int) -> float:
-    """Microseconds of wall time a task, without the first few and without the last twentieth.
+def cost_us(processes: Sequence[Sequence[int]], warm_up: int) -> float:
+    """Microseconds of CPU time a task, over the processes that ran them.
 
-    The first are run while a worker still finds out how short they are, and in the last one child
-    may have nothing left to do: parts that a long backlog hides and a short one does not.
+    :param processes: the CPU clock of each process at each of its executions.
+    :param warm_up: executions of each that do not count: a child still finds out that they are short.
     """
-    middle = times_ns[warm_up : len(times_ns) - len(times_ns) // 20]
-    return (middle[-1] - middle[0]) / 1e3 / (len(middle) - 1)
+    counted = [times_ns[warm_up:] for times_ns in processes if len(times_ns) > warm_up + 1]
+    total_us = sum(times_ns[-1] - times_ns[0] for times_ns in counted) / 1e3
+    return total_us / sum(len(times_ns) - 1 for times_ns in counted)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

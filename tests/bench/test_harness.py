@@ -11,7 +11,7 @@ import pytest
 
 from bench.contestants import APPS, Contestant, Huey, Prefork
 from bench.footprint import latency_ms
-from bench.machine import file_system, wait_until_quiet
+from bench.machine import file_system, has_journal, wait_until_quiet
 from bench.plan import Backlog, Figures, Size, Speeds, Weight
 from bench.records import Records, Summary, cost_us, percentile, rate
 from bench.report import HUEY, HUEY_TUNED, HUEY_TUNED_FSYNC, PREFORK, PREFORK_FSYNC, page, rows
@@ -79,9 +79,10 @@ def test_the_rate_counts_from_the_first_execution_to_the_last() -> None:
     assert rate([0, 500_000_000, 1_000_000_000]) == 2.0
 
 
-def test_the_cost_leaves_out_the_beginning_and_the_end() -> None:
-    times_ns = [0, 900_000, *(1_000_000 + 10_000 * n for n in range(37)), 90_000_000]
-    assert cost_us(times_ns, warm_up=2) == pytest.approx(10.0)
+def test_the_cost_is_that_of_all_processes_without_their_beginnings() -> None:
+    slow = [0, 900_000, *(1_000_000 + 30_000 * n for n in range(11))]
+    fast = [0, 900_000, *(1_000_000 + 10_000 * n for n in range(11))]
+    assert cost_us([slow, fast, [5, 6]], warm_up=2) == pytest.approx(20.0)
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
@@ -93,6 +94,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
 
 def test_file_systems_in_memory_are_told_from_disks() -> None:
     assert file_system(Path("/proc")) == "proc"
+    assert not has_journal(Path("/proc"))
 
 
 def test_waiting_for_a_quiet_machine_ends() -> None:
