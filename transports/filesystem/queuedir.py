@@ -207,6 +207,10 @@ class QueueDir:
         return segment
 
     def _remember(self, segment: Segment) -> None:
+        # What others have removed meanwhile takes up space until everybody has closed it.
+        removed = [known for known, one in self._segments.items() if not self.ops.fstat(one.fd).st_nlink]
+        for known in removed:
+            del self._segments[known]
         self._segments[segment.id] = segment
         if len(self._segments) > _OPEN_SEGMENTS_MAX:
             self._segments.popitem(last=False)
