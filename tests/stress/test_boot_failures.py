@@ -90,7 +90,8 @@ def test_readiness_ends_with_the_lease_and_comes_back_with_another_agent(site: S
     agent = worker.stats()["agent"]["pid"]
     os.kill(agent, signal.SIGSTOP)
     health = eventually(lambda: said if not (said := worker.ask("health"))["ready"] else None, deadline_s=5.0)
-    assert "lease" in health["reasons"][0]
+    # Which of the two is seen first depends on how fast the agent is replaced; both are true.
+    assert all("lease" in reason or "agent" in reason for reason in health["reasons"]), health
     eventually(lambda: worker.ask("health")["ready"], deadline_s=5.0)
     assert worker.stats()["agent"]["pid"] != agent
     assert worker.log.count("has stood still") == 1
