@@ -75,6 +75,7 @@ class BrokerSettings:
         True,
         "Connect again after the connection was lost.",
         old="BROKER_CONNECTION_RETRY",
+        no_effect=NETWORK_BROKERS,
     )
     broker_connection_retry_on_startup: bool = setting(
         BOOLEAN,
@@ -82,6 +83,7 @@ class BrokerSettings:
         "Keep trying to reach the broker at start, too.",
         celery=None,
         old="BROKER_CONNECTION_RETRY_ON_STARTUP",
+        no_effect=NETWORK_BROKERS,
     )
     broker_connection_max_retries: int | None = setting(
         zero_is_none(COUNT),

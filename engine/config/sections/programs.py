@@ -34,6 +34,7 @@ class ProgramsSettings:
         optional(WORD),
         None,
         "Pid file of the worker when the command line names none.",
+        no_effect="the pid file is chosen on the command line: --pidfile",
     )
     worker_uid: Any = setting(
         OBJECT,

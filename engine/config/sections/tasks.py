@@ -168,6 +168,7 @@ class TasksSettings:
         3,
         "How deep readable arguments go (task_send_argsrepr).",
         old="CELERY_REPR_MAXLEVELS",
+        no_effect="readable arguments are bounded by their length",
     )
     task_send_sent_event: bool = setting(
         BOOLEAN,

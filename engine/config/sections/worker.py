@@ -37,6 +37,7 @@ class WorkerSettings:
         "How tasks run: prefork (child processes), or solo (one process for everything, for debuggers); "
         "the other pools of Celery are refused.",
         old="CELERYD_POOL",
+        no_effect="the pool is chosen on the command line: -P solo",
     )
     worker_pool_start_method: str = setting(
         choice("fork", "spawn"),
