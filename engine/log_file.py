@@ -40,10 +40,13 @@ def expand(template: str, node: str, index: int = 0) -> str:
     """
     name, at, host = node.rpartition("@")
     if not at:
-        name, host = node, os.uname().nodename
+        name = node
+    if not at or not host:
+        host = os.uname().nodename
+    name = name or "celery"
     _host, _dot, domain = host.partition(".")
     fields = {
-        "n": name or "celery",
+        "n": name,
         "h": host,
         "d": domain,
         "p": f"{name}@{host}",
@@ -56,6 +59,7 @@ def expand(template: str, node: str, index: int = 0) -> str:
         if match[1] not in fields:
             raise BadLogFileTemplate(template, match[1])
         # A name never leaves the directory that the template puts the file into.
-        return fields[match[1]].replace("/", "_").replace("\0", "_")
+        value = fields[match[1]].replace("/", "_").replace("\0", "_")
+        return value if value.strip(".") else "_" * len(value)
 
     return _FIELD.sub(replace, template)
