@@ -24,10 +24,10 @@ class RedirectedStream(io.TextIOBase):
     """A text stream whose lines are logged.
 
     :param original: where text goes that a log handler itself prints, and whose descriptor
-        sub-processes inherit.
+        sub-processes inherit; None where the process was started with the descriptor closed.
     """
 
-    def __init__(self, logger: logging.Logger, level: int, original: TextIO) -> None:
+    def __init__(self, logger: logging.Logger, level: int, original: TextIO | None) -> None:
         super().__init__()
         self.logger = logger
         self.level = level
@@ -51,13 +51,10 @@ class RedirectedStream(io.TextIOBase):
         state = self._state
         if state.logging:
             # A handler that writes to sys.stderr would otherwise call itself for ever.
-            return self.original.write(text)
+            return len(text) if self.original is None else self.original.write(text)
         *lines, rest = (state.pending + text).split("\n")
-        while len(rest) > BUFFER_MAX_CHARS:
-            lines.append(rest[:BUFFER_MAX_CHARS])
-            rest = rest[BUFFER_MAX_CHARS:]
-        state.pending = rest
-        self._log(lines)
+        *full, state.pending = _cut(rest)
+        self._log([piece for line in lines for piece in _cut(line)] + full)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
@@ -68,7 +65,10 @@ class RedirectedStream(io.TextIOBase):
     def flush(self) -> None:
         """Log what waits for the end of its line."""
         state = self._state
-        if not state.logging and state.pending:
+        if state.logging:
+            if self.original is not None:
+                self.original.flush()
+        elif state.pending:
             rest, state.pending = state.pending, ""
             self._log([rest])
 
@@ -81,7 +81,12 @@ class RedirectedStream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """The descriptor of the original stream."""
+        """The descriptor of the original stream.
+
+        :raises io.UnsupportedOperation: there is none.
+        """
+        if self.original is None:
+            raise io.UnsupportedOperation("fileno: the process was started with this stream closed")
         return self.original.fileno()
 
     def _log(self, lines: list[str]) -> None:
@@ -93,3 +98,7 @@ class RedirectedStream(io.TextIOBase):
                     self.logger.log(self.level, "%s", line.rstrip("\r"))
         finally:
             state.logging = False
+
+
+def _cut(line: str) -> list[str]:
+    return [line[at : at + BUFFER_MAX_CHARS] for at in range(0, len(line), BUFFER_MAX_CHARS)] or [""]
