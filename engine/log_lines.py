@@ -1,161 +1,38 @@
-"""Log records as lines: formatters, and handlers that write each record with one system call.
+"""Handlers that write each log record with one system call.
 
 Standard library only, because the supervisor logs with it. The handlers hold no lock: one ``write``
 needs none, and a lock that some thread held at a fork would stay taken in the child for ever.
-
-A record begins at the start of a line and everything that belongs to it but does not fit is
-indented, so that no text in a message can pass for another record; all other control characters
-are escaped.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import os
-import re
 import select
-from datetime import datetime, timezone
-from typing import Any
 
 from .clock import mono_s
-from .task_context import current
-
-WORKER_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
-CONTINUATION = "    "
-UNKNOWN_TASK = "???"
+from .log_formats import LINE_MAX_BYTES, LineFormatter, let_pass, safe_repr
 
 PIPE_LINE_MAX_BYTES = 4096
 """A longer write to a pipe may be torn apart by other writers, and may block although it polls writable."""
-
-LINE_MAX_BYTES = 64 * 1024
-"""What a record is cut to."""
 
 _CUT = b" [cut]\n"
 _FULL_PIPE_WAIT_MS = 1000
 _ROTATION_CHECK_S = 1.0
 
-# Control characters but tab and newline, line separators that terminals or collectors honour, and
-# marks that turn the direction of text.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-_COLOURS = {logging.DEBUG: "34", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "35"}
-
-_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
-    "message",
-    "asctime",
-    "taskName",
-    "task_id",
-    "task_name",
-}
-
-
-def escape_line(text: str) -> str:
-    """Make control characters visible; tabs stay, newlines start an indented continuation."""
-    if text.isprintable():
-        return text
-    escaped = _UNSAFE.sub(_visible, text)
-    return escaped.replace("\n", f"\n{CONTINUATION}") if "\n" in escaped else escaped
-
-
-def _visible(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")
-
-
-def add_task_fields(record: logging.LogRecord) -> None:
-    """Give the record ``task_id`` and ``task_name`` of the running task, unless it has them."""
-    fields = vars(record)
-    if "task_id" not in fields or "task_name" not in fields:
-        task_id, task_name = current() or (UNKNOWN_TASK, UNKNOWN_TASK)
-        fields.setdefault("task_id", task_id)
-        fields.setdefault("task_name", task_name)
-
-
-class TaskFields(logging.Filter):
-    """Lets everything pass and adds the task fields, for loggers whose handlers are the program's own."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Add the fields."""
-        add_task_fields(record)
-        return True
-
-
-class LineFormatter(logging.Formatter):
-    """Records as text.
-
-    :param fmt: Celery's ``worker_log_format`` or ``worker_task_log_format``.
-    :param colour: colour lines by level; for terminals.
-    """
-
-    def __init__(self, fmt: str = WORKER_FORMAT, datefmt: str | None = None, *, colour: bool = False) -> None:
-        super().__init__(fmt, datefmt)
-        self.colour = colour
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One record, continuation lines indented."""
-        add_task_fields(record)
-        record.message = record.getMessage()
-        if self.usesTime():
-            record.asctime = self.formatTime(record, self.datefmt)
-        parts = [self.formatMessage(record)]
-        if record.exc_info:
-            parts.append(self.formatException(record.exc_info))
-        elif record.exc_text:
-            parts.append(record.exc_text)
-        if record.stack_info:
-            parts.append(self.formatStack(record.stack_info))
-        line = escape_line("\n".join(parts))
-        code = _COLOURS.get(record.levelno) if self.colour else None
-        return line if code is None else f"\x1b[{code}m{line}\x1b[0m"
-
-
-class JsonFormatter(logging.Formatter):
-    """Records as JSON objects, one a line; fields that the program added are kept."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One record as one line of ASCII."""
-        when = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
-        fields: dict[str, Any] = {
-            "time": when.replace("+00:00", "Z"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            "process": record.processName,
-            "pid": record.process,
-        }
-        add_task_fields(record)
-        task_id, task_name = vars(record)["task_id"], vars(record)["task_name"]
-        if task_id != UNKNOWN_TASK:
-            fields.update(task_id=task_id, task_name=task_name)
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        elif record.exc_text:
-            fields["exception"] = record.exc_text
-        if record.stack_info:
-            fields["stack"] = record.stack_info
-        added = {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
-        try:
-            return json.dumps({**added, **fields}, default=_repr, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            # Odd keys, NaN or a cycle in what the program added: keep those as text.
-            texts = {str(key): _repr(value) for key, value in added.items()}
-            return json.dumps({**texts, **fields}, default=_repr)
-
-
-def _repr(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception as error:  # noqa: BLE001 - a repr of the user's own may raise anything
-        return f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
-
 
 def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
     """A record that says what could not be said."""
-    text = f"this record cannot be formatted ({_repr(error)}): {_repr(record.msg)}"
-    told = logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, "%s", (text,), None)
-    told.processName = record.processName
-    return told
+    said = f"{safe_repr(record.msg)} with {safe_repr(record.args)}"
+    text = f"this record cannot be formatted ({safe_repr(error)}): {said}"
+    return logging.LogRecord(
+        record.name, record.levelno, record.pathname, record.lineno, "%s", (text,), record.exc_info
+    )
+
+
+def _dropped(count: int) -> logging.LogRecord:
+    text = f"{count} log lines were dropped: nobody read them in time, or the disk was full"
+    return logging.LogRecord("prefork", logging.WARNING, "", 0, text, None, None)
 
 
 def pieces(data: bytes, limit: int = PIPE_LINE_MAX_BYTES) -> list[bytes]:
@@ -186,6 +63,9 @@ class LineHandler(logging.Handler):
         self.process_name = process_name
         self._blocking = blocking
         self._unreported = 0
+        # The last write ended inside a line. Without a lock, and so a guess where threads race: the
+        # worst is an empty line, or two records on one.
+        self._torn = False
         self._fd = fd
 
     def createLock(self) -> None:
@@ -203,30 +83,45 @@ class LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
+        line = self._line(record)
+        if self._unreported:
+            if self._write(self._line(_dropped(self._unreported))):
+                self._unreported = 0
+        if not self._write(line):
+            self.dropped += 1
+            self._unreported += 1
+
+    def _line(self, record: logging.LogRecord) -> bytes:
         if self.process_name is not None:
             record.processName = self.process_name
         try:
-            line = self.format(record)
+            text = self.format(record)
         except Exception as error:  # noqa: BLE001 - arguments are the program's and may do anything
-            line = self.format(_unformattable(record, error))
-        if self._unreported:
-            note = f"{self._unreported} log lines were dropped: nobody read them in time\n"
-            if self._write(note.encode()):
-                self._unreported = 0
-        if not self._write(line.encode("utf-8", "backslashreplace") + b"\n"):
-            self.dropped += 1
-            self._unreported += 1
+            let_pass(error)
+            text = self._format_instead(_unformattable(record, error))
+        return text.encode("utf-8", "backslashreplace") + b"\n"
+
+    def _format_instead(self, told: logging.LogRecord) -> str:
+        told.processName = self.process_name or told.processName
+        try:
+            return self.format(told)
+        except Exception as error:  # noqa: BLE001 - not the record is at fault but the format, or the traceback
+            let_pass(error)
+            told.exc_info = None
+            return LineFormatter().format(told)
 
     def _write(self, data: bytes) -> bool:
         if len(data) > LINE_MAX_BYTES:
             head = data[: LINE_MAX_BYTES - len(_CUT)].decode("utf-8", "ignore").encode()
             data = head + _CUT
+        if self._torn:
+            data = b"\n" + data
         try:
             if self._blocking:
                 return self._write_all(data)
-            # The end of a long record is what matters in a traceback: not cut, but written bit by bit.
+            # A long record would block as a whole: it is written bit by bit.
             return all(self._writable(0) and self._write_all(piece) for piece in pieces(data))
-        except OSError:
+        except (OSError, ValueError):
             # Disk full, reader gone, descriptor closed: logging must not take the process down.
             # The caller counts the line.
             return False
@@ -235,15 +130,15 @@ class LineHandler(logging.Handler):
         """Write, once in the normal case; go on after a short write so that lines stay whole."""
         while data:
             try:
-                data = data[os.write(self._fd, data) :]
-            except OSError as error:
-                # Somebody made the shared descriptor non-blocking.
-                if (
-                    error.errno != errno.EAGAIN
-                    or not self._blocking
-                    or not self._writable(_FULL_PIPE_WAIT_MS)
-                ):
+                written = os.write(self._fd, data)
+            except BlockingIOError:
+                # Somebody made the shared descriptor non-blocking. One line waits, not each one.
+                wait_ms = 0 if self._unreported else _FULL_PIPE_WAIT_MS
+                if not self._blocking or not self._writable(wait_ms):
                     raise
+            else:
+                self._torn = data[written - 1 : written] != b"\n"
+                data = data[written:]
         return True
 
     def _writable(self, timeout_ms: int) -> bool:
@@ -295,9 +190,12 @@ class FileLineHandler(LineHandler):
 
         :raises LogFileError: the file cannot be opened.
         """
-        old, self._fd = self._fd, _open(path)
+        new = _open(path)
+        # The number stays: another thread may be about to write to it, and must not hit a stranger's file.
+        os.dup2(new, self._fd, inheritable=False)
+        os.close(new)
         self.path = path
-        os.close(old)
+        self._torn = False
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
@@ -325,13 +223,6 @@ def _open(path: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
     except OSError as error:
         raise LogFileError(path, error) from error
-
-
-def make_formatter(
-    fmt: str, datefmt: str | None = None, *, json_lines: bool = False, colour: bool = False
-) -> logging.Formatter:
-    """The formatter that the settings ask for."""
-    return JsonFormatter() if json_lines else LineFormatter(fmt, datefmt, colour=colour)
 
 
 def open_handler(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 from .config import Config
 from .log_file import expand, has_child_field
-from .log_lines import FileLineHandler, LineHandler, make_formatter, open_handler
+from .log_formats import make_formatter
+from .log_lines import FileLineHandler, LineHandler, open_handler
 from .redirected import RedirectedStream
 from .signals import after_setup_logger, after_setup_task_logger, setup_logging
 
@@ -52,6 +53,7 @@ def setup_worker_logging(
     :param node: ``name@host``.
     :returns: False when a listener took over.
     :raises LogFileError: the log file cannot be opened.
+    :raises BadLogFileTemplate: its template has a field that does not exist.
     """
     level = level_number(loglevel)
     template = logfile if logfile is not None else config.worker_logfile

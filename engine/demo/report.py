@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TextIO
 
-from ..log_lines import escape_line
+from ..log_formats import escape_line
 from ..result import AsyncResult
 
 _LARGEST = 5

@@ -8,7 +8,7 @@ import sys
 import setproctitle
 
 from ..boot import BootSpec
-from ..log_lines import escape_line
+from ..log_formats import escape_line
 from .deaths import EXIT_BOOT_FAILED
 from .loop import Supervisor
 from .notify import HostNotifier

@@ -7,7 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..log_lines import WORKER_FORMAT, JsonFormatter, LineFormatter, open_handler
+from ..log_formats import WORKER_FORMAT, JsonFormatter, LineFormatter
+from ..log_lines import open_handler
 
 NAME: Final = "prefork.supervisor"
 _STDERR: Final = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ..log_lines import TaskFields
+from ..log_formats import TaskFields
 
 TASK_LOGGER = "celery.task"
 

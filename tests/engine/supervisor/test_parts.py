@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from prefork.engine import log_lines, orphans
 from prefork.engine.boot import BootSpec
 from prefork.engine.clock import mono_s
-from prefork.engine.log_lines import LineFormatter, LineHandler, pieces
+from prefork.engine.log_formats import LineFormatter
+from prefork.engine.log_lines import LineHandler, pieces
 from prefork.engine.scoreboard import C_EXECUTIONS, C_RUNNING, C_STATE, S_PID, Scoreboard, State
 from prefork.engine.supervisor import banner, pool
 from prefork.engine.supervisor.agent_keeper import AgentKeeper
