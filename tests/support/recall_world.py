@@ -244,12 +244,13 @@ class World:
 
     def entered(self, task_id: str) -> None:
         """A task begins."""
-        finished = set(self.runs)
-        alive = not self.dead
-        self.gate()
-        if self.dead and alive:
-            self._done_before_death = finished
-            return
+        finished, was_dead = set(self.runs), self.dead
+        try:
+            self.gate()
+        except Died:
+            if not was_dead:
+                self._done_before_death = finished
+            raise
         self.runs[task_id] += 1
         if task_id in self.settled:
             self.again.append(task_id)

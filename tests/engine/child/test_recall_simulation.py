@@ -97,7 +97,7 @@ def test_an_agent_may_die_anywhere_in_a_move_and_its_successor_repeats_it(world:
 def test_a_child_may_go_on_while_the_agent_is_slow(world: World) -> None:
     last = steps_of(world, messages=4, limit=2)
     # What is recalled of the first batch while the child is in the second; both have two messages.
-    for marked in range(1, last // 2, 2):
+    for marked in range(4, last // 2, 6):
         for pauses_at in range(1, 14):
             for ended in range(marked, last + 1):
 
