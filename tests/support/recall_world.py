@@ -272,6 +272,10 @@ class World:
 
     def move(self, *, dies_at: int = 0) -> None:
         """The agent takes back what was recalled, or dies at one of its steps."""
+        self.end_move()
+        self._move(dies_at)
+
+    def _move(self, dies_at: int = 0) -> None:
         if self.request is None:
             return
         self.agent_steps, self.agent_dies_at = 0, dies_at
@@ -306,7 +310,7 @@ class World:
 
     def _move_and_report(self) -> None:
         try:
-            self.move()
+            self._move()
         finally:
             self._child_goes_on.set()
 
