@@ -206,8 +206,8 @@ class Outcomes:
         causes: tuple[str, ...] = ()
         if decided.verdict is Verdict.DEAD:
             reason = ending.value.replace(" ", "-")
-            value = executed.value
-            causes = (safe_text(value.reason if isinstance(value, Reject) else value),)
+            value = executed.value.reason if isinstance(executed.value, Reject) else executed.value
+            causes = (value if isinstance(value, str) else safe_text(value),)
         return Outcome(
             tag=delivery.tag,
             verdict=Verdict.ACK if decided.verdict is None else decided.verdict,
