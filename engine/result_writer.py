@@ -13,7 +13,7 @@ from .clock import wall_s
 from .einfo import ExceptionInfo
 from .exceptions import BackendStoreError
 from .execution import Executed
-from .message import TaskMessage
+from .message import TaskMessage, bounded_repr
 from .publishing import seconds
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
@@ -48,16 +48,33 @@ class ResultWriter:
             return executed, ()
         try:
             stored = self._document(message, request, executed, state)
-        except EncodeError as error:
-            executed = _failed(error)
-            stored = self._document(message, request, executed, states.FAILURE)
+        except EncodeError:
+            executed, stored = self._with_text_arguments(message, request, executed, state)
         if len(stored.document) > RESULT_BYTES_MAX:
             size = len(stored.document)
             executed = _failed(BackendStoreError(f"the result has {size} bytes; at most {RESULT_BYTES_MAX}"))
-            stored = self._document(message, request, executed, states.FAILURE)
+            stored = self._document(message, request, executed, states.FAILURE, text_arguments=True)
         return executed, (stored,)
 
-    def _document(self, message: TaskMessage, request: Any, executed: Executed, state: str) -> StoredResult:
+    def _with_text_arguments(
+        self, message: TaskMessage, request: Any, executed: Executed, state: str
+    ) -> tuple[Executed, StoredResult]:
+        """The document when something has no form: arguments are not worth a FAILURE, the value is."""
+        try:
+            return executed, self._document(message, request, executed, state, text_arguments=True)
+        except EncodeError as error:
+            executed = _failed(error)
+        return executed, self._document(message, request, executed, states.FAILURE, text_arguments=True)
+
+    def _document(
+        self,
+        message: TaskMessage,
+        request: Any,
+        executed: Executed,
+        state: str,
+        *,
+        text_arguments: bool = False,
+    ) -> StoredResult:
         ready = state in states.READY_STATES
         document = result_document.encode(
             state,
@@ -69,15 +86,16 @@ class ResultWriter:
             group_id=message.group,
             parent_id=message.parent_id,
             date_done_wall_s=wall_s() if ready else None,
-            extended=self._extra(message, request) if self._extended else None,
+            extended=self._extra(message, request, text_arguments) if self._extended else None,
         )
         return StoredResult(message.id, document, self._expires_s, ready)
 
-    def _extra(self, message: TaskMessage, request: Any) -> Mapping[str, Any]:
+    def _extra(self, message: TaskMessage, request: Any, as_text: bool) -> Mapping[str, Any]:
+        # A task may have put anything into its arguments, and pickle brings what JSON cannot say.
         return {
             "name": message.task,
-            "args": request.args,
-            "kwargs": request.kwargs,
+            "args": bounded_repr(request.args) if as_text else request.args,
+            "kwargs": bounded_repr(request.kwargs) if as_text else request.kwargs,
             "worker": self._node,
             "retries": message.retries,
             "queue": message.routing_key,

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from prefork.engine import states
+from prefork.engine.app import App
+from prefork.engine.einfo import ExceptionInfo
+from prefork.engine.execution import Executed
+from prefork.engine.message import TaskMessage
+from prefork.engine.request import Context
+from prefork.engine.result_writer import RESULT_BYTES_MAX, ResultWriter
+from prefork.serializers.registry import SerializerTable
+from prefork.transports.base import StoredResult
+from support.apps import memory_app, sent
+
+
+@pytest.fixture
+def message() -> Iterator[TaskMessage]:
+    with memory_app() as app:
+        yield a_message(app)
+
+
+def a_message(app: App) -> TaskMessage:
+    """A message as a worker parses it, with a group and a parent."""
+    app.task(name="add")(lambda x, y=0: x + y)
+    app.tasks["add"].apply_async((1,), {"y": 2}, task_id="id-1", group_id="group-1", parent_id="parent-1")
+    (message,) = sent(app)
+    return message
+
+
+def a_writer(*, enabled: bool = True, expires: Any = 60, extended: bool = False) -> ResultWriter:
+    """A writer of JSON."""
+    config = SimpleNamespace(result_serializer="json", result_expires=expires, result_extended=extended)
+    return ResultWriter(config, SerializerTable(), enabled=enabled, node="prefork@host")
+
+
+def a_request(**fields: Any) -> Context:
+    """The request of the message."""
+    return Context({"id": "id-1", "args": [1], "kwargs": {"y": 2}, **fields})
+
+
+def read(stored: StoredResult) -> dict[str, Any]:
+    """The document as a peer reads it."""
+    found: dict[str, Any] = json.loads(stored.document)
+    return found
+
+
+def test_a_success_is_stored_as_it_is(message: TaskMessage) -> None:
+    executed = Executed(states.SUCCESS, {"sum": 3})
+    after, (stored,) = a_writer().executed(message, a_request(), executed, states.SUCCESS)
+    assert after is executed
+    assert (stored.key, stored.expires_s, stored.final) == ("id-1", 60.0, True)
+    document = read(stored)
+    assert document.pop("date_done")
+    assert document == {
+        "status": "SUCCESS",
+        "result": {"sum": 3},
+        "traceback": None,
+        "children": [],
+        "group_id": message.group,
+        "parent_id": message.parent_id,
+        "task_id": "id-1",
+    }
+
+
+def test_a_failure_is_stored_with_its_traceback(message: TaskMessage) -> None:
+    error = ValueError("no")
+    executed = Executed(states.FAILURE, error, ExceptionInfo(error))
+    after, (stored,) = a_writer().executed(message, a_request(), executed, states.FAILURE)
+    assert after is executed
+    document = read(stored)
+    assert document["result"] == {"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"}
+    assert "ValueError: no" in document["traceback"]
+
+
+def test_a_retry_is_no_final_result_and_has_no_date(message: TaskMessage) -> None:
+    executed = Executed(states.RETRY, ValueError("later"))
+    _, (stored,) = a_writer().executed(message, a_request(), executed, states.RETRY)
+    assert not stored.final
+    assert read(stored)["date_done"] is None
+
+
+def test_the_tasks_that_a_task_sent_are_its_children(message: TaskMessage) -> None:
+    child = SimpleNamespace(as_tuple=lambda: (("id-2", None), None))
+    executed = Executed(states.SUCCESS, None)
+    _, (stored,) = a_writer().executed(message, a_request(_children=[child]), executed, states.SUCCESS)
+    assert read(stored)["children"] == [[["id-2", None], None]]
+
+
+def test_a_value_that_cannot_be_encoded_becomes_a_failure(message: TaskMessage) -> None:
+    executed = Executed(states.SUCCESS, {"x": object()})
+    after, (stored,) = a_writer().executed(message, a_request(), executed, states.SUCCESS)
+    assert after.state == states.FAILURE
+    assert after.einfo is not None
+    document = read(stored)
+    assert document["status"] == "FAILURE"
+    assert document["result"]["exc_type"] == "EncodeError"
+    assert "object" in document["traceback"]
+    assert stored.final
+
+
+def test_a_value_that_is_too_large_becomes_a_failure_that_says_how_large(message: TaskMessage) -> None:
+    executed = Executed(states.SUCCESS, "x" * RESULT_BYTES_MAX)
+    after, (stored,) = a_writer().executed(message, a_request(), executed, states.SUCCESS)
+    assert after.state == states.FAILURE
+    document = read(stored)
+    assert document["result"]["exc_type"] == "BackendStoreError"
+    assert str(RESULT_BYTES_MAX) in document["traceback"]
+    assert len(stored.document) < 10_000
+
+
+def test_a_writer_that_is_disabled_makes_no_document(message: TaskMessage) -> None:
+    writer = a_writer(enabled=False)
+    executed = Executed(states.SUCCESS, object())
+    assert writer.executed(message, a_request(), executed, states.SUCCESS) == (executed, ())
+    assert writer.failure(ValueError("no"), task_id="id-1") == ()
+
+
+def test_extended_results_say_what_ran_and_where(message: TaskMessage) -> None:
+    executed = Executed(states.SUCCESS, 3)
+    _, (stored,) = a_writer(extended=True).executed(message, a_request(), executed, states.SUCCESS)
+    document = read(stored)
+    extra = {name: document[name] for name in ("name", "args", "kwargs", "worker", "retries", "queue")}
+    assert extra == {
+        "name": "add",
+        "args": [1],
+        "kwargs": {"y": 2},
+        "worker": "prefork@host",
+        "retries": 0,
+        "queue": "celery",
+    }
+
+
+def test_arguments_that_cannot_be_encoded_are_shown_as_text_and_spoil_no_success(
+    message: TaskMessage,
+) -> None:
+    request = a_request(args=[object()], kwargs={"y": {1, 2, object()}})
+    executed = Executed(states.SUCCESS, 3)
+    after, (stored,) = a_writer(extended=True).executed(message, request, executed, states.SUCCESS)
+    assert after is executed
+    document = read(stored)
+    assert (document["status"], document["result"]) == ("SUCCESS", 3)
+    assert document["args"].startswith("[<object object at")
+    assert document["kwargs"].startswith("{'y': {")
+
+
+def test_neither_value_nor_arguments_need_to_be_encodable_for_a_failure(message: TaskMessage) -> None:
+    request = a_request(args=[object()])
+    executed = Executed(states.SUCCESS, object())
+    after, (stored,) = a_writer(extended=True).executed(message, request, executed, states.SUCCESS)
+    assert after.state == states.FAILURE
+    assert read(stored)["result"]["exc_type"] == "EncodeError"
+
+
+def test_arguments_that_make_a_result_too_large_are_cut_in_the_failure(message: TaskMessage) -> None:
+    request = a_request(args=["x" * RESULT_BYTES_MAX])
+    executed = Executed(states.SUCCESS, 3)
+    after, (stored,) = a_writer(extended=True).executed(message, request, executed, states.SUCCESS)
+    assert after.state == states.FAILURE
+    assert len(stored.document) < 10_000
+
+
+@pytest.mark.parametrize("expires", [None, 0])
+def test_without_a_lifetime_results_are_kept(expires: int | None) -> None:
+    assert a_writer(expires=expires).state("id-1", states.STARTED, None).expires_s is None
+
+
+def test_a_state_on_the_way_is_not_final_and_needs_no_message() -> None:
+    stored = a_writer().state("id-1", "PROGRESS", {"done": 5})
+    assert (stored.key, stored.final, stored.expires_s) == ("id-1", False, 60.0)
+    document = read(stored)
+    assert (document["status"], document["result"], document["date_done"]) == ("PROGRESS", {"done": 5}, None)
+    assert not {"group_id", "parent_id"} & set(document)
+
+
+def test_a_state_says_the_group_and_parent_of_its_message(message: TaskMessage) -> None:
+    document = read(a_writer().state("id-1", states.STARTED, None, message))
+    assert (document.get("group_id"), document.get("parent_id")) == (message.group, message.parent_id)
+    assert message.group == "group-1"
+
+
+@pytest.mark.parametrize("state", [states.FAILURE, states.REVOKED])
+def test_what_could_not_be_run_to_its_end_is_stored_as_final(message: TaskMessage, state: str) -> None:
+    (stored,) = a_writer().failure(ValueError("lost"), task_id="id-1", message=message, state=state)
+    document = read(stored)
+    assert (stored.key, stored.final, stored.expires_s) == ("id-1", True, 60.0)
+    assert (document["status"], document["result"]["exc_message"]) == (state, ["lost"])
+    assert document["date_done"]
+    assert document["group_id"] == "group-1"
+
+
+def test_a_failure_without_a_message_says_no_group() -> None:
+    (stored,) = a_writer().failure(ValueError("lost"), task_id="id-1")
+    assert "group_id" not in read(stored)
+
+
+@pytest.mark.parametrize("task_id", [None, ""])
+def test_a_failure_without_an_id_is_not_stored(task_id: str | None) -> None:
+    assert a_writer().failure(ValueError("lost"), task_id=task_id) == ()
