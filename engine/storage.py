@@ -45,7 +45,8 @@ def open_storage(app: App) -> Storage:
     """
     client = app.client
     transport, store = client.transport, client.results
-    together = (
-        transport.capabilities.stores_results and client.config.result_backend == client.config.broker_url
-    )
+    config = client.config
+    # `client.transport` is the broker of the address for publishing, where there is one.
+    broker_url = config.broker_write_url or config.broker_url
+    together = transport.capabilities.stores_results and config.result_backend == broker_url
     return Storage(transport, store, Settler(transport, store, together=together), client.table)
