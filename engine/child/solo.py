@@ -163,6 +163,7 @@ class Solo:
                 sender=self._loaded.node, sig=name, how="Warm", exitcode=EXIT_AS_TOLD
             )
             self._tell_to_leave()
+            _log.info("%s: leaving when the running task has ended; once more to give it back", name)
         elif self._slot.words[C_BODY]:
             raise Interrupted(f"stopped by a second {name}")
 

@@ -1,0 +1,193 @@
+"""The agent's loop: requests of a supervisor, brokers that come and go, wakes of idle children."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from prefork.engine import orphans, signals
+from prefork.engine.agent.loop import Agent
+from prefork.engine.agent.waking import Waker
+from prefork.engine.app import App
+from prefork.engine.process_link import channel_pair, receive, send
+from prefork.engine.scoreboard import (
+    A_ANNOUNCED,
+    A_RENEWED_NS,
+    A_WAITING,
+    C_STATE,
+    S_HIGH_SLOT,
+    S_PID,
+    W_WAKE,
+    Scoreboard,
+    State,
+)
+from prefork.engine.settling import Settler
+from prefork.engine.storage import Storage
+from support.apps import memory_app
+from support.faulty import Faulty
+from support.one_child import WORKER, link_of, loaded, unlink
+from support.waiting import Background, eventually
+
+
+class Left(BaseException):
+    """The process has ended (`os._exit`)."""
+
+
+class Stage:
+    """An agent on a thread, and the supervisor's end of its channel."""
+
+    def __init__(self, app: App) -> None:
+        app.conf.result_backend = app.conf.broker_url
+        self.app = app
+        self.board = Scoreboard()
+        self.link = link_of(self.board)
+        self.ours, self.theirs = channel_pair()
+        self.ours.settimeout(10)
+        self.transport = Faulty(app.client.transport)
+        settler = Settler(self.transport, app.client.results, together=True)  # type: ignore[arg-type]
+        storage = Storage(self.transport, app.client.results, settler, app.client.table)  # type: ignore[arg-type]
+        self.agent = Agent(self.link, loaded(app), self.theirs, storage, logging.getLogger("test.agent"))
+
+    def hear(self) -> dict[str, Any]:
+        message, _ = receive(self.ours)
+        assert message is not None
+        return message
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+        unlink(self.link)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with memory_app() as app:
+        made = Stage(app)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def cleared_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What an agent does about the children when its supervisor is gone."""
+    done: list[str] = []
+
+    def leave(code: int) -> None:
+        raise Left
+
+    monkeypatch.setattr(orphans, "clear_up_after", lambda pidfd, board: done.append("channel"))
+    monkeypatch.setattr(os, "_exit", leave)
+    return done
+
+
+def test_an_agent_renews_the_lease_serves_and_leaves(stage: Stage) -> None:
+    ready: list[str] = []
+
+    def receiver(sender, **_):
+        ready.append(sender)
+
+    signals.worker_ready.connect(receiver, weak=False)
+    try:
+        running = Background(stage.agent.run)
+        assert stage.hear() == {"op": "ready"}
+        assert stage.board.words[A_RENEWED_NS] > 0
+        send(stage.ours, {"op": "stop"})
+        assert running.result() == 0
+    finally:
+        signals.worker_ready.disconnect(receiver)
+    assert len(ready) == 1
+    assert stage.app.client.transport.owners(WORKER) == []
+
+
+def test_an_agent_that_replaces_another_does_not_announce_the_worker_again(stage: Stage) -> None:
+    seen: list[str] = []
+
+    def receiver(sender, **_):
+        seen.append(sender)
+
+    stage.board.words[A_ANNOUNCED] = 1
+    signals.worker_ready.connect(receiver, weak=False)
+    try:
+        running = Background(stage.agent.run)
+        stage.hear()
+        send(stage.ours, {"op": "stop"})
+        running.result()
+    finally:
+        signals.worker_ready.disconnect(receiver)
+    assert seen == []
+
+
+def test_what_cannot_be_done_while_the_broker_is_away_is_done_later(stage: Stage) -> None:
+    running = Background(stage.agent.run)
+    stage.hear()
+    stage.transport.fail("recover", 3)
+    stage.board.slot(0).clear(1)
+    request = {"op": "dead", "slot": 0, "generation": 1, "verdict": "crash", "cause": "signal 9"}
+    send(stage.ours, request)
+    assert stage.hear()["op"] == "recovered"
+    assert stage.transport.calls["recover"] == 4
+    send(stage.ours, {"op": "stop"})
+    running.result()
+
+
+def test_an_agent_leaves_although_the_broker_is_away(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    running = Background(stage.agent.run)
+    stage.hear()
+    stage.transport.fail("unregister", 1)
+    send(stage.ours, {"op": "stop"})
+    assert running.result() == 0
+    assert "left to run out" in caplog.text
+
+
+def test_the_end_of_the_channel_means_that_the_supervisor_died(stage: Stage, cleared_up: list[str]) -> None:
+    running = Background(stage.agent.run)
+    stage.hear()
+    stage.ours.close()
+    with pytest.raises(Left):
+        running.result()
+    assert cleared_up == ["channel"]
+
+
+def test_an_answer_that_nobody_reads_means_that_the_supervisor_died(
+    stage: Stage, cleared_up: list[str]
+) -> None:
+    stage.ours.close()
+    with pytest.raises(Left):
+        stage.agent.run()
+    assert cleared_up == ["channel"]
+
+
+@pytest.mark.parametrize(("idle", "waiting", "woken"), [(3, 2, 2), (1, 5, 1), (2, 0, 0), (0, 4, 0)])
+def test_no_more_children_are_woken_than_there_are_messages(
+    stage: Stage, idle: int, waiting: int, woken: int
+) -> None:
+    board = stage.board
+    board.words[S_HIGH_SLOT] = 4
+    for index in range(4):
+        words = board.slot(index).words
+        words[S_PID] = 1000 + index
+        words[C_STATE] = State.IDLE if index < idle else State.WORKING
+    for number in range(waiting):
+        stage.app.send_task("proj.any", (number,))
+    nobody = Waker(board, stage.app.client.transport, ["celery"]).wake()
+    assert sum(board.slot(index).words[W_WAKE] != 0 for index in range(4)) == woken
+    assert nobody is (waiting > 0 and idle == 0)
+    assert board.words[A_WAITING] == waiting
+
+
+def test_a_message_wakes_a_child_while_the_agent_waits(stage: Stage) -> None:
+    board = stage.board
+    board.words[S_HIGH_SLOT] = 1
+    board.slot(0).words[S_PID] = 1000
+    board.slot(0).words[C_STATE] = State.IDLE
+    running = Background(stage.agent.run)
+    stage.hear()
+    before = board.slot(0).words[W_WAKE]
+    stage.app.send_task("proj.any")
+    eventually(lambda: board.slot(0).words[W_WAKE] != before)
+    send(stage.ours, {"op": "stop"})
+    running.result()

@@ -1,0 +1,93 @@
+"""A worker of one process: it sleeps when idle, leaves when told, gives back what it interrupts."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from prefork.engine.app import App
+from prefork.engine.result_document import decode
+from support.apps import memory_app
+from support.host import Host
+from support.waiting import eventually
+
+SOLO = ("-A", "shop", "worker", "-P", "solo", "-l", "INFO")
+PROJECT = """
+import pathlib, time
+from prefork.engine import App
+
+HERE = pathlib.Path({root!r})
+app = App("shop", broker="filesystem://{root}/broker", backend="filesystem://{root}/broker")
+
+@app.task
+def wait_for(name):
+    (HERE / f"{{name}}-began").write_text("")
+    while not (HERE / name).exists():
+        time.sleep(0.01)
+    return name
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    made.write("shop.py", PROJECT.format(root=str(tmp_path)))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(host: Host) -> Iterator[App]:
+    url = f"filesystem://{host.root}/broker"
+    with memory_app("shop", broker=url, backend=url) as app:
+        yield app
+
+
+def begun(host: Host, client: App, name: str) -> str:
+    """Send a task that waits, and wait until it has begun."""
+    result = client.send_task("shop.wait_for", (name,))
+    eventually(lambda: (host.root / f"{name}-began").exists(), deadline_s=20)
+    return result.id
+
+
+def test_an_idle_one_sleeps(host: Host, client: App) -> None:
+    worker = host.start(*SOLO)
+    (host.root / "go").write_text("")
+    begun(host, client, "go")
+    process = psutil.Process(worker.pid)
+    before = process.cpu_times()
+    wall_s = time.monotonic() + 1.0
+    eventually(lambda: time.monotonic() > wall_s, every_s=0.05)
+    after = process.cpu_times()
+    assert after.user + after.system - before.user - before.system < 0.4, "it spins"
+
+
+def test_one_that_is_told_to_leave_finishes_its_task_first(host: Host, client: App) -> None:
+    worker = host.start(*SOLO)
+    task_id = begun(host, client, "one")
+    client.send_task("shop.wait_for", ("two",))
+    worker.send_signal(signal.SIGTERM)
+    (host.root / "one").write_text("")
+    assert worker.wait(10) == 0, host.log()
+    document = client.client.results.get([task_id])[0]
+    assert document is not None
+    assert decode(document, client.client.table.by_name("json")).status == "SUCCESS"
+    depth = client.client.transport.depth("celery")
+    assert (depth.ready, depth.in_work) == (1, 0)
+
+
+def test_a_second_signal_gives_the_running_task_back(host: Host, client: App) -> None:
+    worker = host.start(*SOLO)
+    task_id = begun(host, client, "never")
+    worker.send_signal(signal.SIGINT)
+    host.wait_for_log("once more to give it back")
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(10) == 0, host.log()
+    assert client.client.results.get([task_id]) == [None]
+    depth = client.client.transport.depth("celery")
+    assert (depth.ready, depth.in_work) == (1, 0)
