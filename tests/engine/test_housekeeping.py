@@ -1,195 +1,111 @@
+"""The duties of a worker towards its broker."""
+
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from prefork.engine.clock import mono_s, wall_s
-from prefork.engine.housekeeping import Duty, Housekeeping
-from prefork.transports.base import Recovery
-from prefork.transports.errors import BrokerUnavailable
-
-LEASE_S = 60.0
-RENEW_S = 20.0
-FAR_S = 1e9
-
-
-class FakeBroker:
-    """What housekeeping asks of a transport; fails with `error` while there is one."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[object, ...]] = []
-        self.error: Exception | None = None
-        self.next_wall_s: float | None = None
-        self.lines: list[str] = []
-        self.recovery = Recovery(returned=2)
-
-    def _call(self, *call: object) -> None:
-        self.calls.append(call)
-        if self.error is not None:
-            raise self.error
-
-    def heartbeat(self, worker: str, lease_s: float) -> None:
-        self._call("heartbeat", worker, lease_s)
-
-    def promote(self) -> float | None:
-        self._call("promote")
-        return self.next_wall_s
-
-    def recover_lapsed(self, *, max_crashes: int) -> Recovery:
-        self._call("recover_lapsed", max_crashes)
-        return self.recovery
-
-    def maintain(self) -> list[str]:
-        self._call("maintain")
-        return self.lines
+from prefork.engine import housekeeping
+from prefork.engine.app import App
+from prefork.engine.clock import wall_s
+from prefork.engine.housekeeping import Housekeeping
+from prefork.transports.base import Outgoing, Recovery
+from support.apps import memory_app
+from support.faulty import Faulty
 
 
-class World:
-    """Housekeeping over a fake broker, and what it said and called."""
+class Clock:
+    """A clock that stands until it is set."""
 
     def __init__(self) -> None:
-        self.broker = FakeBroker()
-        self.renewed = 0
-        self.promoted = 0
-        self.lapsed: list[Recovery] = []
-        self.keeping = Housekeeping(
-            self.broker,  # type: ignore[arg-type]
-            "worker-1",
-            lease_s=LEASE_S,
-            renew_s=RENEW_S,
-            max_crashes=3,
-            log=logging.getLogger("test.housekeeping"),
-            on_renewed=self._renewed,
-            on_promoted=self._promoted,
-            on_lapsed=self.lapsed.append,
-        )
+        self.now_s = 1000.0
 
-    def _renewed(self) -> None:
-        self.renewed += 1
-
-    def _promoted(self) -> None:
-        self.promoted += 1
-
-    def duty(self, name: str) -> Duty:
-        """The duty of a name."""
-        (found,) = (duty for duty in self.keeping.duties if duty.name == name)
-        return found
-
-    def only(self, name: str) -> Duty:
-        """Make one duty due now and all others far away."""
-        for duty in self.keeping.duties:
-            duty.next_s = mono_s() + FAR_S
-        found = self.duty(name)
-        found.next_s = 0.0
-        return found
+    def __call__(self) -> float:
+        return self.now_s
 
 
 @pytest.fixture
-def world(caplog: pytest.LogCaptureFixture) -> Iterator[World]:
-    with caplog.at_level(logging.INFO, "test.housekeeping"):
-        yield World()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(housekeeping, "mono_s", made)
+    return made
 
 
-def test_everything_is_due_at_the_start(world: World) -> None:
-    left_s = world.keeping.turn()
-    assert world.broker.calls == [
-        ("heartbeat", "worker-1", LEASE_S),
-        ("promote",),
-        ("recover_lapsed", 3),
-        ("maintain",),
-    ]
-    assert (world.renewed, world.promoted, world.lapsed) == (1, 1, [Recovery(returned=2)])
-    assert 0.0 <= left_s <= 0.25
+@pytest.fixture
+def app() -> Iterator[App]:
+    with memory_app() as made:
+        yield made
 
 
-def test_what_is_not_due_is_left_alone(world: World) -> None:
-    world.only("maintenance").next_s = mono_s() + 50.0
-    left_s = world.keeping.turn()
-    assert world.broker.calls == []
-    assert 0.0 < left_s <= 50.0
+def keeping(transport: Any, **events: Any) -> Housekeeping:
+    given: dict[str, Any] = {
+        "lease_s": 15.0,
+        "renew_s": 5.0,
+        "on_renewed": lambda: None,
+        "on_promoted": lambda: None,
+        "on_lapsed": lambda recovery: None,
+    }
+    log = logging.getLogger("test.housekeeping")
+    return Housekeeping(transport, "worker", max_crashes=3, log=log, **(given | events))
 
 
-@pytest.mark.parametrize(
-    ("name", "interval_s"),
-    [("lease", RENEW_S), ("schedule", 0.25), ("lost workers", LEASE_S / 3), ("maintenance", 10.0)],
-)
-def test_each_duty_is_due_again_after_its_interval(world: World, name: str, interval_s: float) -> None:
-    duty = world.only(name)
-    before_s = mono_s()
-    world.keeping.turn()
-    assert before_s + interval_s <= duty.next_s <= mono_s() + interval_s
-    assert len(world.broker.calls) == 1
+def test_every_duty_is_done_at_once_and_then_in_its_time(app: App, clock: Clock) -> None:
+    transport = Faulty(app.client.transport)
+    keeper = keeping(transport)
+    names = ("heartbeat", "promote", "recover_lapsed", "maintain")
+    keeper.turn()
+    assert [transport.calls[name] for name in names] == [1, 1, 1, 1]
+    assert 0 < keeper.turn() <= 0.25
+    assert [transport.calls[name] for name in names] == [1, 1, 1, 1]
+    for _ in range(100):
+        clock.now_s += 0.25
+        keeper.turn()
+    heartbeats, promotions, lapses, maintenances = (transport.calls[name] for name in names)
+    assert heartbeats >= 1 + 25 // 5
+    assert promotions == 101
+    assert lapses >= 25 // 5
+    assert maintenances >= 1 + 25 // 10
 
 
-def test_the_lease_is_renewed_on_demand_and_a_failure_is_the_callers(world: World) -> None:
-    world.keeping.renew()
-    assert (world.broker.calls, world.renewed) == ([("heartbeat", "worker-1", LEASE_S)], 1)
-    world.broker.error = BrokerUnavailable("away")
-    with pytest.raises(BrokerUnavailable):
-        world.keeping.renew()
-    assert world.renewed == 1
-
-
-def test_a_failing_duty_is_logged_once_and_its_recovery_too(
-    world: World, caplog: pytest.LogCaptureFixture
+def test_a_broker_that_is_away_is_said_once_and_so_is_its_return(
+    app: App, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.broker.error = BrokerUnavailable("no route")
-    for _ in range(3):
-        duty = world.only("lease")
-        world.keeping.turn()
-    assert duty.failures == 3
-    assert world.renewed == 0
-    assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("ERROR", "lease: no route; trying again every 20 s")
-    ]
-    caplog.clear()
-    world.broker.error = None
-    for _ in range(2):
-        world.only("lease")
-        world.keeping.turn()
-    assert duty.failures == 0
-    assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("WARNING", "lease: works again after 3 failures")
-    ]
+    transport = Faulty(app.client.transport)
+    keeper = keeping(transport)
+    transport.fail("heartbeat", 3)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(6):
+            keeper.turn()
+            clock.now_s += 5
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("trying again" in text for text in said) == 1
+    assert sum("works again after 3 failures" in text for text in said) == 1
 
 
-def test_a_failing_duty_waits_its_interval_and_does_not_stop_the_others(world: World) -> None:
-    world.broker.error = BrokerUnavailable("away")
-    before_s = mono_s()
-    world.keeping.turn()
-    assert len(world.broker.calls) == 4
-    assert [duty.failures for duty in world.keeping.duties] == [1, 1, 1, 1]
-    assert all(duty.next_s >= before_s + duty.interval_s for duty in world.keeping.duties)
+def test_what_is_due_soon_is_promoted_when_it_is_due(app: App, clock: Clock) -> None:
+    promoted: list[int] = []
+    transport = app.client.transport
+    transport.send([Outgoing("celery", b"later", 0, wall_s() + 0.05)])
+    keeper = keeping(transport, on_promoted=lambda: promoted.append(1))
+    assert keeper.turn() <= 0.05
+    assert promoted == [1]
 
 
-def test_what_no_transport_raises_is_not_hidden(world: World) -> None:
-    world.broker.error = ZeroDivisionError("a bug")
-    world.only("maintenance")
-    with pytest.raises(ZeroDivisionError):
-        world.keeping.turn()
+def test_messages_of_a_vanished_worker_are_taken_over(app: App, clock: Clock) -> None:
+    transport = app.client.transport
+    transport.send([Outgoing("celery", b"document")])
+    transport.consumer(["celery"], "gone.0.1", "gone").reserve(1)
+    transport.heartbeat("gone", 0.0)
+    seen: list[Recovery] = []
+    keeping(transport, on_lapsed=seen.append).turn()
+    assert seen[0].suspects == 1
 
 
-@pytest.mark.parametrize(("in_s", "at_most_s"), [(-5.0, 0.0), (0.1, 0.1), (3600.0, 0.25)])
-def test_the_schedule_is_looked_at_when_the_next_message_is_due(
-    world: World, in_s: float, at_most_s: float
-) -> None:
-    world.broker.next_wall_s = wall_s() + in_s
-    duty = world.only("schedule")
-    world.keeping.turn()
-    assert world.promoted == 1
-    assert duty.next_s <= mono_s() + at_most_s
-
-
-def test_what_is_overdue_is_due_at_once(world: World) -> None:
-    world.broker.next_wall_s = wall_s() - 5.0
-    world.only("schedule")
-    assert world.keeping.turn() == 0.0
-
-
-def test_what_maintenance_found_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.broker.lines = ["segment 7 is damaged: 100%", "queue x was left alone"]
-    world.only("maintenance")
-    world.keeping.turn()
-    assert [record.message for record in caplog.records] == world.broker.lines
+def test_what_maintenance_finds_is_said(app: App, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    transport = Faulty(app.client.transport)
+    transport.maintain = lambda: ["a foreign object was set aside"]  # type: ignore[attr-defined]
+    keeping(transport).turn()
+    assert "a foreign object" in caplog.text
