@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prefork.engine.template.threads import unsafe_to_fork
 from support.forked import in_child
+from support.waiting import eventually
 
 
 def asked(*allowed: int) -> list[str]:
@@ -31,20 +32,21 @@ def test_a_process_with_one_thread_and_no_sockets_is_safe() -> None:
 def test_a_thread_is_named_with_the_module_it_runs_in() -> None:
     def look() -> None:
         close_inherited()
+        reached = threading.Event()
         threading.Thread(target=threading.Event().wait, args=(60,), name="bare", daemon=True).start()
-        threading.Thread(target=wait_for, args=(threading.Event(),), name="poller", daemon=True).start()
-        reached.wait(10)
-        assert sorted(asked())[1:] == [f"thread 'poller' of {__name__}"]
+        threading.Thread(target=wait_for, args=(reached,), name="poller", daemon=True).start()
+        assert reached.wait(10)
+        assert sorted(asked()) == [
+            "thread 'bare' of an unknown module",
+            f"thread 'poller' of {__name__}",
+        ]
 
     in_child(look)
 
 
-reached = threading.Event()
-
-
-def wait_for(event: threading.Event) -> None:
+def wait_for(reached: threading.Event) -> None:
     reached.set()
-    event.wait(60)
+    threading.Event().wait(60)
 
 
 def test_a_thread_that_is_nothing_but_machinery_is_of_an_unknown_module() -> None:
@@ -82,8 +84,7 @@ def test_a_thread_that_has_ended_does_not_count() -> None:
         thread.start()
         thread.join(10)
         # join returns a moment before the kernel's thread is gone
-        while len(os.listdir("/proc/self/task")) > 1:
-            os.sched_yield()
+        eventually(lambda: len(os.listdir("/proc/self/task")) == 1)
         assert asked() == []
 
     in_child(look)
