@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...transports.base import Delivery, Outcome, Outgoing, StoredResult, Verdict
 from .. import signals, states
@@ -15,7 +15,7 @@ from ..follow_ups import on_failure, on_retry, on_success
 from ..message import Embed, MalformedMessage, TaskMessage
 from ..message_edit import with_header
 from ..request import Context
-from ..settle import AckPolicy, Ending, settlement
+from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
 from .parts import Parts
 from .plan import RunPlan
@@ -31,13 +31,8 @@ _ENDINGS = {
 }
 
 
-class _Consequences(NamedTuple):
-    """What happened after all, and what is stored and sent because of it."""
-
-    executed: Executed
-    ending: Ending
-    results: tuple[StoredResult, ...]
-    follow_ups: tuple[Outgoing, ...]
+# What happened after all, and what is done, stored and sent because of it.
+_Consequences = tuple[Executed, Ending, Settlement, tuple[StoredResult, ...], tuple[Outgoing, ...]]
 
 
 def ending_of(executed: Executed) -> Ending:
@@ -196,8 +191,9 @@ class Outcomes:
         For a message that was acknowledged before its start only results and follow-ups count.
         Nothing of the user's that runs in here can raise past it.
         """
-        executed, ending, results, follow_ups = self._consequences(delivery, message, plan, request, executed)
-        decided = settlement(ending, plan.acks)
+        executed, ending, decided, results, follow_ups = self._consequences(
+            delivery, message, plan, request, executed
+        )
         self._report.ended(plan, message, executed, ending, runtime_ns)
         if isinstance(executed.value, MemoryError):
             # Whatever filled the memory may still be there: another process carries on.
@@ -241,7 +237,7 @@ class Outcomes:
             plain = BackendStoreError(f"the outcome cannot be stored: {safe_text(error, 512)}")
             failed = Executed(states.FAILURE, plain, ExceptionInfo(plain))
             results = self._parts.results.failure(plain, task_id=message.id, message=message)
-            return _Consequences(failed, Ending.FAILURE, results, ())
+            return failed, Ending.FAILURE, settlement(Ending.FAILURE, plan.acks), results, ()
 
     def _weigh(
         self,
@@ -251,14 +247,19 @@ class Outcomes:
         request: Context,
         executed: Executed,
     ) -> _Consequences:
-        state = settlement(ending_of(executed), plan.acks).state
-        results: tuple[StoredResult, ...] = ()
-        if state is not None and self._is_stored(plan, message, executed):
-            executed, results = self._parts.results.executed(message, request, executed, state)
         ending = ending_of(executed)
-        is_final = settlement(ending, plan.acks).state is not None
-        follow_ups = self._follow_ups(delivery, message, request, executed, is_final)
-        return _Consequences(executed, ending, results, follow_ups)
+        decided = settlement(ending, plan.acks)
+        results: tuple[StoredResult, ...] = ()
+        if decided.state is not None and self._is_stored(plan, message, executed):
+            encoded, results = self._parts.results.executed(message, request, executed, decided.state)
+            if encoded is not executed:  # it could not be stored as it was
+                executed, ending = encoded, ending_of(encoded)
+                decided = settlement(ending, plan.acks)
+        follow_ups: tuple[Outgoing, ...] = ()
+        if executed.retry is not None or request.callbacks or request.chain or request.errbacks:
+            is_final = decided.state is not None
+            follow_ups = self._follow_ups(delivery, message, request, executed, is_final)
+        return executed, ending, decided, results, follow_ups
 
     def _is_stored(self, plan: RunPlan, message: TaskMessage, executed: Executed) -> bool:
         """Whether anybody is told; a message's own wish wins over the task's (interop §8.11)."""
