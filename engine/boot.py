@@ -52,7 +52,6 @@ class BootSpec:
     pidfile: str | None = None
     statedb: str | None = None
     autoscale: list[int] | None = None
-    purge: bool = False
     task_events: bool = False
     watch_pid: int | None = None
     notify_fd: int | None = None
