@@ -26,7 +26,7 @@ from .clock import mono_s, wall_s
 from .local import running
 from .message import bounded_repr, encode_task, fresh_id
 from .publishing import full_draft, plain_draft, retry_pause_s, seconds
-from .routes import Router
+from .routes import Destination, Router, declaration
 from .stored_results import StoredResults
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class _Handles:
         self.results: ResultStore | None = None
         self.origin = f"gen{self.pid}@{socket.gethostname()}"
         self.reply_to = ""
+        # What of the broker's abilities the sending of a message depends on.
+        self.routes = False
+        self.sends_due = True
 
 
 class Client:
@@ -97,10 +100,21 @@ class Client:
         if handles.transport is None:
             with handles.lock:
                 if handles.transport is None:
-                    handles.transport = open_transport(
-                        self.config.broker_write_url or self.config.broker_url, self.transport_options()
+                    self._use(
+                        handles,
+                        open_transport(
+                            self.config.broker_write_url or self.config.broker_url, self.transport_options()
+                        ),
                     )
+        assert handles.transport is not None
         return handles.transport
+
+    @staticmethod
+    def _use(handles: _Handles, transport: Transport) -> None:
+        abilities = transport.capabilities
+        handles.routes = abilities.routes
+        handles.sends_due = not abilities.shares_queues
+        handles.transport = transport
 
     @property
     def results(self) -> ResultStore | None:
@@ -118,15 +132,23 @@ class Client:
     def adopt(self, transport: Transport | None, results: ResultStore | None) -> None:
         """Use what this process has opened already (a worker child shares its own)."""
         handles = self._mine()
-        handles.transport = transport
+        if transport is None:
+            handles.transport = None
+        else:
+            self._use(handles, transport)
         handles.results = results
 
     def _app_options(self) -> dict[str, Any]:
         return {"app": self.app.main or "default"}
 
     def transport_options(self) -> dict[str, Any]:
-        """What transports are opened with: the app's name and `broker_transport_options`."""
-        return {**self._app_options(), **self.config.broker_transport_options}
+        """What transports are opened with: names, queues, and `broker_transport_options`."""
+        declarations = {name: declaration(spec) for name, spec in self.router.queues.items()}
+        return {
+            **self._app_options(),
+            "declarations": declarations,
+            **self.config.broker_transport_options,
+        }
 
     def close(self) -> None:
         """Close what this process opened. Safe to call twice."""
@@ -192,11 +214,8 @@ class Client:
             publish_signals.before(draft, policy)
         table = self.table if draft.serializer in self.table.names else self.table_for(draft.serializer)
         document = encode_task(draft, table, now_wall_s=now_wall_s)
-        queues = destination.queues
         self.publish(
-            [Outgoing(queue, document, draft.priority, draft.eta_wall_s) for queue in queues]
-            if len(queues) > 1
-            else (Outgoing(queues[0], document, draft.priority, draft.eta_wall_s),),
+            self.outgoing(destination, document, draft.priority, draft.eta_wall_s),
             retry=options.get("retry"),
             policy=options.get("retry_policy"),
         )
@@ -208,6 +227,21 @@ class Client:
         if parent is not None and options.get("add_to_parent", True) and entry is not None:
             entry[0].add_trail(result)
         return result
+
+    def outgoing(
+        self, destination: Destination, document: bytes, priority: int, due_wall_s: float | None
+    ) -> Sequence[Outgoing]:
+        """A document on its way: one message per queue, or one for all where the broker routes."""
+        self.transport  # noqa: B018  (opens it, so that its abilities are known)
+        handles = self._mine()
+        due = due_wall_s if handles.sends_due else None
+        queues = destination.queues
+        if destination.exchange and handles.routes:
+            key = destination.routing_key
+            return (Outgoing(queues[0], document, priority, due, destination.exchange, key),)
+        if len(queues) == 1:
+            return (Outgoing(queues[0], document, priority, due),)
+        return [Outgoing(queue, document, priority, due) for queue in queues]
 
     @contextmanager
     def collecting(self) -> Iterator[list[Outgoing]]:

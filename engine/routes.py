@@ -13,6 +13,7 @@ from fnmatch import translate
 from importlib import import_module
 from typing import Any
 
+from ..transports.base import QueueDeclaration
 from .exceptions import ImproperlyConfigured, QueueNotFound
 
 Route = Callable[..., Any]
@@ -105,6 +106,24 @@ def queue_specs(config: Any) -> dict[str, QueueSpec]:
             described = {key: value for key, value in described.items() if key != "name"}
         found[name] = _spec(name, described, config)
     return found
+
+
+def declaration(spec: QueueSpec) -> QueueDeclaration:
+    """A queue as transports are told of it."""
+    said = dict(spec.options or {})
+    arguments = dict(said.get("queue_arguments") or {})
+    if said.get("max_priority") is not None:
+        arguments["x-max-priority"] = said["max_priority"]
+    return QueueDeclaration(
+        name=spec.name,
+        exchange=spec.exchange,
+        exchange_type=spec.exchange_type,
+        routing_key=spec.routing_key,
+        durable=bool(said.get("durable", True)),
+        auto_delete=bool(said.get("auto_delete", False)),
+        exclusive=bool(said.get("exclusive", False)),
+        arguments=arguments,
+    )
 
 
 def topic_matches(pattern: str, routing_key: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..transports.base import Consumer, Outcome, ResultStore, Transport
+from ..transports.base import Consumer, Informs, Outcome, ResultStore, StoredResult, Transport
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Outcome)
@@ -55,6 +55,18 @@ class Settler:
                 outcomes = [_without_results(outcome) for outcome in outcomes]
             return consumer.settle(outcomes)
         return self._one_after_the_other(consumer, outcomes)
+
+    def inform(self, consumer: Consumer, tag: bytes, result: StoredResult) -> None:
+        """Store that something happens to a delivery, without waiting for the store.
+
+        Whatever is settled later is stored later.
+
+        :raises TransportError: the store is known to be away.
+        """
+        if self._together and isinstance(consumer, Informs):
+            consumer.inform(tag, (result,))
+        elif self._store is not None:
+            self._store.store_soon((result,))
 
     def _one_after_the_other(self, consumer: Consumer, outcomes: Sequence[Outcome]) -> list[bool]:
         assert self._store is not None

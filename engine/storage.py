@@ -45,8 +45,5 @@ def open_storage(app: App) -> Storage:
     """
     client = app.client
     transport, store = client.transport, client.results
-    config = client.config
-    # `client.transport` is the broker of the address for publishing, where there is one.
-    broker_url = config.broker_write_url or config.broker_url
-    together = transport.capabilities.stores_results and config.result_backend == broker_url
+    together = store is not None and transport.capabilities.stores_results and transport.keeps(store)
     return Storage(transport, store, Settler(transport, store, together=together), client.table)

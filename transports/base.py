@@ -2,185 +2,51 @@
 
 Both ports are synchronous and batch-first, and are shaped by the worker loop that calls them.
 Every implementation passes the same conformance suite (``tests/transports/conformance``).
-The values are frozen structs that msgspec encodes as they are, because the outcome of a task must
-be able to survive, in shared memory, the process that computed it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from enum import IntEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import msgspec
+from .values import (
+    REASON_CRASHES,
+    TAG_BYTES_MAX,
+    Capabilities,
+    DeadLetter,
+    Delivery,
+    Depth,
+    Message,
+    Outcome,
+    Outgoing,
+    QueueDeclaration,
+    Recovery,
+    StoredResult,
+    Verdict,
+    Waiting,
+)
 
-TAG_BYTES_MAX = 62
-"""An upper bound for `Delivery.tag`: tags are kept in fixed-size fields of the scoreboard."""
-
-REASON_CRASHES = "crashes"
-"""`DeadLetter.reason` of a message that reached the crash limit."""
-
-
-class Message(msgspec.Struct, frozen=True, gc=False):
-    """A message as kombu thinks of it, before a transport gives it a form.
-
-    `body` is the serialized (and possibly compressed) payload.
-    """
-
-    body: bytes
-    content_type: str
-    content_encoding: str
-    headers: dict[str, Any]
-    properties: dict[str, Any]
-
-
-class Outgoing(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One message to be sent.
-
-    Document transports store `document` as it is; it is the kombu envelope that
-    `transports.envelope.encode` makes of a `Message`.
-
-    :param queue: the exact name of the queue.
-    :param document: the envelope, kombu's JSON (interop §1.1).
-    :param priority: 0 to 9, as the caller gave it; what it means is the transport's business.
-    :param due_wall_s: Unix time before which nobody may reserve the message; None means at once.
-    """
-
-    queue: str
-    document: bytes
-    priority: int = 0
-    due_wall_s: float | None = None
-
-
-class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One message that a consumer holds until it settles it, gives it back, or dies.
-
-    :param tag: opaque, at most `TAG_BYTES_MAX` bytes; names this delivery of this message to this
-        owner in this batch, and is never reused.
-    :param crashes: how many processes died while they ran this message.
-    :param suspect: the message was held by a worker that vanished, so it may be what killed it.
-        A suspect is reserved alone; call `Consumer.mark_started` before running it.
-    """
-
-    tag: bytes
-    queue: str
-    document: bytes
-    priority: int = 0
-    crashes: int = 0
-    suspect: bool = False
-    redelivered: bool = False
-
-
-class StoredResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A result document on its way into a store.
-
-    :param key: the task id.
-    :param document: encoded result document (interop §8.2).
-    :param expires_s: lifetime in seconds from now; None keeps it.
-    :param final: the document's state is a ready one (SUCCESS, FAILURE, REVOKED).
-    """
-
-    key: str
-    document: bytes
-    expires_s: float | None = None
-    final: bool = True
-
-
-class Verdict(IntEnum):
-    """What becomes of a delivery. A closed set: a transport refuses anything else."""
-
-    ACK = 0
-    REQUEUE = 1
-    DEFER = 2
-    DEAD = 3
-
-
-class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How one delivery is settled. Verdict, results and follow-ups stand or fall together.
-
-    :param due_wall_s: for DEFER: when the message may be reserved again.
-    :param reason: for DEAD: a short machine-readable code such as ``"unknown-task"``.
-    :param causes: for DEAD: one line of text per cause, oldest first.
-    :param follow_ups: messages that become visible with the verdict (retry, callback).
-    :param results: results that become readable with the verdict. Only given to a transport whose
-        `Capabilities.stores_results` is true.
-    :param crashed: for REQUEUE: the delivery counts as a crash of its process.
-    """
-
-    tag: bytes
-    verdict: Verdict = Verdict.ACK
-    due_wall_s: float | None = None
-    reason: str = ""
-    causes: tuple[str, ...] = ()
-    follow_ups: tuple[Outgoing, ...] = ()
-    results: tuple[StoredResult, ...] = ()
-    crashed: bool = False
-
-
-class Depth(msgspec.Struct, frozen=True):
-    """How many messages of one queue are where."""
-
-    ready: int
-    delayed: int
-    in_work: int
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that nobody will run again unless somebody says so.
-
-    :param key: names the letter in `dead_get`, `dead_replay` and `dead_drop`.
-    :param document: the raw bytes, as they came.
-    :param died_wall_s: Unix time.
-    """
-
-    key: str
-    queue: str
-    reason: str
-    causes: tuple[str, ...]
-    document: bytes
-    priority: int
-    crashes: int
-    died_wall_s: float
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """A message seen without being reserved (inspection)."""
-
-    queue: str
-    document: bytes
-    priority: int
-    due_wall_s: float | None
-    crashes: int
-
-
-class Recovery(msgspec.Struct, frozen=True):
-    """What `Transport.recover` did.
-
-    :param returned: messages that are ready again.
-    :param crashed: documents of returned messages that were charged with a crash.
-    :param dead: letters written because the crash limit was reached.
-    """
-
-    returned: int = 0
-    suspects: int = 0
-    crashed: tuple[bytes, ...] = ()
-    dead: tuple[DeadLetter, ...] = ()
-
-
-class Capabilities(msgspec.Struct, frozen=True):
-    """What a transport can do; an option that it cannot honour refuses at start."""
-
-    name: str
-    priorities: bool = True
-    highest_priority_first: bool = True
-    schedule: bool = True
-    dead_letters: bool = True
-    leases: bool = True
-    recall_by_others: bool = True
-    stores_results: bool = False
-    inspection: bool = True
-    several_processes: bool = True
-    gaps: tuple[str, ...] = ()
+__all__ = [
+    "Capabilities",
+    "Consumer",
+    "DeadLetter",
+    "Delivery",
+    "Depth",
+    "Informs",
+    "Message",
+    "Outcome",
+    "Outgoing",
+    "QueueDeclaration",
+    "REASON_CRASHES",
+    "Recovery",
+    "ResultStore",
+    "StoredResult",
+    "TAG_BYTES_MAX",
+    "Transport",
+    "Verdict",
+    "Waiting",
+    "Watch",
+]
 
 
 @runtime_checkable
@@ -244,12 +110,26 @@ class Consumer(Protocol):
         """Give back whatever is held and forget the owner. Safe to call twice."""
 
 
+@runtime_checkable
+class Informs(Protocol):
+    """A consumer that can store a document without waiting, in step with what it settles."""
+
+    def inform(self, tag: bytes, results: Sequence[StoredResult]) -> None:
+        """Store documents about a delivery, unless it is settled or taken back by then.
+
+        :raises ResultStoreUnavailable: the broker that keeps them is known to be away.
+        """
+
+
 class Transport(Protocol):
     """One broker, seen from one process. Safe to use from several threads; not across a fork."""
 
     @property
     def capabilities(self) -> Capabilities:
         """What this transport can do."""
+
+    def keeps(self, store: ResultStore) -> bool:
+        """Whether results that are settled with an outcome end up in this store."""
 
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Store messages; on return each is safe with the broker. All or none per call and queue.
@@ -347,6 +227,14 @@ class ResultStore(Protocol):
         """Write result documents; a stored SUCCESS is never overwritten.
 
         :raises ResultStoreUnavailable: the store cannot be reached.
+        """
+
+    def store_soon(self, results: Sequence[StoredResult]) -> None:
+        """Write documents that only inform, before anything that this process stores later.
+
+        Need not wait for the store to answer, and may lose them when it is away.
+
+        :raises ResultStoreUnavailable: the store is known to be away.
         """
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:

@@ -240,7 +240,7 @@ class WorkerLoop:
         if delivery.suspect and not self._attempt(lambda: self._consumer.mark_started(delivery.tag)):
             return False
         if plan.track_started and plan.acks.late:
-            self._parts.store_started(message, plan)
+            self._parts.store_started(delivery.tag, message, plan)
         return True
 
     def _run(

@@ -110,14 +110,15 @@ class Parts:
             _log.warning("cannot tell whether %s was revoked: %s", task_id, error)
             return False
 
-    def store_started(self, message: TaskMessage, plan: RunPlan) -> None:
-        """Store that the task has started, unless its result is ignored."""
+    def store_started(self, tag: bytes, message: TaskMessage, plan: RunPlan) -> None:
+        """Store that the task of a delivery has started, unless its result is ignored."""
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
         if self.storage.store is None or ignored:
             return
         meta = {"pid": os.getpid(), "hostname": self.node}
         try:
-            self.storage.store.store([self.results.state(message.id, STARTED, meta, message)])
+            started = self.results.state(message.id, STARTED, meta, message)
+            self.settler.inform(self.consumer, tag, started)
         except TransportError as error:
             # It only informs; the task need not wait for it.
             _log.warning("cannot store that %s has started: %s", message.id, error)

@@ -35,11 +35,14 @@ class Implementation:
         return open_results(url, self.options)
 
 
+# What only brokers have that others share: no exchanges and no foreign workers on the embedded ones.
+_EMBEDDED = frozenset({"routes", "shares_queues"})
+
 IMPLEMENTATIONS = (
     Implementation(
-        "memory", url=lambda root: f"memory://{uuid.uuid4().hex}", gaps=frozenset({"several_processes"})
+        "memory", url=lambda root: f"memory://{uuid.uuid4().hex}", gaps=_EMBEDDED | {"several_processes"}
     ),
-    Implementation("filesystem", url=lambda root: f"filesystem://{root}"),
+    Implementation("filesystem", url=lambda root: f"filesystem://{root}", gaps=_EMBEDDED),
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.transports import base
+from prefork.transports import values
 from prefork.transports.base import (
     Capabilities,
     DeadLetter,
@@ -18,6 +18,7 @@ from prefork.transports.base import (
     Message,
     Outcome,
     Outgoing,
+    QueueDeclaration,
     Recovery,
     StoredResult,
     Verdict,
@@ -37,7 +38,9 @@ plain = st.recursive(
 )
 headers = st.dictionaries(texts, plain, max_size=4)
 
-outgoing = st.builds(Outgoing, texts, documents, st.integers(-(2**63), 2**63 - 1), maybe_seconds)
+outgoing = st.builds(
+    Outgoing, texts, documents, st.integers(-(2**63), 2**63 - 1), maybe_seconds, texts, texts
+)
 results = st.builds(StoredResult, texts, documents, maybe_seconds, st.booleans())
 letters = st.builds(DeadLetter, texts, texts, texts, lines, documents, counts, counts, seconds)
 
@@ -69,15 +72,27 @@ VALUES: dict[type[msgspec.Struct], st.SearchStrategy[msgspec.Struct]] = {
         st.lists(documents, max_size=3).map(tuple),
         st.lists(letters, max_size=2).map(tuple),
     ),
-    Capabilities: st.builds(Capabilities, texts, *[st.booleans()] * 9, lines),
+    Capabilities: st.builds(Capabilities, texts, *[st.booleans()] * 11, lines),
+    QueueDeclaration: st.builds(
+        QueueDeclaration,
+        texts,
+        texts,
+        texts,
+        texts,
+        *[st.booleans()] * 3,
+        headers,
+        st.booleans(),
+        st.booleans(),
+        headers,
+    ),
 }
 
 
 def test_every_value_of_the_ports_is_tested_here() -> None:
     declared = {
         value
-        for _name, value in inspect.getmembers(base, inspect.isclass)
-        if issubclass(value, msgspec.Struct) and value.__module__ == base.__name__
+        for _name, value in inspect.getmembers(values, inspect.isclass)
+        if issubclass(value, msgspec.Struct) and value.__module__ == values.__name__
     }
     assert declared == set(VALUES)
 

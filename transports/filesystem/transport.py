@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, Waiting
+from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, ResultStore, Waiting
 from ..errors import BrokerUnavailable
 from . import clock, deadletters, inspection, leases, owners, recovery, replay
 from .append import Item, append, append_one
@@ -21,6 +21,7 @@ from .pages import waiting
 from .queuedir import QueueDir
 from .queues import Queues
 from .recovery import Charge
+from .results import FilesystemResults
 from .schedule import promote
 from .settle import Settler
 from .store import Store
@@ -57,6 +58,10 @@ class FilesystemTransport:
     def capabilities(self) -> Capabilities:
         """What this transport can do."""
         return CAPABILITIES
+
+    def keeps(self, store: ResultStore) -> bool:
+        """Whether the store has the same directory; see the port."""
+        return isinstance(store, FilesystemResults) and store.root == self._store.root
 
     @broker_errors
     def send(self, messages: Sequence[Outgoing]) -> None:

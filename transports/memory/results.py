@@ -8,6 +8,7 @@ from time import monotonic, time
 
 from ..base import StoredResult
 from ..errors import BrokerUnavailable, ResultStoreUnavailable
+from .broker import MemoryBroker
 from .names import shared_broker
 
 
@@ -23,11 +24,19 @@ class MemoryResults:
         self._shelf = self._broker.shelf
         self._wall = wall
 
+    def belongs_to(self, broker: MemoryBroker) -> bool:
+        """Whether it is kept by this broker."""
+        return self._broker is broker
+
     def store(self, results: Sequence[StoredResult]) -> None:
         """Write documents, as in `ResultStore.store`."""
         with self._locked():
             self._shelf.store(results, self._wall())
             self._broker.announce(())
+
+    def store_soon(self, results: Sequence[StoredResult]) -> None:
+        """Write documents, as in `ResultStore.store_soon`; nothing is quicker than to do it."""
+        self.store(results)
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Read documents, as in `ResultStore.get`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, time
 
-from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, Waiting
+from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, ResultStore, Waiting
 from .consumer import MemoryConsumer
 from .names import shared_broker
+from .results import MemoryResults
 from .watch import MemoryWatch
 
 DEFAULT_LEASE_S = 15.0
@@ -41,6 +42,10 @@ class MemoryTransport:
     def capabilities(self) -> Capabilities:
         """Everything, but within one process."""
         return Capabilities(name="memory", stores_results=True, several_processes=False)
+
+    def keeps(self, store: ResultStore) -> bool:
+        """Whether it is the store of the same name, as in `Transport.keeps`."""
+        return isinstance(store, MemoryResults) and store.belongs_to(self._broker)
 
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Store messages, as in `Transport.send`.

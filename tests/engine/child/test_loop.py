@@ -28,7 +28,7 @@ from prefork.engine.scoreboard import (
     State,
     Stop,
 )
-from prefork.engine.settling import decode_outcome
+from prefork.engine.settling import Settler, decode_outcome
 from prefork.engine.task_context import current
 from prefork.transports.errors import OwnerLost
 from support.faulty import Faulty
@@ -364,8 +364,9 @@ def test_what_cannot_be_said_to_have_started_runs_all_the_same(
 
     result = add.delay(1, 2)
     child = child_of(app)
-    child.storage.store = store = Faulty(child.storage.store)  # type: ignore[assignment]
-    store.fail("store", 1)
+    store = Faulty(child.storage.store)
+    child.parts.settler = Settler(child.storage.transport, store, together=True)  # type: ignore[arg-type]
+    store.fail("store_soon", 1)
     child.run()
     assert result.get(timeout=1) == 3
     assert "has started" in caplog.text
