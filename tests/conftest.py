@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): applies to implementations that have these")
+    config.addinivalue_line("markers", "result_stores: applies to result stores without a broker as well")
 
 
 @pytest.fixture

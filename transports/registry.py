@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -32,6 +33,23 @@ BUILT_IN_RESULTS: Mapping[str, str] = MappingProxyType(
         "memory": ".memory",
     }
 )
+BUILT_IN_RESULT_FAMILIES: Mapping[str, str] = MappingProxyType({"db+": ".database"})
+"""Schemes that begin like this: what follows says which database it is."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is looked up: where, and under which name a module offers its factory."""
+
+    name: str
+    built_in: Mapping[str, str]
+    families: Mapping[str, str]
+    group: str
+    factory: str
+
+
+_TRANSPORT = _Kind("transport", BUILT_IN_TRANSPORTS, MappingProxyType({}), TRANSPORT_GROUP, "open_transport")
+_RESULTS = _Kind("result store", BUILT_IN_RESULTS, BUILT_IN_RESULT_FAMILIES, RESULTS_GROUP, "open_results")
 
 
 def open_transport(url: str, options: Mapping[str, Any] | None = None) -> Transport:
@@ -42,13 +60,13 @@ def open_transport(url: str, options: Mapping[str, Any] | None = None) -> Transp
     :raises InvalidUrl: the text is not a URL.
     :raises UnsupportedTransport: no transport is registered for its scheme.
     """
-    factory = _factory(url, "transport", BUILT_IN_TRANSPORTS, TRANSPORT_GROUP, "open_transport")
+    factory = _factory(url, _TRANSPORT)
     return cast(Transport, factory(url, options if options is not None else {}))
 
 
 def open_results(url: str, options: Mapping[str, Any] | None = None) -> ResultStore:
     """Open the result store that a URL names. Parameters and errors as in `open_transport`."""
-    factory = _factory(url, "result store", BUILT_IN_RESULTS, RESULTS_GROUP, "open_results")
+    factory = _factory(url, _RESULTS)
     return cast(ResultStore, factory(url, options if options is not None else {}))
 
 
@@ -59,26 +77,31 @@ def preload(broker_url: str, results_url: str | None) -> None:
 
     :raises UnsupportedTransport: nobody provides one of them.
     """
-    _factory(broker_url, "transport", BUILT_IN_TRANSPORTS, TRANSPORT_GROUP, "open_transport")
+    _factory(broker_url, _TRANSPORT)
     if results_url is not None:
-        _factory(results_url, "result store", BUILT_IN_RESULTS, RESULTS_GROUP, "open_results")
+        _factory(results_url, _RESULTS)
 
 
-def _factory(
-    url: str, kind: str, built_in: Mapping[str, str], group: str, name: str
-) -> Callable[[str, Mapping[str, Any]], Any]:
+def _factory(url: str, kind: _Kind) -> Callable[[str, Mapping[str, Any]], Any]:
     scheme = parse_failover(url)[0].scheme
-    module_name = built_in.get(scheme)
+    module_name = kind.built_in.get(scheme) or _of_family(scheme, kind)
     if module_name is not None:
         module = importlib.import_module(module_name, __package__)
-        return cast("Callable[[str, Mapping[str, Any]], Any]", getattr(module, name))
-    installed = importlib.import_module(".plugins", __package__).installed(group)
+        return cast("Callable[[str, Mapping[str, Any]], Any]", getattr(module, kind.factory))
+    installed = importlib.import_module(".plugins", __package__).installed(kind.group)
     if scheme in installed:
         return cast("Callable[[str, Mapping[str, Any]], Any]", installed[scheme].load())
-    known = tuple(sorted({*built_in, *installed}))
+    known = tuple(sorted({*kind.built_in, *(f"{prefix}*" for prefix in kind.families), *installed}))
     raise UnsupportedTransport(
         scheme,
         known,
-        f"no {kind} is registered for {scheme}:// (known: {', '.join(known)}); "
-        f"correct the URL, or install the package that provides it as an entry point of {group!r}",
+        f"no {kind.name} is registered for {scheme}:// (known: {', '.join(known)}); "
+        f"correct the URL, or install the package that provides it as an entry point of {kind.group!r}",
     )
+
+
+def _of_family(scheme: str, kind: _Kind) -> str | None:
+    for prefix, module_name in kind.families.items():
+        if scheme.startswith(prefix):
+            return module_name
+    return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prefork.transports.base import ResultStore, Transport
 from prefork.transports.registry import open_results, open_transport
+from support.written_fields import WrittenFieldsOnly
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,15 @@ class Implementation:
     :param url: makes the URL of an empty broker, given an empty directory; every handle that is
         opened on one URL must see the same broker.
     :param gaps: the fields of `Capabilities` that this implementation declares false. They are the
-        only reason why a test does not apply to it.
+        only reason why a test does not apply to it. A result store may have the gap ``any_bytes``:
+        it takes documents apart, so it keeps nothing else.
+    :param seen: how the suite sees the result store.
     """
 
     name: str
     url: Callable[[Path], str]
     gaps: frozenset[str] = frozenset()
+    seen: Callable[[ResultStore], ResultStore] = lambda store: store
     options: Mapping[str, object] = field(default_factory=dict)
 
     def open_transport(self, url: str) -> Transport:
@@ -32,7 +36,7 @@ class Implementation:
 
     def open_results(self, url: str) -> ResultStore:
         """A handle on the result store."""
-        return open_results(url, self.options)
+        return self.seen(open_results(url, self.options))
 
 
 # What only brokers have that others share: no exchanges and no foreign workers on the embedded ones.
@@ -43,6 +47,16 @@ IMPLEMENTATIONS = (
         "memory", url=lambda root: f"memory://{uuid.uuid4().hex}", gaps=_EMBEDDED | {"several_processes"}
     ),
     Implementation("filesystem", url=lambda root: f"filesystem://{root}", gaps=_EMBEDDED),
+)
+
+# Result stores without a broker beside them.
+RESULT_STORES = (
+    Implementation(
+        "database",
+        url=lambda root: f"db+sqlite:///{root}/results.db",
+        gaps=frozenset({"any_bytes"}),
+        seen=WrittenFieldsOnly,
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefork.transports.base import Consumer, Delivery, Outgoing, ResultStore, Transport
-from support.implementations import IMPLEMENTATIONS, Implementation, third_party
+from support.implementations import IMPLEMENTATIONS, RESULT_STORES, Implementation, third_party
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,6 +24,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     needed = {name for mark in metafunc.definition.iter_markers("needs") for name in mark.args}
     url = metafunc.config.getoption("--conformance-url")
     candidates = (third_party(url),) if url else IMPLEMENTATIONS
+    if not url and metafunc.definition.get_closest_marker("result_stores"):
+        candidates += RESULT_STORES if "transport" not in metafunc.fixturenames else ()
     chosen = [one for one in candidates if not needed & one.gaps]
     metafunc.parametrize("implementation", chosen, ids=[one.name for one in chosen])
 

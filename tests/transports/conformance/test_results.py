@@ -16,6 +16,8 @@ from support.waiting import Background, eventually
 
 from .conftest import Broker
 
+pytestmark = pytest.mark.result_stores
+
 AWKWARD_KEYS = [
     "3f1c8f0e-4f55-4b52-8d0e-5d6a2d7b9a11",
     "../../escape",
@@ -47,6 +49,7 @@ def key(broker: Broker) -> str:
     return broker.unique("task")
 
 
+@pytest.mark.needs("any_bytes")
 def test_a_document_is_read_as_it_was_written(store: ResultStore, key: str) -> None:
     raw = bytes(range(256)) * 20
     store.store([StoredResult(key, raw)])
@@ -108,6 +111,7 @@ def test_a_success_is_not_overwritten_within_one_call(store: ResultStore, key: s
     assert store.get([key]) == [document("SUCCESS", "first")]
 
 
+@pytest.mark.needs("any_bytes")
 @pytest.mark.parametrize(
     "success",
     [
@@ -124,6 +128,7 @@ def test_a_success_is_known_in_every_serialization(store: ResultStore, key: str,
     assert store.get([key]) == [success]
 
 
+@pytest.mark.needs("any_bytes")
 @pytest.mark.parametrize(
     "other",
     [
