@@ -1,0 +1,178 @@
+"""A socket to one Redis server, and the parser of what comes back.
+
+Every wait ends: plain sockets carry the time limit in the kernel (one system call per send and per
+receive, where Python's own timeouts poll before each), TLS sockets by Python's timeout.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+
+from .faults import ServerError
+
+Arg = bytes | str | int | float
+
+_BUFFER_BYTES = 65536
+_SLACK_S = 0.05
+_FEW = 16
+_MISSING = object()
+
+
+def pack(args: Sequence[Arg]) -> bytes:
+    """One command, as the server reads it. Numbers become text, text becomes UTF-8.
+
+    :raises TypeError: an argument is of no such type.
+    """
+    if len(args) <= _FEW:
+        return hiredis.pack_command(tuple(args))  # type: ignore[no-any-return]
+    # The C function above grows its buffer argument by argument, which takes twice as long as this.
+    parts = [b"*%d\r\n" % len(args)]
+    for arg in args:
+        data = arg if type(arg) is bytes else _encoded(arg)
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+def _encoded(arg: Arg) -> bytes:
+    if isinstance(arg, bytes):
+        return arg
+    if isinstance(arg, str):
+        return arg.encode()
+    if isinstance(arg, bool) or not isinstance(arg, (int, float)):
+        raise TypeError(f"an argument of a Redis command must be bytes, text or a number, not {arg!r}")
+    return repr(arg).encode()
+
+
+class Wire:
+    """One connected socket. Whoever gets an error from it throws it away.
+
+    :param where: the server, for messages.
+    :param wrapped: TLS; its timeouts are Python's.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_feed",
+        "_gets",
+        "_limit_s",
+        "_reader",
+        "_sock",
+        "_until_mono_s",
+        "_wrapped",
+        "sent_bytes",
+        "where",
+    )
+
+    def __init__(self, sock: socket.socket, where: str, *, wrapped: bool) -> None:
+        self._sock = sock
+        self.where = where
+        self._wrapped = wrapped
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._reader = hiredis.Reader(replyError=ServerError, notEnoughData=_MISSING)
+        self._gets = self._reader.gets
+        self._feed = self._reader.feed
+        self._limit_s = 0.0
+        self._until_mono_s = 0.0
+        self.sent_bytes = (
+            0  # of the last `write`; fewer than all: the server cannot have run its last command
+        )
+        if not wrapped:
+            sock.settimeout(None)
+
+    def begin(self, limit_s: float) -> None:
+        """From now on everything up to the next call of this takes at most so long."""
+        self._until_mono_s = time.monotonic() + limit_s
+        if not -_SLACK_S <= limit_s - self._limit_s <= 0.0:
+            self._apply(limit_s)
+
+    def _apply(self, limit_s: float) -> None:
+        self._limit_s = limit_s = max(limit_s, 0.001)
+        if self._wrapped:
+            self._sock.settimeout(limit_s)
+            return
+        whole_s = int(limit_s)
+        value = struct.pack("ll", whole_s, int((limit_s - whole_s) * 1e6))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def _less(self) -> None:
+        """Before a further wait within the same `begin`."""
+        left_s = self._until_mono_s - time.monotonic()
+        if left_s <= 0.0:
+            raise TimeoutError("it did not answer in time")
+        if left_s < self._limit_s - _SLACK_S:
+            self._apply(left_s)
+
+    def write(self, data: bytes) -> None:
+        """Send everything.
+
+        :raises OSError: also for a timeout; `sent_bytes` says how much the system took.
+        """
+        self.sent_bytes = 0
+        try:
+            sent = self._sock.send(data)
+            self.sent_bytes = sent
+            if sent != len(data):
+                view = memoryview(data)
+                while sent < len(data):
+                    self._less()
+                    sent += self._sock.send(view[sent:])
+                    self.sent_bytes = sent
+        except BlockingIOError:
+            raise TimeoutError("it did not take a command in time") from None
+
+    def read(self) -> Any:
+        """The next reply or push message; an error reply is returned as a `ServerError`.
+
+        :raises OSError: the connection broke, or the time was over.
+        :raises hiredis.ProtocolError: what came is no reply.
+        """
+        reply = self._gets()
+        if reply is _MISSING:
+            try:
+                while True:
+                    got = self._sock.recv_into(self._buffer)
+                    if not got:
+                        raise ConnectionResetError("it closed the connection")
+                    self._feed(self._buffer, 0, got)
+                    reply = self._gets()
+                    if reply is not _MISSING:
+                        break
+                    self._less()
+            except BlockingIOError:
+                raise TimeoutError("it did not answer in time") from None
+        return reply
+
+    def send_command(self, *args: Arg) -> None:
+        """Send one command without waiting for its reply."""
+        self.write(pack(args))
+
+    def read_response(self, timeout_s: float) -> Any:
+        """The next reply or push message, waiting for it at most so long (else `TimeoutError`)."""
+        self.begin(timeout_s)
+        return self.read()
+
+    def can_read(self, timeout_s: float = 0.0) -> bool:
+        """Whether something is there to be read, or the connection has ended."""
+        if self._reader.has_data():
+            return True
+        if self._wrapped and self._sock.pending():  # type: ignore[attr-defined]
+            return True
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(timeout_s * 1000))
+
+    def fileno(self) -> int:
+        """The descriptor of the socket. What the parser holds already does not make it readable."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Close the descriptor, with no good-bye: another process may go on using the connection."""
+        self._sock.close()
