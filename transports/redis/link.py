@@ -45,6 +45,10 @@ def script(name: str, text: bytes) -> Script:
     return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
 
+def _named(command: Arg) -> str:
+    return command.decode(errors="replace") if isinstance(command, bytes) else str(command)
+
+
 class Link:
     """One connection, opened on first use. For one thread at a time.
 
@@ -76,7 +80,7 @@ class Link:
         :raises BrokerUnavailable: no connection, or no answer (`outcome_unknown` says which).
         :raises TransportError: the server refused (see `faults`).
         """
-        return self._checked(self._exchange(pack(args), 1, timeout_s)[0], str(args[0]))
+        return self._checked(self._exchange(pack(args), 1, timeout_s)[0], _named(args[0]))
 
     def many(
         self, commands: Sequence[Sequence[Arg]], *, atomic: bool = False, tolerant: bool = False
@@ -93,12 +97,12 @@ class Link:
         if atomic:
             return self._transaction(commands, packed)
         replies = self._exchange(b"".join(packed), len(packed), None, first_bytes=len(packed[0]))
-        return self._all_checked(replies, [str(command[0]) for command in commands], tolerant)
+        return self._all_checked(replies, [_named(command[0]) for command in commands], tolerant)
 
     def _transaction(self, commands: Sequence[Sequence[Arg]], packed: list[bytes]) -> list[Any]:
         data = b"".join([pack(("MULTI",)), *packed, pack(("EXEC",))])
         replies = self._exchange(data, len(packed) + 2, None)
-        names = ["MULTI", *(str(command[0]) for command in commands), "EXEC"]
+        names = ["MULTI", *(_named(command[0]) for command in commands), "EXEC"]
         # Refused while it was queued: that says more than the EXECABORT which follows from it.
         self._all_checked(replies, names, False)
         done: list[Any] = replies[-1]

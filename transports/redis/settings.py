@@ -43,6 +43,7 @@ class RedisSettings:
     :param credential_provider: has ``get_credentials() -> (password,) | (user, password)``; asked at each
         connect, and then nothing of the URL is used.
     :param socket_timeout_s: how long an answer may take before the connection counts as dead.
+    :param keep_connections: whether a client's connection stays open between two uses.
     :param publish_deadline_s: total time of one operation of a client: free connection, connect, command.
     :param fanout_prefix: what stands before the name of a fanout exchange in a channel, in full.
     :param visibility_timeout_s: age at which what a Celery worker holds is given back (interop §5.8).
@@ -63,6 +64,7 @@ class RedisSettings:
     keepalive_options: tuple[tuple[int, int], ...] = ()
     health_check_interval_s: float = 25.0
     max_connections: int = 10
+    keep_connections: bool = True
     publish_deadline_s: float = 5.0
     global_keyprefix: str = ""
     sep: str = SEPARATOR
@@ -165,6 +167,7 @@ def _connection(values: Options) -> dict[str, Any]:
         "keepalive_options": pairs,
         "health_check_interval_s": values.seconds("health_check_interval", 25.0),
         "max_connections": values.count("max_connections", 10, least=1),
+        "keep_connections": values.flag("keep_connections", True),
         "publish_deadline_s": values.seconds("publish_deadline", 5.0),
     }
 

@@ -173,6 +173,13 @@ class Wire:
         """The descriptor of the socket. What the parser holds already does not make it readable."""
         return self._sock.fileno()
 
+    @property
+    def sock(self) -> socket.socket:
+        """The socket, for somebody who reads it in a way of his own; nothing of it was read ahead."""
+        return self._sock
+
     def close(self) -> None:
         """Close the descriptor, with no good-bye: another process may go on using the connection."""
         self._sock.close()
+
+    disconnect = close
