@@ -25,7 +25,7 @@ def redis_binary(name: str = "redis-server") -> str:
         if found:
             return found
     raise AssertionError(
-        f"{name} is not installed; run tests/support/provide_brokers.py as root, or install redis 6.2 or later"
+        f"{name} is not installed; run tests/support/provide_brokers.py as root, or install redis 6.2"
     )
 
 
