@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModul
 from ..base import StoredResult
 from ..errors import ResultStoreUnavailable, UnsupportedTransport
 from ..result_state import SUCCESS
-from ..url import redact
+from ..url import InvalidUrl, redact
 from .polling import ResultPolling
 from .rows import (
     FINAL_STATES,
@@ -285,7 +285,9 @@ class DatabaseResults:
 def _engine(settings: DatabaseSettings) -> sa.Engine:
     """The engine of one process; it connects to nothing yet.
 
-    :raises UnsupportedTransport: the driver is missing, or an option has no meaning for it.
+    :raises UnsupportedTransport: the driver is missing.
+    :raises InvalidUrl: the driver cannot use the URL.
+    :raises ValueError: it has no use for an option.
     """
     options = dict(settings.engine_options)
     if not settings.pooled:
@@ -300,7 +302,9 @@ def _engine(settings: DatabaseSettings) -> sa.Engine:
         raise UnsupportedTransport(
             scheme, (), f"{scheme}:// needs a driver that is not installed ({error}); install it with pip"
         ) from error
-    except (ArgumentError, TypeError) as error:
+    except ArgumentError as error:
+        raise InvalidUrl(settings.shown, str(error).partition("\n")[0]) from error
+    except TypeError as error:
         raise ValueError(f"{settings.shown}: database_engine_options cannot be used: {error}") from error
     if settings.engine_callback is not None:
         settings.engine_callback(engine)

@@ -80,7 +80,7 @@ def row_of(
         values["children"] = None
     values.update({name: _text(_plain(parts, name, codec), TEXT_CHARACTERS) for name in _TEXTS})
     retries = _plain(parts, "retries", codec)
-    values["retries"] = retries if isinstance(retries, int) else None
+    values["retries"] = retries if isinstance(retries, int) and 0 <= retries < 2**31 else None
     values["stamps"] = _stamps(parts, codec)
     row.update({name: value for name, value in values.items() if name in columns})
     return row
