@@ -22,6 +22,7 @@ from ..transports.errors import BrokerUnavailable
 from ..transports.registry import open_results, open_transport
 from . import publish_signals, signals
 from .async_result import AsyncResult
+from .broker_options import broker_options, publish_url, result_options
 from .clock import mono_s, wall_s
 from .local import running
 from .message import bounded_repr, encode_task, fresh_id
@@ -102,9 +103,7 @@ class Client:
                 if handles.transport is None:
                     self._use(
                         handles,
-                        open_transport(
-                            self.config.broker_write_url or self.config.broker_url, self.transport_options()
-                        ),
+                        open_transport(publish_url(self.config), self.transport_options()),
                     )
         assert handles.transport is not None
         return handles.transport
@@ -125,7 +124,7 @@ class Client:
             with handles.lock:
                 if handles.results is None:
                     handles.results = open_results(
-                        url, {**self._app_options(), **self.config.result_backend_transport_options}
+                        url, {**self._app_options(), **result_options(self.config)}
                     )
         return handles.results
 
@@ -142,12 +141,12 @@ class Client:
         return {"app": self.app.main or "default"}
 
     def transport_options(self) -> dict[str, Any]:
-        """What transports are opened with: names, queues, and `broker_transport_options`."""
+        """What transports are opened with: names, queues, and what the configuration says."""
         declarations = {name: declaration(spec) for name, spec in self.router.queues.items()}
         return {
             **self._app_options(),
             "declarations": declarations,
-            **self.config.broker_transport_options,
+            **broker_options(self.config),
         }
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from ..transports.url import redact
 from . import signals
 from .app import App
 from .boot import BootSpec
+from .broker_options import refuse_split_worker
 from .config import no_effect
 from .cpus import allowed_cpus
 from .discovery import find_app
@@ -79,7 +80,11 @@ def load(link: ProcessLink) -> Loaded:
 
 
 def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
-    """What the supervisor has to know of a configuration, as plain data."""
+    """What the supervisor has to know of a configuration, as plain data.
+
+    :raises ImproperlyConfigured: no worker can do what it says.
+    """
+    refuse_split_worker(config)
     tasks = sorted(name for name in app.tasks if not name.startswith("celery."))
     concurrency = config.worker_concurrency
     if concurrency in (None, "auto"):

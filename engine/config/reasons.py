@@ -4,7 +4,6 @@ from __future__ import annotations
 
 NETWORK_BROKERS = "brokers reached over a network are not part of this version"
 AMQP = "AMQP is not part of this version"
-REDIS = "Redis is not part of this version"
 STORES = "this result store is not part of this version"
 CHORDS = "chords are not part of this version"
 EVENTS = "events are not part of this version"
@@ -13,3 +12,4 @@ BEAT = "the periodic scheduler is not part of this version"
 SECURITY = "signed messages are not part of this version"
 DAEMONS = "the worker stays in the foreground; a service manager sets this"
 PIECEWISE = "write the address as broker_url"
+PIECEWISE_RESULTS = "write the address as result_backend"

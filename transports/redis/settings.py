@@ -6,13 +6,17 @@ that is not known here has no effect, as every transport of kombu's ignores what
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .address import Address, Endpoint, parse_address
 from .option_values import InvalidOption, Options
-from .tls_settings import TlsSettings, read_tls
+from .tls_settings import CERT_REQUIRED, TlsSettings, read_tls
+
+logger = logging.getLogger(__name__)
 
 SEPARATOR = "\x06\x16"
 PRIORITY_STEPS = (0, 3, 6, 9)
@@ -124,15 +128,34 @@ def _credentials(address: Address, values: Options) -> tuple[str | None, str | N
 
 def _provider(values: Options) -> Any:
     provider = values.raw("credential_provider")
+    if isinstance(provider, str):
+        provider = _named_object(provider)
+    if isinstance(provider, type):
+        provider = provider()
     if provider is not None and not callable(getattr(provider, "get_credentials", None)):
         raise InvalidOption("credential_provider", provider, "must be an object with get_credentials()")
     return provider
 
 
+def _named_object(name: str) -> Any:
+    module, _mark, attribute = name.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidOption("credential_provider", name, f"cannot be imported: {error}") from error
+
+
 def _tls(address: Address, values: Options) -> TlsSettings | None:
     ssl_options = values.raw("ssl")
     wanted = address.scheme == "rediss" or bool(ssl_options)
-    return read_tls(values, ssl_options) if wanted else None
+    tls = read_tls(values, ssl_options) if wanted else None
+    if tls is not None and not (tls.check_hostname and tls.cert_reqs == CERT_REQUIRED):
+        logger.warning(
+            "%s: TLS is used without verifying %s; whoever stands between can read and change everything",
+            address.shown,
+            "the certificate" if tls.cert_reqs != CERT_REQUIRED else "the name of the host",
+        )
+    return tls
 
 
 def _sentinel(address: Address, values: Options) -> SentinelSettings | None:

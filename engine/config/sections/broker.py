@@ -39,14 +39,13 @@ class BrokerSettings:
     broker_read_url: str | None = setting(
         optional(URLS),
         None,
-        "Another address for consuming.",
+        "Another address for consuming; a worker whose two addresses differ is refused.",
         old="BROKER_READ_URL",
-        no_effect=NETWORK_BROKERS,
     )
     broker_write_url: str | None = setting(
         optional(URLS),
         None,
-        "Another address for publishing.",
+        "Another address for publishing, for programs that only publish.",
         old="BROKER_WRITE_URL",
     )
     broker_transport: str | None = setting(
@@ -68,7 +67,6 @@ class BrokerSettings:
         "How long one attempt to connect may take.",
         unit="s",
         old="BROKER_CONNECTION_TIMEOUT",
-        no_effect=NETWORK_BROKERS,
     )
     broker_connection_retry: bool = setting(
         BOOLEAN,
@@ -140,7 +138,6 @@ class BrokerSettings:
         10,
         "Greatest number of connections kept for publishing; none or 0 keeps none.",
         old="BROKER_POOL_LIMIT",
-        no_effect=NETWORK_BROKERS,
     )
     broker_pool_acquire_timeout: float | None = setting(
         optional(SECONDS),
@@ -155,7 +152,6 @@ class BrokerSettings:
         False,
         "Use TLS: true, or a map of its options (ssl_cert_reqs, ca_certs and so on).",
         old="BROKER_USE_SSL",
-        no_effect=NETWORK_BROKERS,
     )
     broker_host: str | None = setting(
         optional(TEXT),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..kinds import BOOLEAN, MAP, OBJECT, SECONDS, WORD, optional
-from ..reasons import BEAT, DAEMONS, EVENTS, REDIS, STORES
+from ..reasons import BEAT, DAEMONS, EVENTS, STORES
 from ..setting import section, setting
 
 
@@ -130,20 +130,17 @@ class ProgramsSettings:
         OBJECT,
         None,
         "Credential provider of the Redis result store.",
-        no_effect=REDIS,
     )
     redis_backend_health_check_interval: float | None = setting(
         optional(SECONDS),
         None,
         "Health check interval of the Redis result store.",
         unit="s",
-        no_effect=REDIS,
     )
     redis_client_name: str | None = setting(
         optional(WORD),
         None,
         "Client name of the Redis result store.",
-        no_effect=REDIS,
     )
     result_backend_thread_safe: bool = setting(
         BOOLEAN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..kinds import BOOLEAN, COUNT, FLAG_OR_MAP, MAP, OBJECT, POSITIVE, SECONDS, TEXT, integer, optional
-from ..reasons import REDIS, STORES
+from ..reasons import PIECEWISE_RESULTS, STORES
 from ..setting import section, setting
 
 
@@ -18,22 +18,20 @@ class StoresSettings:
         None,
         "TLS options of the Redis result store.",
         old="CELERY_REDIS_BACKEND_USE_SSL",
-        no_effect=REDIS,
     )
     redis_max_connections: int | None = setting(
         optional(POSITIVE),
         None,
         "Connections to the Redis result store, at most.",
         old="CELERY_REDIS_MAX_CONNECTIONS",
-        no_effect=REDIS,
     )
     redis_socket_timeout: float = setting(
         SECONDS,
-        120.0,
-        "How long Redis may take to answer.",
+        5.0,
+        "How long Redis may take to answer before the connection counts as dead.",
         unit="s",
+        celery=120.0,
         old="CELERY_REDIS_SOCKET_TIMEOUT",
-        no_effect=REDIS,
     )
     redis_socket_connect_timeout: float | None = setting(
         optional(SECONDS),
@@ -41,56 +39,55 @@ class StoresSettings:
         "How long connecting to Redis may take.",
         unit="s",
         old="CELERY_REDIS_SOCKET_CONNECT_TIMEOUT",
-        no_effect=REDIS,
     )
     redis_retry_on_timeout: bool = setting(
         BOOLEAN,
         False,
         "Repeat a Redis command that took too long.",
         old="CELERY_REDIS_RETRY_ON_TIMEOUT",
-        no_effect=REDIS,
+        no_effect="a command whose outcome is unknown is repeated only where that is safe",
     )
     redis_socket_keepalive: bool = setting(
         BOOLEAN,
-        False,
+        True,
         "Keep idle connections to Redis alive by TCP.",
+        celery=False,
         old="CELERY_REDIS_SOCKET_KEEPALIVE",
-        no_effect=REDIS,
     )
     redis_host: str | None = setting(
         optional(TEXT),
         None,
         "Host of the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_HOST",
-        no_effect=REDIS,
+        no_effect=PIECEWISE_RESULTS,
     )
     redis_port: int | None = setting(
         optional(integer(1, 65535)),
         None,
         "Port of the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_PORT",
-        no_effect=REDIS,
+        no_effect=PIECEWISE_RESULTS,
     )
     redis_db: int | None = setting(
         optional(COUNT),
         None,
         "Database of the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_DB",
-        no_effect=REDIS,
+        no_effect=PIECEWISE_RESULTS,
     )
     redis_username: str | None = setting(
         optional(TEXT),
         None,
         "User at the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_USERNAME",
-        no_effect=REDIS,
+        no_effect=PIECEWISE_RESULTS,
     )
     redis_password: str | None = setting(
         optional(TEXT),
         None,
         "Password at the Redis result store, in the style of long ago.",
         old="CELERY_REDIS_PASSWORD",
-        no_effect=REDIS,
+        no_effect=PIECEWISE_RESULTS,
     )
     cache_backend: str | None = setting(
         optional(TEXT),

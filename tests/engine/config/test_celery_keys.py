@@ -20,6 +20,8 @@ CELERY: dict[str, Any] = {
 CHANGED_DEFAULTS: dict[str, tuple[Any, Any]] = {
     "broker_url": (None, "filesystem://"),
     "broker_connection_retry_on_startup": (None, True),
+    "redis_socket_keepalive": (False, True),
+    "redis_socket_timeout": (120.0, 5.0),
     "task_acks_late": (False, True),
     "worker_prefetch_multiplier": (4, 0),
     "worker_soft_shutdown_timeout": (0.0, 25.0),
