@@ -24,6 +24,10 @@ BUILT_IN_TRANSPORTS: Mapping[str, str] = MappingProxyType(
     {
         "filesystem": ".filesystem",
         "memory": ".memory",
+        "redis": ".redis",
+        "redis+socket": ".redis",
+        "rediss": ".redis",
+        "sentinel": ".redis",
     }
 )
 BUILT_IN_RESULTS: Mapping[str, str] = MappingProxyType(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from prefork.transports.base import ResultStore, Transport
 from prefork.transports.registry import open_results, open_transport
+from support.redis_server import RedisServer
 from support.written_fields import WrittenFieldsOnly
 
 
@@ -39,6 +41,13 @@ class Implementation:
         return self.seen(open_results(url, self.options))
 
 
+
+@lru_cache(maxsize=1)
+def private_redis() -> RedisServer:
+    """The server of the session; whoever asks first must see to it that it is closed."""
+    return RedisServer()
+
+
 # What only brokers have that others share: no exchanges and no foreign workers on the embedded ones.
 _EMBEDDED = frozenset({"routes", "shares_queues"})
 
@@ -47,6 +56,13 @@ IMPLEMENTATIONS = (
         "memory", url=lambda root: f"memory://{uuid.uuid4().hex}", gaps=_EMBEDDED | {"several_processes"}
     ),
     Implementation("filesystem", url=lambda root: f"filesystem://{root}", gaps=_EMBEDDED),
+    # Ten steps, so that every priority is told from every other.
+    Implementation(
+        "redis",
+        url=lambda root: f"{private_redis().url}?global_keyprefix={uuid.uuid4().hex}:",
+        gaps=frozenset({"highest_priority_first"}),
+        options={"priority_steps": list(range(10))},
+    ),
 )
 
 # Result stores without a broker beside them.

@@ -1,1 +1,25 @@
-"""The Redis broker and result store."""
+"""The Redis broker and its result store: Celery's lists and documents, and our own leases beside them.
+
+URLs: ``redis://``, ``rediss://`` (TLS), ``redis+socket://`` and ``sentinel://``; a failover list is
+separated by ``;``. Options are kombu's for Redis (docs/reference/transports.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .settings import read_settings
+from .transport import RedisTransport
+
+__all__ = ["RedisTransport", "open_transport"]
+
+
+def open_transport(url: str, options: Mapping[str, Any]) -> RedisTransport:
+    """Open the broker of a URL; connects on first use.
+
+    :param options: kombu's ``transport_options`` for Redis, and ``declarations``.
+    :raises InvalidUrl: the address cannot be read.
+    :raises InvalidOption: an option has a value that it cannot have.
+    """
+    return RedisTransport(read_settings(url, options), options.get("declarations"))

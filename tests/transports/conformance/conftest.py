@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefork.transports.base import Consumer, Delivery, Outgoing, ResultStore, Transport
-from support.implementations import IMPLEMENTATIONS, RESULT_STORES, Implementation, third_party
+from support.implementations import IMPLEMENTATIONS, RESULT_STORES, Implementation, private_redis, third_party
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,6 +28,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         candidates += RESULT_STORES if "transport" not in metafunc.fixturenames else ()
     chosen = [one for one in candidates if not needed & one.gaps]
     metafunc.parametrize("implementation", chosen, ids=[one.name for one in chosen])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The servers that brokers under test need, started before any test counts processes."""
+    if request.config.getoption("--conformance-url"):
+        yield
+        return
+    server = private_redis()
+    yield
+    server.close()
+    private_redis.cache_clear()
 
 
 class Broker:

@@ -1,0 +1,239 @@
+"""Reserves messages for one owner and settles them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from ..base import Delivery, Outcome, StoredResult, Verdict
+from ..errors import OwnerLost
+from . import recovery
+from .keys import FLAG_SUSPECT, Keys, encode
+from .link import Link
+from .outcomes import Batch, Destinations
+from .owners import Sources, fence_of, read_tag
+from .scripts import ACK, INFORM, MARK_STARTED, RESERVE, SETTLE
+
+BATCH_BYTES_MAX = 8 << 20
+PROMOTED_PER_RESERVE = 100
+_POLL_FIRST_S = 0.002
+_POLL_LAST_S = 0.1
+_SETTLED_PER_CALL = 500
+_COMPLAINTS_EVERY_S = 60.0
+
+_log = logging.getLogger("prefork.transports.redis")
+
+
+class RedisConsumer:
+    """See the port `Consumer`. Used by one thread of one process.
+
+    :param sources: the lists of the owner; none of it when nobody knows the owner.
+    :param attached: acts for the owner of another process.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        keys: Keys,
+        owner: str,
+        sources: Sources,
+        destinations: Destinations,
+        *,
+        attached: bool = False,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._link = link
+        self._keys = keys
+        self._owner = owner
+        self._sources = sources
+        self._destinations = destinations
+        self._attached = attached
+        self._wall = wall
+        self._held = keys.held(owner)
+        self._fence = fence_of(owner)
+        self._number = 1  # of the next message
+        self._unsure_from: int | None = None  # first number of a reserve that had no answer
+        self._rotation = 0
+        self._closed = False
+        self._pid = os.getpid()
+        self._complained: dict[bytes, float] = {}
+        self._suffixes = [b":%d:%b" % (index, self._fence) for index in range(len(sources.all))]
+        schedules = [keys.due(queue) for queue in sources.queues]
+        self._reserve_keys = [keys.owners, self._held, keys.marked_lists, keys.due_queues, keys.dead]
+        self._reserve_keys += [*schedules, *sources.pairs()]
+        self._reserve_tail = [len(sources.queues), *map(encode, sources.queues), *sources.steps]
+
+    @property
+    def owner(self) -> str:
+        """The incarnation that holds what this consumer reserves."""
+        return self._owner
+
+    # --- reserve ---------------------------------------------------------------------------------
+
+    def reserve(self, max_n: int, timeout_s: float = 0.0) -> list[Delivery]:
+        """Take up to `max_n` messages, best priority first; see the port.
+
+        Less than `max_n` come when they are large: it stops after `BATCH_BYTES_MAX`.
+
+        :raises OwnerLost: the owner was recovered or closed, or belongs to somebody else.
+        """
+        if self._attached:
+            raise OwnerLost(self._owner, "a consumer that is attached to another's owner never reserves")
+        if max_n <= 0:
+            return []
+        found = self._take(max_n)
+        if found or timeout_s <= 0:
+            return found
+        ends_mono_s = time.monotonic() + timeout_s
+        pause_s = _POLL_FIRST_S
+        while not found and (left_s := ends_mono_s - time.monotonic()) > 0:
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, _POLL_LAST_S)
+            found = self._take(max_n)
+        return found
+
+    def _take(self, max_n: int) -> list[Delivery]:
+        if self._unsure_from is not None:
+            self._return_unknown(self._unsure_from)
+        first, self._number = self._number, self._number + max_n
+        self._unsure_from = first
+        queues = len(self._sources.queues)
+        self._rotation = (self._rotation + 1) % queues if queues else 0
+        answer = self._link.run(
+            RESERVE,
+            self._reserve_keys,
+            [
+                encode(self._owner),
+                self._fence,
+                max_n,
+                BATCH_BYTES_MAX,
+                first,
+                PROMOTED_PER_RESERVE,
+                self._rotation,
+                *self._reserve_tail,
+            ],
+        )
+        self._unsure_from = None
+        if answer is None:
+            raise OwnerLost(self._owner, "recovered or closed; open a consumer with a new owner")
+        runs, documents, wrong = answer
+        if wrong:
+            self._complain(wrong)
+        return self._deliveries(runs, documents)
+
+    def _deliveries(self, runs: list[int], documents: list[bytes]) -> list[Delivery]:
+        found: list[Delivery] = []
+        next_document = iter(documents).__next__
+        for at in range(0, len(runs), 5):
+            index, first, count, crashes, flags = runs[at : at + 5]
+            source = self._sources.all[index]
+            queue, step = source.queue, source.step
+            if crashes or flags:
+                tag = b"r%d:%d:%d:%d:%b" % (first, index, crashes, flags, self._fence)
+                suspect = bool(flags & FLAG_SUSPECT)
+                found.append(Delivery(tag, queue, next_document(), step, crashes, suspect, True))
+                continue
+            suffix = self._suffixes[index]
+            found += [
+                Delivery(b"%d%b" % (number, suffix), queue, next_document(), step)
+                for number in range(first, first + count)
+            ]
+        return found
+
+    def _return_unknown(self, first: int) -> None:
+        """Give back what a reserve may have taken whose answer never came."""
+        fields = self._link.call("HKEYS", self._held)
+        unknown = [
+            recovery.Back(name, tag)
+            for name, tag in recovery.tagged(fields, self._fence)
+            if tag.number >= first
+        ]
+        recovery.bring_back(self._link, self._keys, self._held, self._sources, unknown)
+        self._unsure_from = None
+
+    def _complain(self, wrong: Sequence[bytes]) -> None:
+        """Say, now and then, that keys are of the wrong type. Other queues go on."""
+        now_mono_s = time.monotonic()
+        for key in wrong:
+            if now_mono_s - self._complained.get(key, -math.inf) >= _COMPLAINTS_EVERY_S:
+                self._complained[key] = now_mono_s
+                _log.error("the key %r is not of the type of a queue; delete or rename it", key)
+
+    # --- settle ----------------------------------------------------------------------------------
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        """Settle deliveries in one atomic call; see the port.
+
+        :raises ValueError: an outcome says nothing that could be done; nothing was settled.
+        """
+        plain = True
+        for outcome in outcomes:
+            if outcome.verdict is not Verdict.ACK or outcome.results or outcome.follow_ups:
+                plain = False
+                self._destinations.check(outcome)
+        answers: list[bool] = []
+        for at in range(0, len(outcomes), _SETTLED_PER_CALL):
+            part = outcomes[at : at + _SETTLED_PER_CALL]
+            answers += self._acknowledge(part) if plain else self._settle(part)
+        return answers
+
+    def _acknowledge(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        answer = self._link.run(ACK, (self._held,), [outcome.tag for outcome in outcomes])
+        if isinstance(answer, int):
+            return [True] * answer
+        return [one == 1 for one in answer]
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        batch = Batch(self._destinations, self._sources, self._fence, self._held)
+        for outcome in outcomes:
+            batch.add(self._link, outcome)
+        answers = self._link.run(SETTLE, batch.keys, batch.args())
+        return batch.answers(answers)
+
+    def inform(self, tag: bytes, results: Sequence[StoredResult]) -> None:
+        """Store documents about a delivery without waiting; see the protocol `Informs`."""
+        batch = Batch(self._destinations, self._sources, self._fence, self._held)
+        keys, args = batch.informing(tag, results)
+        self._link.send_only(INFORM, keys, args)
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def give_back(self, tags: Sequence[bytes]) -> int:
+        """Return unstarted messages, untouched and in order; see the port."""
+        messages = [
+            recovery.Back(name, tag) for name, tag in recovery.tagged(dict.fromkeys(tags), self._fence)
+        ]
+        if not messages:
+            return 0
+        return recovery.bring_back(self._link, self._keys, self._held, self._sources, messages).returned
+
+    def mark_started(self, tag: bytes) -> bool:
+        """Record in the broker that a suspect is about to run; False if no longer held."""
+        return read_tag(tag) is not None and bool(self._link.run(MARK_STARTED, (self._held,), (tag,)))
+
+    def fetch(self, tag: bytes) -> Delivery | None:
+        """Read a delivery that this owner still holds, or None."""
+        read = read_tag(tag)
+        source = None if read is None else self._sources.of(read)
+        if read is None or source is None:
+            return None
+        document = self._link.call("HGET", self._held, tag)
+        if document is None:
+            return None
+        suspect, again = bool(read.flags & FLAG_SUSPECT), bool(read.flags or read.crashes)
+        return Delivery(tag, source.queue, document, source.step, read.crashes, suspect, again)
+
+    def close(self) -> None:
+        """Give back whatever is held and forget the owner; for an attached one, only disconnect."""
+        if self._closed:
+            return
+        try:
+            # A forked child has only a copy of its parent's consumer.
+            if not self._attached and self._pid == os.getpid():
+                recovery.recover_owner(self._link, self._keys, self._owner)
+            self._closed = True
+        finally:
+            self._link.close()

@@ -1,0 +1,172 @@
+-- Lets an owner hold the next messages of its queues. Due messages are promoted first.
+-- KEYS: owners, held, marked lists, queues with a schedule, dead letters; the schedule of each queue;
+--   then for each step, for each queue: its list and its marked list.
+-- ARGV: owner, fence, most messages, most bytes, first number, most to promote, first queue (from 0),
+--   number of queues, the queues, the steps.
+-- Returns false if the owner may not reserve; else
+--   {runs, documents, keys of the wrong type}.
+-- A run is five numbers: source, number of the first message, how many, crashes, flags.
+-- A tag is <number>:<source>:<fence>, and with a record r<number>:<source>:<crashes>:<flags>:<fence>.
+--- include records
+--- include schedule
+local owner, fence = ARGV[1], ARGV[2]
+local max_n, max_bytes, number = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local first_queue, queues = tonumber(ARGV[7]), tonumber(ARGV[8])
+local held, marked_lists, due_queues, dead = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local LISTS = 5 + queues
+
+local registered = redis.call('HGET', KEYS[1], owner)
+if not registered or string.byte(registered) == 33 then
+  return false
+end
+if not usable(held, 'hash') then
+  return wrong_type(held)
+end
+
+local wrong = {}
+local steps = {}
+for i = 9 + queues, #ARGV do
+  steps[#steps + 1] = tonumber(ARGV[i])
+end
+
+local function list_key(step, queue)
+  return LISTS + 2 * ((step - 1) * queues + queue) - 1
+end
+
+local has_marked = redis.call('SCARD', marked_lists) > 0
+
+local function promote_all()
+  local time, left = now(), tonumber(ARGV[6])
+  for queue = 1, queues do
+    local due = KEYS[5 + queue]
+    local waiting = redis.pcall('ZCOUNT', due, '-inf', time)
+    if type(waiting) == 'table' then
+      wrong[#wrong + 1] = due
+    elseif waiting > 0 and left > 0 then
+      local lists, marked = {}, {}
+      for step = 1, #steps do
+        lists[step] = KEYS[list_key(step, queue)]
+        marked[step] = KEYS[list_key(step, queue) + 1]
+      end
+      left = left - promote({due = due, due_queues = due_queues, marked_lists = marked_lists, dead = dead,
+        lists = lists, marked = marked}, ARGV[8 + queue], steps, left, time, max_bytes)
+      has_marked = redis.call('SCARD', marked_lists) > 0
+    end
+  end
+end
+
+local runs, documents = {}, {}
+local fields, count, bytes = {}, 0, 0
+
+local function flush()
+  if #fields > 0 then
+    redis.call('HSET', held, unpack(fields))
+    fields = {}
+  end
+end
+
+local function full()
+  return count >= max_n or bytes >= max_bytes
+end
+
+-- Takes messages with a record; true when a suspect ends the batch.
+local function take_marked(source, key, list)
+  while not full() do
+    local entry = redis.pcall('LINDEX', key, -1)
+    if not entry then
+      redis.call('SREM', marked_lists, list)
+      return false
+    elseif entry.err then
+      wrong[#wrong + 1] = key
+      return false
+    end
+    local line = string.find(entry, '\n', 1, true)
+    local head = line and string.sub(entry, 1, line - 1) or '0:0:'
+    local crashes, flags, causes = string.match(head, '^(%d+):(%d+):(.*)$')
+    flags = tonumber(flags or 0)
+    local suspect = flags % 2 == 1
+    if suspect and count > 0 then
+      return true
+    end
+    redis.call('RPOP', key)
+    local document = line and string.sub(entry, line + 1) or entry
+    crashes, causes = tonumber(crashes or 0), causes or ''
+    local tag = 'r' .. number .. ':' .. source .. ':' .. crashes .. ':' .. flags .. ':' .. fence
+    redis.call('HSET', held, tag, document)
+    if causes ~= '' then
+      redis.call('HSET', held, '?' .. tag, causes)
+    end
+    for _, value in ipairs({source, number, 1, crashes, flags}) do
+      runs[#runs + 1] = value
+    end
+    count, number, bytes = count + 1, number + 1, bytes + #document
+    documents[count] = document
+    if suspect then
+      return true
+    end
+  end
+  return false
+end
+
+local function take(source, key)
+  local first, suffix = number, ':' .. source .. ':' .. fence
+  local chunk = 4
+  while not full() do
+    local want = math.min(chunk, max_n - count)
+    local popped = redis.pcall('RPOP', key, want)
+    if not popped then
+      break
+    elseif popped.err then
+      wrong[#wrong + 1] = key
+      break
+    end
+    local n, largest = #fields, 1
+    for i = 1, #popped do
+      local document = popped[i]
+      local size = #document
+      fields[n + 1], fields[n + 2] = number .. suffix, document
+      n, count, number, bytes = n + 2, count + 1, number + 1, bytes + size
+      documents[count] = document
+      if size > largest then
+        largest = size
+      end
+    end
+    if n > 900 then
+      flush()
+    end
+    if #popped < want then
+      break
+    end
+    chunk = math.max(1, math.min(chunk * 4, 400, math.floor((max_bytes - bytes) / largest)))
+  end
+  if number > first then
+    for _, value in ipairs({source, first, number - first, 0, 0}) do
+      runs[#runs + 1] = value
+    end
+  end
+end
+
+local function take_all()
+  for step = 1, #steps do
+    for i = 0, queues - 1 do
+      local queue = (first_queue + i) % queues + 1
+      local source = (step - 1) * queues + queue - 1
+      local key = list_key(step, queue)
+      if has_marked then
+        flush()
+        if take_marked(source, KEYS[key + 1], KEYS[key]) then
+          return
+        end
+      end
+      if full() then
+        return
+      end
+      take(source, KEYS[key])
+    end
+  end
+end
+
+promote_all()
+take_all()
+flush()
+return {runs, documents, wrong}

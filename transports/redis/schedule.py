@@ -1,0 +1,27 @@
+"""Delayed messages: one sorted set per queue, by due time."""
+
+from __future__ import annotations
+
+from .keys import Keys, decode
+from .link import Link
+from .owners import Sources
+from .scripts import PROMOTE
+
+PROMOTED_BYTES_MAX = 8 << 20
+
+
+def promote(link: Link, keys: Keys, limit: int) -> float | None:
+    """Make due messages of any queue ready; see `Transport.promote`."""
+    following: list[float] = []
+    for name in link.call("SMEMBERS", keys.due_queues):
+        queue = decode(name)
+        sources = Sources(keys, [queue], keys.steps)
+        moved, next_due = link.run(
+            PROMOTE,
+            [keys.due(queue), keys.due_queues, keys.marked_lists, keys.dead, *sources.pairs()],
+            [name, max(0, limit), PROMOTED_BYTES_MAX, *sources.steps],
+        )
+        limit -= moved
+        if next_due:
+            following.append(float(next_due))
+    return min(following, default=None)

@@ -1,0 +1,201 @@
+"""The Redis broker, seen from one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+from ..base import (
+    Capabilities,
+    DeadLetter,
+    Depth,
+    Outgoing,
+    QueueDeclaration,
+    Recovery,
+    ResultStore,
+    Waiting,
+    Watch,
+)
+from . import deadletters, inspection, recovery, schedule
+from .consumer import RedisConsumer
+from .keys import Keys, encode
+from .link import Link
+from .outcomes import Destinations, check_outgoing
+from .owners import Registered, Sources, read_registered
+from .pool import Pool
+from .pooled import PooledLink
+from .publish import Publisher
+from .scripts import HEARTBEAT, REGISTER
+from .settings import RedisSettings
+from .watch import RedisWatch
+
+CAPABILITIES = Capabilities(
+    name="redis", highest_priority_first=False, stores_results=True, routes=True, shares_queues=True
+)
+FIRST_LEASE_S = 15.0
+
+
+class RedisTransport:
+    """See the port `Transport`. Opens nothing before it is used.
+
+    :param declarations: queue names -> `QueueDeclaration`.
+    """
+
+    def __init__(
+        self, settings: RedisSettings, declarations: Mapping[str, QueueDeclaration] | None = None
+    ) -> None:
+        self._settings = settings
+        self._keys = Keys(settings)
+        self._pool = Pool(settings)
+        self._publisher = Publisher(settings, self._pool, declarations or {})
+        self._destinations = Destinations(self._keys, self._publisher, settings)
+        # Links and watches that must be closed with this. Added by whoever opens one.
+        self._opened: WeakSet[Any] = WeakSet()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this transport can do."""
+        return CAPABILITIES
+
+    def keeps(self, store: ResultStore) -> bool:
+        """Whether the store is on the same server, so that results can be settled with messages."""
+        settings = getattr(store, "settings", None)
+        return isinstance(settings, RedisSettings) and self._destinations.can_store_for(settings)
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Store messages; see the port.
+
+        :raises ValueError: a message has no queue or no usable due time; none was stored.
+        """
+        for message in messages:
+            check_outgoing(message)
+        self._publisher.send(messages)
+
+    def consumer(self, queues: Sequence[str], owner: str, worker: str) -> RedisConsumer:
+        """A consumer of these queues; registers its owner."""
+        keys = self._keys
+        registered = Registered(worker, tuple(dict.fromkeys(queues)), keys.steps)
+        link = Link(self._settings, name=f"prefork:{owner}")
+        self._opened.add(link)
+        link.run(
+            REGISTER,
+            [keys.owners, keys.worker(worker), keys.workers, keys.queues],
+            [
+                encode(owner),
+                registered.encoded(),
+                encode(worker),
+                FIRST_LEASE_S,
+                *map(encode, registered.queues),
+            ],
+        )
+        sources = Sources(keys, registered.queues, registered.steps)
+        return RedisConsumer(link, keys, owner, sources, self._destinations)
+
+    def attach(self, owner: str) -> RedisConsumer:
+        """A consumer that acts for an owner of another process; see the port."""
+        link = PooledLink(self._pool)
+        entry = link.call("HGET", self._keys.owners, encode(owner))
+        registered = None if entry is None else read_registered(entry)
+        if registered is None:
+            registered = Registered("", (), ())
+        sources = Sources(self._keys, registered.queues, registered.steps)
+        return RedisConsumer(link, self._keys, owner, sources, self._destinations, attached=True)
+
+    def watch(self, queues: Sequence[str]) -> Watch:
+        """A watch over these queues."""
+        lists = Sources(self._keys, list(dict.fromkeys(queues)), self._keys.steps).pairs()
+        due = [self._keys.due(queue) for queue in dict.fromkeys(queues)]
+        watch = RedisWatch(self._settings, lists, due)
+        self._opened.add(watch)
+        return watch
+
+    def heartbeat(self, worker: str, lease_s: float) -> None:
+        """Extend the lease of a worker."""
+        with self._pool.link() as link:
+            link.run(HEARTBEAT, [self._keys.workers], [encode(worker), lease_s])
+
+    def unregister(self, worker: str) -> None:
+        """Forget a worker; what its owners still hold returns untouched."""
+        with self._pool.link() as link:
+            recovery.unregister(link, self._keys, worker)
+
+    def owners(self, worker: str) -> list[str]:
+        """The owners that are registered for a worker."""
+        with self._pool.link() as link:
+            return recovery.owners(link, self._keys, worker)
+
+    def recover(
+        self, owner: str, *, running: bytes | None = None, cause: str = "", max_crashes: int = 3
+    ) -> Recovery:
+        """Take back everything a dead owner held; see the port."""
+        with self._pool.link() as link:
+            return recovery.recover_owner(
+                link, self._keys, owner, running=running, cause=cause, max_crashes=max_crashes
+            )
+
+    def recover_lapsed(self, *, max_crashes: int = 3, cause: str = "worker lost") -> Recovery:
+        """Recover every owner of every worker whose lease has run out; see the port."""
+        with self._pool.link() as link:
+            return recovery.recover_lapsed(link, self._keys, max_crashes=max_crashes, cause=cause)
+
+    def promote(self, limit: int = 1000) -> float | None:
+        """Make due delayed messages ready; see the port."""
+        with self._pool.link() as link:
+            return schedule.promote(link, self._keys, limit)
+
+    def queues(self) -> list[str]:
+        """Names of the queues that somebody of ours has used."""
+        with self._pool.link() as link:
+            return inspection.queues(link, self._keys)
+
+    def depth(self, queue: str) -> Depth:
+        """How many messages of a queue are where."""
+        with self._pool.link() as link:
+            return inspection.depth(link, self._keys, queue)
+
+    def ready(self, queues: Sequence[str]) -> int:
+        """How many messages of these queues are ready."""
+        with self._pool.link() as link:
+            return inspection.ready(link, self._keys, queues)
+
+    def peek(self, queue: str, limit: int = 100, *, delayed: bool = False) -> list[Waiting]:
+        """The next messages of a queue (or of its schedule), without reserving them."""
+        with self._pool.link() as link:
+            if delayed:
+                return inspection.peek_delayed(link, self._keys, queue, limit)
+            return inspection.peek(link, self._keys, queue, limit)
+
+    def purge(self, queue: str) -> int:
+        """Drop the ready and delayed messages of a queue; see the port."""
+        with self._pool.link() as link:
+            return inspection.purge(link, self._keys, queue)
+
+    def dead_letters(self, limit: int = 100) -> Iterator[DeadLetter]:
+        """Dead letters, oldest first."""
+        return deadletters.dead_letters(self._pool, self._keys, limit)
+
+    def dead_get(self, key: str) -> DeadLetter | None:
+        """One dead letter."""
+        with self._pool.link() as link:
+            return deadletters.dead_get(link, self._keys, key)
+
+    def dead_replay(self, key: str) -> bool:
+        """Put a dead letter back into its queue with a clean record; False if it is gone."""
+        with self._pool.link() as link:
+            return deadletters.dead_replay(link, self._keys, key)
+
+    def dead_drop(self, key: str) -> bool:
+        """Delete a dead letter; False if it is gone."""
+        with self._pool.link() as link:
+            return deadletters.dead_drop(link, self._keys, key)
+
+    def maintain(self) -> list[str]:
+        """Bounded housekeeping; see the port."""
+        return []
+
+    def close(self) -> None:
+        """Close all connections. Safe to call twice."""
+        for one in list(self._opened):
+            one.close()
+        self._pool.close()
