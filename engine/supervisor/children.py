@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from typing import Final
 
-from ..scoreboard import S_HIGH_SLOT, SLOTS, Scoreboard, Slot
+from ..scoreboard import C_STATE, S_HIGH_SLOT, SLOTS, Scoreboard, Slot, State
 from .deadlines import Record
 from .killing import Doom, Stopping
+
+READY_STATES: Final = (State.IDLE, State.WORKING, State.RETIRING)
 
 
 class Phase(enum.Enum):
@@ -148,6 +151,13 @@ class ChildTable:
     def owns(self, child: Child) -> bool:
         """Whether this very child is still in the table."""
         return self._children.get(child.index) is child
+
+    @property
+    def any_ready(self) -> bool:
+        """Some child serves; one that has done its share and waits for its successor does not."""
+        return any(
+            child.phase is Phase.READY and child.slot.words[C_STATE] != State.RETIRING for child in self
+        )
 
     def pids(self) -> set[int]:
         """The pids of all children."""

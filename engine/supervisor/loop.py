@@ -157,7 +157,7 @@ class Supervisor:
             case Kind.DOORBELL:
                 self._answer_doorbell()
             case Kind.CHILD:
-                self._pool.bury(source.owner, now_s)
+                self._pool.reaper.bury(source.owner, now_s)
             case Kind.TEMPLATE_CHANNEL:
                 self._reports.template_speaks(source.owner, now_s)
             case Kind.TEMPLATE:
@@ -191,15 +191,16 @@ class Supervisor:
         self._watch_templates(now_s)
         if self._reports.started:
             self._tend(now_ns)
-        if self._pool.fatal and not self._ending.begun:
-            self._ending.fail(self._pool.fatal, now_s)
+        if self._pool.reaper.fatal and not self._ending.begun:
+            self._ending.fail(self._pool.reaper.fatal, now_s)
         self._ending.turn(now_s)
         self._announce(now_ns)
         self._mind_strangers(now_s)
         self._control.expire(now_s)
         self._manager.keep_alive(now_s)
         stacks_s = self._stacks.turn(now_s)
-        return min(wait_s, stacks_s, self._ending.until_deadline_s(now_s), NOBODY_S)
+        pause_s = self._pool.reaper.pause_s(now_s) or NOBODY_S
+        return min(wait_s, stacks_s, self._ending.until_deadline_s(now_s), pause_s, NOBODY_S)
 
     def _tend(self, now_ns: int) -> None:
         """Keep template, agent and children as they should be."""
@@ -236,7 +237,7 @@ class Supervisor:
 
     def _mind_strangers(self, now_s: float) -> None:
         note = now_s - self._strangers_noted_s > _STRANGERS_S
-        if not (note or self._reap_wanted or self._pool.left_behind):
+        if not (note or self._reap_wanted or self._pool.reaper.left_behind):
             return
         if self._pool.mind_strangers(note=note, reap=note or self._reap_wanted):
             self._reap_wanted = False

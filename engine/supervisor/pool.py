@@ -1,42 +1,37 @@
-"""The children: forked, watched while they boot, replaced, retired, told to leave, buried."""
+"""The children: forked, watched while they boot, replaced, retired, told to leave, killed."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections.abc import Callable
 from typing import Final
 
 from ..linux import Linux
-from ..scoreboard import A_WAITING, C_EXECUTIONS, C_STATE, S_PID, S_STOP, State, Stop
-from ..worker_names import owner
+from ..scoreboard import A_WAITING, C_STATE, S_PID, S_STOP, Stop
 from .agent_keeper import AgentKeeper
-from .boot_guard import BootGuard
-from .children import Child, ChildTable, Phase
+from .children import READY_STATES, Child, ChildTable, Phase
 from .context import Context
-from .deadlines import View, look
-from .deaths import EXIT_BOOT_FAILED, LEFT_AS_TOLD, OutOfMemoryCounter, explain, reap
+from .crash_loop import CALM, forks_allowed, settled, tried
+from .deadlines import look
 from .killing import UNKILLABLE_S, Doom, kill_group
 from .options import WorkerOptions
 from .poller import Kind, Source
+from .reaper import Reaper
 from .scaling import Load, Sizing
 from .spawn import own_group
 from .strangers import Strangers
-from .tally import Tally
 from .template_keeper import TemplateKeeper
 
 # A child that was told to leave and runs nothing has so long to settle and go.
 LEAVE_GRACE_S: Final = 10.0
-
-_READY_STATES: Final = (State.IDLE, State.WORKING, State.RETIRING)
 
 
 class Pool:
     """Keeps the wanted number of children.
 
     :ivar sizing: how many there should be.
-    :ivar fatal: why the worker cannot go on; empty while it can.
+    :ivar reaper: what becomes of those that die, and what is counted of them.
     """
 
     def __init__(
@@ -50,26 +45,23 @@ class Pool:
         self._templates = templates
         self._agent = agent
         self._linux = Linux()
-        self._memory = OutOfMemoryCounter()
         self.strangers = Strangers()
         self.table = ChildTable(context.scoreboard)
         self.options = WorkerOptions()
-        self._guard = BootGuard(self.options.max_boot_failures, random)
         self.sizing = Sizing()
-        self.tally = Tally()
-        self.fatal = ""
-        self.left_behind = False  # a death may have brought strangers to light
-        self._dead: set[tuple[int, int]] = set()  # whose sub-processes are still to be killed
+        self.reaper = Reaper(context, self.table, agent, self.options.max_boot_failures, random)
 
     def configure(self, options: WorkerOptions) -> None:
         """Take over what a template has reported."""
         self.options = options
-        self._guard.failures_max = options.max_boot_failures
+        self.reaper.guard.failures_max = options.max_boot_failures
+        self.reaper.loop = CALM  # it may be another code, and nobody is to wait for it
 
     # --- how many ------------------------------------------------------------------------------
 
     def reconcile(self, now_s: float) -> None:
         """Fork what is missing, let go what is too much, replace what is to be replaced."""
+        self._forget_deaths(now_s)
         self._retire_one_of_an_old_template()
         wanted = [child for child in self.table if child.wanted]
         missing = self.sizing.target - len(wanted)
@@ -104,15 +96,28 @@ class Pool:
             )
 
     def _forks_allowed(self, missing: int, now_s: float) -> int:
-        if not self._templates.can_fork or not self._guard.may_fork(now_s):
+        guard = self.reaper.guard
+        if not self._templates.can_fork or not guard.may_fork(now_s):
             return 0
-        if self._guard.failures:
+        if guard.failures:
             # After a failure one child tries for all.
-            trying = any(child.phase in (Phase.FORKING, Phase.BOOTING) for child in self.table)
-            missing = min(missing, 0 if trying else 1)
+            missing = min(missing, 0 if self._booting else 1)
+        newest_fork_s = max((child.forked_s for child in self.table if child.wanted), default=float("-inf"))
+        missing = forks_allowed(self.reaper.loop, missing, newest_fork_s, now_s)
         # Every child may have one beside it that is leaving, stuck, or its successor; not more.
         room = 2 * self.sizing.target + 2 - len(self.table)
         return max(0, min(missing, room))
+
+    @property
+    def _booting(self) -> bool:
+        return any(child.phase in (Phase.FORKING, Phase.BOOTING) for child in self.table)
+
+    def _forget_deaths(self, now_s: float) -> None:
+        if not self.reaper.loop.step or self._booting:
+            return
+        self.reaper.loop = settled(self.reaper.loop, now_s)
+        if not self.reaper.loop.step:
+            self._context.log.info("children live again; all that are missing are replaced")
 
     def _fork(self, now_s: float) -> bool:
         child = self.table.allocate(self._templates.number, now_s)
@@ -165,8 +170,8 @@ class Pool:
 
     def fork_failed(self, child: Child, error: str, now_s: float) -> None:
         """A child could not be forked: the worker serves with fewer until the back-off is over."""
-        self._guard.failed(now_s)
-        if self._guard.failures == 1:
+        self.reaper.guard.failed(now_s)
+        if self.reaper.guard.failures == 1:
             self._context.log.error("cannot fork a child: %s; trying again", error)
         self.table.remove(child, unrecovered=False)
 
@@ -198,7 +203,7 @@ class Pool:
                     child.index,
                     child.pid,
                 )
-                self._report(child, child.doom or Doom("crash", "cannot be killed", charge=True))
+                self.reaper.report(child, child.doom or Doom("crash", "cannot be killed", charge=True))
 
     def _watch_fork(self, child: Child, now_s: float) -> None:
         timeout_s = self.options.boot_timeout_s
@@ -207,10 +212,11 @@ class Pool:
             self._context.log.error("the template has forked nothing for %g s; replaced", timeout_s)
 
     def _watch_boot(self, child: Child, now_s: float) -> None:
-        if child.slot.words[C_STATE] in _READY_STATES:
+        if child.slot.words[C_STATE] in READY_STATES:
             child.phase = Phase.READY
             child.ready_s = now_s
-            self._guard.succeeded()
+            self.reaper.guard.succeeded()
+            self.reaper.loop = tried(self.reaper.loop, now_s)
             if child.replaces is not None and self.table.owns(child.replaces):
                 self.tell_to_leave(child.replaces, now_s)
             child.replaces = None
@@ -235,7 +241,7 @@ class Pool:
         """Kill a child with everything in its group; it is buried when its pidfd says so."""
         if not child.alive:
             return
-        if not self.left_behind and not self._fork_pending:
+        if not self.reaper.left_behind and not self._fork_pending:
             self.strangers.note(self.known_pids())
         child.doom, child.killed_s, child.phase = doom, now_s, Phase.KILLED
         child.stopping = None
@@ -253,15 +259,15 @@ class Pool:
 
         While a fork is pending, a stranger may be a child of ours that has not been reported yet.
         """
-        if self._dead:
-            for (slot, _), count in self.strangers.kill_descendants(self._dead).items():
+        if self.reaper.dead:
+            for (slot, _), count in self.strangers.kill_descendants(self.reaper.dead).items():
                 self._context.log.warning("child %d left %d sub-process(es) behind; killed", slot, count)
-            self._dead.clear()
+            self.reaper.dead.clear()
         if self._fork_pending:
             return False
         known = self.known_pids()
-        if self.left_behind:
-            self.left_behind = False
+        if self.reaper.left_behind:
+            self.reaper.left_behind = False
             self.strangers.kill_left_behind(known)
         if note:
             self.strangers.note(known)
@@ -274,104 +280,3 @@ class Pool:
         """A process of ours may be there that has not been reported: noted as a stranger, it would be left
         alone should its template die before it says so."""
         return any(child.phase is Phase.FORKING for child in self.table) or self._agent.forking
-
-    @property
-    def any_ready(self) -> bool:
-        """Some child serves; one that has done its share and waits for its successor does not."""
-        return any(
-            child.phase is Phase.READY and child.slot.words[C_STATE] != State.RETIRING for child in self.table
-        )
-
-    @property
-    def boot_failures(self) -> int:
-        """How many children in a row could not boot."""
-        return self._guard.failures
-
-    # --- their deaths --------------------------------------------------------------------------
-
-    def bury(self, child: Child, now_s: float) -> None:
-        """A child has ended: kill what is left of its group, reap it, tell the agent."""
-        if not self.table.owns(child):
-            return
-        view = look(child.slot)
-        kill_group(child.pid, child.pidfd)
-        child.slot.words[S_PID] = 0  # from the reaping on, the number may be somebody else's
-        ended = reap(child.pidfd)
-        if ended is None:
-            child.slot.words[S_PID] = child.pid
-            return
-        self._context.poller.remove(child.pidfd)
-        os.close(child.pidfd)
-        reported = child.phase is Phase.STUCK
-        was_ready = child.ready_s > 0 or view.state in _READY_STATES
-        doom = explain(
-            ended,
-            child.doom,
-            was_ready=was_ready,
-            told_to_leave=child.leaving,
-            at_work=view.running != 0 or view.held != 0,
-            out_of_memory=child.doom is None and self._memory.risen(),
-        )
-        child.pid = 0
-        if doom.verdict != "exit":
-            self._dead.add((child.index, child.generation))
-            self.left_behind = True
-            self._log_death(child, doom, view, now_s)
-        else:
-            self._log_leave(child, doom)
-        if not reported:
-            self._report(child, doom)
-        self.tally.keep(child.slot)
-        self.table.remove(child, unrecovered=True)
-        if doom.verdict == "boot":
-            self._boot_failed(child, doom, ended.code == EXIT_BOOT_FAILED, now_s)
-
-    def _report(self, child: Child, doom: Doom) -> None:
-        self.tally.died(doom)
-        self._agent.request(
-            {
-                "op": "dead",
-                "slot": child.index,
-                "generation": child.generation,
-                "owner": owner(self._context.worker_id, child.index, child.generation),
-                "cause": doom.cause,
-                "verdict": doom.verdict,
-                "limit_s": doom.limit_s,
-                "charge": doom.charge,
-            }
-        )
-
-    def _log_death(self, child: Child, doom: Doom, view: View, now_s: float) -> None:
-        text = f"child {child.index} died: {doom.cause}"
-        if view.running:
-            texts = child.slot.read_texts()
-            text += f"; it ran {texts.task_name}[{texts.task_id}] for {now_s - view.start_ns / 1e9:.3f} s"
-        if doom.verdict == "shutdown":
-            self._context.log.warning("%s", text)
-        else:
-            self._context.log.error("%s", text)
-
-    def _log_leave(self, child: Child, doom: Doom) -> None:
-        as_told = doom.cause == LEFT_AS_TOLD
-        what = "was replaced" if child.retiring else "has left"
-        why = f"it {child.retiring}" if child.retiring and as_told else doom.cause
-        executions = child.slot.words[C_EXECUTIONS]
-        self._context.log.log(
-            logging.INFO if as_told else logging.WARNING,
-            "child %d %s after %d executions: %s",
-            child.index,
-            what,
-            executions,
-            why,
-        )
-
-    def _boot_failed(self, child: Child, doom: Doom, reported: bool, now_s: float) -> None:
-        self._guard.failed(now_s)
-        report = child.slot.read_report() if child.slot.words[C_STATE] == State.BOOT_FAILED else ""
-        if report and self._guard.failures == 1:
-            self._context.log.error("a child cannot boot:\n%s", report)
-        if not self._guard.exhausted or self.any_ready:
-            return
-        self.fatal = f"{self._guard.failures} children in a row could not boot; the last one: {doom.cause}"
-        if report or reported:
-            self.fatal += f"\n{report}"

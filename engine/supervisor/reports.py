@@ -178,7 +178,7 @@ class Reports:
         """Import the application again when the template has died; children go on meanwhile."""
         if self._ending.begun or self._templates.can_fork or self._templates.booting is not None:
             return
-        if self._guard.failures >= self._pool.options.max_boot_failures and not self._pool.any_ready:
+        if self._guard.failures >= self._pool.options.max_boot_failures and not self._pool.table.any_ready:
             self._ending.fail(f"the template died {self._guard.failures} times in a row", now_s)
         elif self._guard.may_fork(now_s):
             self.begin_template()

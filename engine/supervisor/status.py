@@ -70,16 +70,25 @@ class Status:
         ready = [child for child in self._pool.table if child.phase is Phase.READY]
         if not ready:
             reasons.append("no child is ready")
+            reasons += self._crash_loop(now_ns / 1e9)
         elif not any(_serves(look(child.slot), now_ns) for child in ready):
             reasons.append("no child has turned its loop lately, and none runs a task")
-        elif self._pool.boot_failures and not self._pool.any_ready:
+        elif self._pool.reaper.guard.failures and not self._pool.table.any_ready:
             reasons.append("children have done their number of tasks, and their successors cannot boot")
         return reasons
+
+    def _crash_loop(self, now_s: float) -> list[str]:
+        """A line about children that die again and again, while the next one waits for it."""
+        loop, pause_s = self._pool.reaper.loop, self._pool.reaper.pause_s(now_s)
+        if not loop.step:
+            return []
+        again = f"the next one is replaced in {pause_s:.1f} s" if pause_s else "one is tried again"
+        return [f"{loop.deaths} children died in a row, the last of {self._pool.reaper.last_cause}; {again}"]
 
     def stats(self, now_ns: int) -> dict[str, Any]:
         """Everything that is counted."""
         children = [self._child(child, now_ns) for child in self._pool.table]
-        tally = self._pool.tally
+        tally = self._pool.reaper.tally
         agent = self._agent.agent
         return {
             "node": self._context.node,
@@ -93,6 +102,11 @@ class Status:
             "totals": tally.totals([child.slot for child in self._pool.table]),
             "deaths": dict(tally.deaths),
             "causes": dict(tally.causes),
+            "crash_loop": {
+                "deaths": self._pool.reaper.loop.deaths if self._pool.reaper.loop.step else 0,
+                "step": self._pool.reaper.loop.step,
+                "pause_s": round(self._pool.reaper.pause_s(now_ns / 1e9), 3),
+            },
             "unrecovered": self._pool.table.unrecovered,
             "agent": {
                 "pid": agent.pid if agent else None,

@@ -109,7 +109,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def _buried(bench: Bench, child: Child, now_s: float) -> bool:
-    bench.pool.bury(child, now_s)
+    bench.pool.reaper.bury(child, now_s)
     return not bench.pool.table.owns(child)
 
 
@@ -200,8 +200,8 @@ def test_who_leaves_as_told_is_said_once_with_the_reason(bench: Bench) -> None:
     child.retiring = "has done its number of tasks"
     child.slot.words[C_EXECUTIONS] = 7
     bench.pool.tell_to_leave(child, 1.0)
-    bench.pool._log_leave(child, Doom("exit", LEFT_AS_TOLD, charge=False))
-    bench.pool._log_leave(child, Doom("exit", "what it held was taken over", charge=False))
+    bench.pool.reaper._log_leave(child, Doom("exit", LEFT_AS_TOLD, charge=False))
+    bench.pool.reaper._log_leave(child, Doom("exit", "what it held was taken over", charge=False))
     assert bench.log.texts == [
         f"child {child.index} was replaced after 7 executions: it has done its number of tasks",
         f"child {child.index} was replaced after 7 executions: what it held was taken over",
@@ -242,7 +242,7 @@ def test_a_mark_is_read_whatever_somebody_made_of_it(data: bytes) -> None:
 def test_burying_a_living_child_does_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     child = bench.child()
     monkeypatch.setattr(pool, "kill_group", lambda *_: None)
-    bench.pool.bury(child, 2.0)
+    bench.pool.reaper.bury(child, 2.0)
     assert bench.pool.table.owns(child)
     assert child.slot.words[S_PID] == child.pid
 
