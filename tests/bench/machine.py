@@ -63,12 +63,19 @@ def wait_until_quiet(below: float, within_s: float) -> float:
     return load()
 
 
-def describe(directory: Path) -> dict[str, str]:
-    """Machine and versions, for the head of the report."""
+def processor() -> dict[str, str]:
+    """What every figure depends on."""
     return {
         "CPU": f"{len(os.sched_getaffinity(0))} cores, {_cpu_model()}",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+
+
+def describe(directory: Path) -> dict[str, str]:
+    """Machine and versions, for the head of the report."""
+    return {
+        **processor(),
         "file system": _storage(directory),
         "prefork": version("prefork"),
         "Huey": f"{version('huey')}, SQLite {sqlite3.sqlite_version}",

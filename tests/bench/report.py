@@ -1,4 +1,4 @@
-"""The figures as a page: what was reached, what falls short, and how it was measured."""
+"""The figures of the embedded broker: what was reached, what falls short, and how it was measured."""
 
 from __future__ import annotations
 
@@ -144,53 +144,28 @@ def table(found: list[Row]) -> list[str]:
     ]
 
 
-def page(figures: Figures, machine: dict[str, str], size: Size, loads: tuple[float, float]) -> str:
-    """The whole page."""
+def embedded_section(
+    figures: Figures, machine: dict[str, str], size: Size, loads: tuple[float, float]
+) -> str:
+    """The whole section about the embedded broker, from its heading on."""
     found = rows(figures)
     missed = [f"* {row.what}: {row.measured}, where {row.target} is wanted." for row in found if not row.met]
     return "\n".join(
         [
-            "# Benchmarks",
-            "",
-            "Written by `python -m tests.bench --write docs/benchmarks.md`, which `tox -e bench` runs.",
-            "Only the ratios carry over to other machines.",
-            "",
-            "## Against the targets",
-            "",
-            *table(found),
-            "",
-            "## Speeds, results off",
-            "",
-            *_speeds(figures.off),
-            "",
-            "## Speeds, results on",
-            "",
-            *_speeds(figures.on),
-            "",
-            "## Cost against the length of the backlog",
-            "",
-            *_backlogs(figures.backlogs),
-            "",
+            *("## The embedded broker", "", "### Against the targets", "", *table(found), ""),
+            *("### Speeds, results off", "", *_speeds(figures.off), ""),
+            *("### Speeds, results on", "", *_speeds(figures.on), ""),
+            *("### Cost against the length of the backlog", "", *_backlogs(figures.backlogs), ""),
             *_method(size),
-            "## Machine",
-            "",
-            "| | |",
-            "|---|---|",
+            *("### Machine", "", "| | |", "|---|---|"),
             *(f"| {name} | {value} |" for name, value in machine.items()),
             f"| load average when it began, and at its highest | {loads[0]:.2f}, {loads[1]:.2f} |",
-            "",
-            "## Notes",
-            "",
-            *_NOTES.splitlines(),
-            "",
-            "## What falls short",
-            "",
-            *(missed or ["Nothing of the above."]),
-            "",
+            *("", "### Notes", "", *_NOTES.splitlines(), ""),
+            *("### What falls short", "", *(missed or ["Nothing of the above."]), ""),
         ]
     )
 
 
 def _method(size: Size) -> list[str]:
     filled = _METHOD.format(size=size, children=CHILDREN)
-    return ["## Method", "", *filled.splitlines(), ""]
+    return ["### Method", "", *filled.splitlines(), ""]

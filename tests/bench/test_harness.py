@@ -14,7 +14,7 @@ from bench.footprint import latency_ms
 from bench.machine import file_system, has_journal, wait_until_quiet
 from bench.plan import Backlog, Figures, Size, Speeds, Weight
 from bench.records import Records, Summary, cost_us, percentile, rate
-from bench.report import HUEY, HUEY_TUNED, HUEY_TUNED_FSYNC, PREFORK, PREFORK_FSYNC, page, rows
+from bench.report import HUEY, HUEY_TUNED, HUEY_TUNED_FSYNC, PREFORK, PREFORK_FSYNC, embedded_section, rows
 
 
 @pytest.mark.parametrize("results", [False, True], ids=["results off", "results on"])
@@ -126,7 +126,7 @@ def test_a_cost_that_grows_with_the_backlog_is_missed() -> None:
 
 
 def test_the_page_lists_what_falls_short() -> None:
-    text = page(_figures(100.0), {"CPU": "one"}, Size(), (0.1, 0.2))
+    text = embedded_section(_figures(100.0), {"CPU": "one"}, Size(), (0.1, 0.2))
     short = text.partition("## What falls short")[2]
     assert "* drain, results off, both with their defaults: 1.0×, where ≥ 5× is wanted." in short
     assert "worker ready" not in short

@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..contestants import stop
 from ..records import cost_us, percentile
@@ -183,7 +183,7 @@ def with_backlog(one: Round, backlog: int) -> Waiting:
     return Waiting(cost_us(executions.by_process(), _WARM_UP_RUNS), held_mb)
 
 
-def with_delayed(one: Round, delayed: int, tasks: int, depth: Any) -> Waiting:
+def with_delayed(one: Round, delayed: int, tasks: int, depth: Callable[[], int]) -> Waiting:
     """Empty a queue of `tasks` messages while `delayed` others wait for their time.
 
     :param depth: tells how many messages wait for their time in the broker's schedule.

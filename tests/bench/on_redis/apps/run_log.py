@@ -1,4 +1,4 @@
-"""The log that every task of every engine appends one record to: which message, what figure, which process."""
+"""The log that every task of every engine appends one record to: which message, what figure, where."""
 
 from __future__ import annotations
 

@@ -1,0 +1,179 @@
+"""What is measured on Redis, how often and how much of it, kept as plain numbers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from . import rounds
+from .engines import BARE, CELERY, ENGINES, HUEY, PREFORK, WITH_LIMITS, WITH_RESULTS, Engine
+from .rounds import Round
+from .server import Server
+
+Raw = dict[str, dict[str, list[dict[str, float]]]]
+"""Measure -> engine -> one entry per round: named numbers, or ``failed``."""
+
+DRAIN: Final = "drain"
+DRAIN_RESULTS: Final = "drain, results"
+SEND: Final = "send"
+BULK: Final = "bulk"
+LATENCY: Final = "latency"
+ROUND_TRIP: Final = "round trip"
+MEMORY: Final = "memory"
+BACKLOG: Final = "backlog"
+DELAYED: Final = "delayed"
+
+_INTERVAL_S: Final = 0.02
+
+
+class Size(NamedTuple):
+    """How much of everything.
+
+    :param rounds: of each engine, in turn.
+    :param share: of the messages a round that each engine is given.
+    :param probes: sends to an idle worker a round.
+    :param backlogs: sizes, each with how often it is measured.
+    :param delayed: likewise; `behind` tasks run while they wait.
+    """
+
+    rounds: int = 5
+    share: float = 1.0
+    probes: int = 250
+    backlogs: tuple[tuple[int, int], ...] = ((1_000, 9), (10_000, 5), (100_000, 3), (1_000_000, 1))
+    delayed: tuple[tuple[int, int], ...] = ((0, 5), (100_000, 3), (1_000_000, 1))
+    behind: int = 50_000
+
+
+QUICK: Final = Size(1, 0.25, 100, ((1_000, 3), (100_000, 1)), ((0, 1), (20_000, 1)), 20_000)
+TINY: Final = Size(1, 0.01, 5, ((400, 1), (500, 1)), ((0, 1), (20, 1)), 400)
+
+
+class Job(NamedTuple):
+    """One measurement of one engine.
+
+    :ivar times: how often in the whole run.
+    """
+
+    measure: str
+    engine: Engine
+    take: Callable[[Round], dict[str, float]]
+    times: int
+    results: bool = False
+    title: str = ""
+
+    @property
+    def row(self) -> str:
+        """Where its numbers are kept within the measure."""
+        return self.title or self.engine.name
+
+
+def jobs(size: Size, delayed_count: Callable[[], int]) -> list[Job]:
+    """Everything, in the order of one round.
+
+    :param delayed_count: how many messages wait for their time in the broker.
+    """
+
+    def share(count: int) -> int:
+        return max(200, int(count * size.share))
+
+    return [
+        *(Job(DRAIN, e, functools.partial(_drain, share(e.per_round)), size.rounds) for e in ENGINES),
+        Job(SEND, BARE, functools.partial(_send, share(20_000)), size.rounds),
+        Job(BULK, PREFORK, functools.partial(_bulk, share(100_000)), size.rounds),
+        *(
+            Job(DRAIN_RESULTS, e, functools.partial(_drain, share(e.per_round)), size.rounds, True)
+            for e in (*WITH_RESULTS, WITH_LIMITS)
+        ),
+        *(
+            Job(LATENCY, e, functools.partial(_latency, size.probes), size.rounds)
+            for e in (PREFORK, CELERY, HUEY)
+        ),
+        *(
+            Job(ROUND_TRIP, e, functools.partial(_round_trip, size.probes), size.rounds, True)
+            for e in (PREFORK, CELERY)
+        ),
+        *(Job(MEMORY, e, functools.partial(_weight, share(3_000)), size.rounds) for e in (PREFORK, CELERY)),
+        *(
+            Job(BACKLOG, PREFORK, functools.partial(_backlog, count), times, title=f"{count:,}")
+            for count, times in size.backlogs
+        ),
+        *(
+            Job(
+                DELAYED,
+                PREFORK,
+                functools.partial(_delayed, count, size.behind, delayed_count),
+                times,
+                title=f"{count:,}",
+            )
+            for count, times in size.delayed
+        ),
+    ]
+
+
+def run(
+    found: Iterable[Job], server: Server, directory: Path, raw: Raw, say: Callable[[str], None], keep: Path
+) -> None:
+    """Do every job as often as it is wanted, in turn, and keep what is known after each.
+
+    :param raw: completed in place; what it has already is not measured again.
+    :param keep: a file for it, so that an interrupted run can go on.
+    """
+    wanted = list(found)
+    for number in range(max(job.times for job in wanted)):
+        for job in wanted:
+            entries = raw.setdefault(job.measure, {}).setdefault(job.row, [])
+            if len(entries) > number or number >= job.times:
+                continue
+            one = Round(server, job.engine, Path(tempfile.mkdtemp(dir=directory)), results=job.results)
+            try:
+                entry = job.take(one)
+            except (RuntimeError, subprocess.SubprocessError) as error:
+                say(f"FAILED: {job.measure}, {job.row}: {error}")
+                entry = {"failed": 1.0}
+            one.log.path.unlink(missing_ok=True)
+            entries.append(entry)
+            say(f"round {number + 1}, {job.measure}, {job.row}: {_shown(entry)}")
+            keep.write_text(json.dumps(raw), encoding="utf-8")
+
+
+def _shown(entry: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:,.1f}" for name, value in entry.items())
+
+
+def _drain(count: int, one: Round) -> dict[str, float]:
+    return rounds.drain(one, count)._asdict()
+
+
+def _send(count: int, one: Round) -> dict[str, float]:
+    return {"sent_per_s": one.enqueue(count)}
+
+
+def _bulk(count: int, one: Round) -> dict[str, float]:
+    return {"sent_per_s": one.enqueue(count, "bulk")}
+
+
+def _latency(count: int, one: Round) -> dict[str, float]:
+    p50_ms, p99_ms = rounds.latency_ms(one, count, _INTERVAL_S)
+    return {"p50_ms": p50_ms, "p99_ms": p99_ms}
+
+
+def _round_trip(count: int, one: Round) -> dict[str, float]:
+    p50_ms, p99_ms = rounds.round_trip_ms(one, count, _INTERVAL_S)
+    return {"p50_ms": p50_ms, "p99_ms": p99_ms}
+
+
+def _weight(count: int, one: Round) -> dict[str, float]:
+    return {"weight_mb": rounds.weight_mb(one, count)}
+
+
+def _backlog(count: int, one: Round) -> dict[str, float]:
+    return rounds.with_backlog(one, count)._asdict()
+
+
+def _delayed(count: int, tasks: int, delayed_count: Callable[[], int], one: Round) -> dict[str, float]:
+    return rounds.with_delayed(one, count, tasks, delayed_count)._asdict()
