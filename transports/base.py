@@ -21,6 +21,7 @@ from .values import (
     Outgoing,
     QueueDeclaration,
     Recovery,
+    Released,
     StoredResult,
     Verdict,
     Waiting,
@@ -29,6 +30,7 @@ from .values import (
 __all__ = [
     "Capabilities",
     "Consumer",
+    "Counts",
     "DeadLetter",
     "Delivery",
     "Depth",
@@ -39,6 +41,8 @@ __all__ = [
     "QueueDeclaration",
     "REASON_CRASHES",
     "Recovery",
+    "Released",
+    "Releases",
     "ResultStore",
     "StoredResult",
     "TAG_BYTES_MAX",
@@ -65,6 +69,17 @@ class Watch(Protocol):
 
     def close(self) -> None:
         """Release the descriptor. Safe to call twice."""
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """A watch that knows how many messages wait."""
+
+    def waiting(self) -> int | None:
+        """How many messages waited at the last `Watch.drain`, if the watch fires should that change.
+
+        None when the transport must be asked.
+        """
 
 
 @runtime_checkable
@@ -118,6 +133,24 @@ class Informs(Protocol):
         """Store documents about a delivery, unless it is settled or taken back by then.
 
         :raises ResultStoreUnavailable: the broker that keeps them is known to be away.
+        """
+
+
+@runtime_checkable
+class Releases(Protocol):
+    """A transport whose queues workers of other makes read, too: it can hand everything back to them."""
+
+    def leases(self, queue: str | None = None) -> dict[str, float]:
+        """Workers of ours whose lease goes on (and that consume the queue): seconds until it ends."""
+
+    def release(self, queue: str | None = None, *, force: bool = False) -> Released:
+        """Return what waits in structures that only we know to the queues that everybody reads.
+
+        Documents stay what they are. It can be interrupted and done again.
+
+        :param queue: only this one; None is all.
+        :param force: take every worker for dead, whatever its lease says.
+        :raises LeasesHeld: a worker's lease goes on.
         """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class TransportError(Exception):
     """Base of everything that a transport raises on purpose. Caught by the worker loop."""
@@ -58,3 +60,17 @@ class OwnerLost(TransportError):
         super().__init__(f"owner {owner}: {why}")
         self.owner = owner
         self.why = why
+
+
+class LeasesHeld(TransportError):
+    """Workers may still be at work on what was to be taken from them.
+
+    :param leases: worker -> seconds until its lease ends, unless it is renewed.
+    """
+
+    def __init__(self, leases: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{worker} ({left_s:.0f} s)" for worker, left_s in sorted(leases.items()))
+        super().__init__(
+            f"workers hold leases: {shown}; stop them, or wait until the leases of dead ones run out"
+        )
+        self.leases = dict(leases)

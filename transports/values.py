@@ -196,6 +196,21 @@ class Recovery(msgspec.Struct, frozen=True):
     dead: tuple[DeadLetter, ...] = ()
 
 
+class Released(msgspec.Struct, frozen=True):
+    """What `Releases.release` did.
+
+    :param delayed: messages that had waited in the schedule.
+    :param recorded: messages that had a record of crashes, or were put off.
+    :param held: messages that dead workers had held.
+    :param problems: one line of text each, for an operator.
+    """
+
+    delayed: int = 0
+    recorded: int = 0
+    held: int = 0
+    problems: tuple[str, ...] = ()
+
+
 class Capabilities(msgspec.Struct, frozen=True):
     """What a transport can do; an option that it cannot honour refuses at start."""
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "purge": ("purge", "drop waiting messages"),
     "list": ("listing", "list registered tasks, or queue bindings"),
     "queues": ("queues", "how many messages are ready, delayed, in work, dead"),
+    "release": ("release", "hand what waits back to the queues that Celery's workers read"),
     "dead": ("dead", "list, show, replay or drop dead letters"),
     "config": ("configuration", "the effective configuration and where each value came from"),
     "report": ("report", "versions and settings, for a bug report"),

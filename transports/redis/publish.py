@@ -120,6 +120,11 @@ class Publisher:
                 found.messages.extend(_copies(message, queues or self._lost(exchange, key)))
         return found
 
+    def queues_of(self, link: Link, exchange: str, routing_key: str) -> list[str]:
+        """The queues that an exchange, which is no fanout, hands a routing key to; possibly none."""
+        queues = self.bindings.matching(self._table(link, exchange), exchange, routing_key)
+        return queues or ([self._nowhere] if self._nowhere else [])
+
     def declare(self, link: Link, queues: Iterable[str]) -> None:
         """Write the bindings of queues, whether or not that was done before.
 
