@@ -94,7 +94,7 @@ def recover_owner(
     registered = read_registered(entry)
     if registered is None:
         raise BrokerUnavailable(
-            f"the entry of owner {owner!r} in {decode(keys.owners)} is damaged, and so nobody knows where what "
+            f"the entry of owner {owner!r} in {decode(keys.owners)} is damaged, so nobody knows where what "
             f"it holds ({decode(held)}) came from; correct the entry"
         )
     sources = Sources(keys, registered.queues, registered.steps)
