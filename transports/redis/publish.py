@@ -51,7 +51,6 @@ class Publisher:
         self._pool = pool
         self._keys = Keys(settings)
         self._nowhere = settings.deadletter_queue
-        self._steps = settings.priority_steps
         # Each is written by any thread that sends, one operation at a time; a lost entry costs a
         # round trip more.
         self._places: dict[tuple[str, int], bytes] = {}
@@ -81,8 +80,10 @@ class Publisher:
             else:
                 announcements = []
             lists = self._by_list(messages)
-            fresh = {message.queue for message in messages} - self._declared
-            if len(lists) == 1 and not (fresh or announcements or self._expiring(messages)):
+            names = {message.queue for message in messages}
+            fresh = names - self._declared
+            expiring = self._expiring(names)
+            if len(lists) == 1 and not (fresh or announcements or expiring):
                 (place,) = lists
                 if len(lists[place]) == len(messages):
                     link.call(b"LPUSH", place, *lists[place])
@@ -92,7 +93,8 @@ class Publisher:
             self._delay(request, messages)
             for queue in sorted(fresh):
                 self._bind(request, queue)
-            self._expire(request, messages)
+            for queue, expires_ms in expiring:
+                self._expire(request, queue, expires_ms)
             for channel, document in announcements:
                 request.add((), (b"P", b"2", channel, document))
             if request.args:
@@ -134,6 +136,15 @@ class Publisher:
         for queue in queues:
             self._bind(request, queue)
             self._declared.add(queue)
+        if request.args:
+            self._complain(link.run(PUBLISH, request.keys, request.args))
+
+    def keep(self, link: Link, queues: Iterable[str]) -> None:
+        """Say that queues which expire are in use: whoever consumes them does it again and again."""
+        request = _Request()
+        for queue, expires_ms in self._expiring(queues):
+            request.add(*self.bindings.operations(queue))
+            self._expire(request, queue, expires_ms)
         if request.args:
             self._complain(link.run(PUBLISH, request.keys, request.args))
 
@@ -184,14 +195,13 @@ class Publisher:
                 (self._keys.due(queue), self._keys.due_queues), (b"Z", str(len(scored) + 1), queue, *scored)
             )
 
-    def _expiring(self, messages: Sequence[Outgoing]) -> list[tuple[str, int]]:
-        found = {message.queue: self.bindings.expires_ms(message.queue) for message in messages}
-        return [(queue, expires_ms) for queue, expires_ms in found.items() if expires_ms is not None]
+    def _expiring(self, queues: Iterable[str]) -> list[tuple[str, int]]:
+        found = ((queue, self.bindings.expires_ms(queue)) for queue in queues)
+        return [(queue, expires_ms) for queue, expires_ms in found if expires_ms is not None]
 
-    def _expire(self, request: _Request, messages: Sequence[Outgoing]) -> None:
-        for queue, expires_ms in self._expiring(messages):
-            for step in self._steps:
-                request.add((self._keys.list_of(queue, step),), (b"X", b"1", str(expires_ms)))
+    def _expire(self, request: _Request, queue: str, expires_ms: int) -> None:
+        for step in self._keys.steps:
+            request.add((self._keys.list_of(queue, step),), (b"X", b"1", str(expires_ms)))
 
     def _remember(self, messages: Sequence[Outgoing]) -> None:
         if max(len(self._declared), len(self._places)) > _PLACES_MAX:

@@ -13,12 +13,15 @@ from ..base import (
     Outgoing,
     QueueDeclaration,
     Recovery,
+    Released,
     ResultStore,
     Waiting,
     Watch,
 )
-from . import deadletters, inspection, recovery, schedule
+from . import deadletters, inspection, recovery, release, schedule
 from .consumer import RedisConsumer
+from .fanout import Fanout
+from .foreign import Restorer
 from .keys import Keys, encode
 from .link import Link
 from .outcomes import Destinations, check_outgoing
@@ -34,6 +37,7 @@ CAPABILITIES = Capabilities(
     name="redis", highest_priority_first=False, stores_results=True, routes=True, shares_queues=True
 )
 FIRST_LEASE_S = 15.0
+RELEASE_DEADLINE_S = 3600.0
 
 
 class RedisTransport:
@@ -50,6 +54,12 @@ class RedisTransport:
         self._pool = Pool(settings)
         self._publisher = Publisher(settings, self._pool, declarations or {})
         self._destinations = Destinations(self._keys, self._publisher, settings)
+        self._fanout = Fanout(self._keys, self._publisher.bindings, self._pool)
+        self._restorer = Restorer(settings, self._keys, self._publisher)
+        # The worker that this process belongs to. Written by `heartbeat` and `consumer`.
+        self._worker = ""
+        # The queues that the watch of this process is for. Written by `watch`.
+        self._watched: tuple[str, ...] = ()
         # Links and watches that must be closed with this. Added by whoever opens one.
         self._opened: WeakSet[Any] = WeakSet()
 
@@ -75,9 +85,12 @@ class RedisTransport:
     def consumer(self, queues: Sequence[str], owner: str, worker: str) -> RedisConsumer:
         """A consumer of these queues; registers its owner."""
         keys = self._keys
-        registered = Registered(worker, tuple(dict.fromkeys(queues)), keys.steps)
+        self._worker = worker
+        own = self._fanout.own(dict.fromkeys(queues), worker)
+        registered = Registered(worker, tuple(own), keys.steps)
         link = Link(self._settings, name=f"prefork:{owner}")
         self._opened.add(link)
+        self._publisher.declare(link, queues)
         link.run(
             REGISTER,
             [keys.owners, keys.worker(worker), keys.workers, keys.queues],
@@ -104,14 +117,18 @@ class RedisTransport:
 
     def watch(self, queues: Sequence[str]) -> Watch:
         """A watch over these queues."""
-        lists = Sources(self._keys, list(dict.fromkeys(queues)), self._keys.steps).pairs()
-        due = [self._keys.due(queue) for queue in dict.fromkeys(queues)]
-        watch = RedisWatch(self._settings, lists, due)
+        names = self._fanout.own(dict.fromkeys(queues), self._worker)
+        lists = Sources(self._keys, names, self._keys.steps).pairs()
+        due = [self._keys.due(name) for name in names]
+        listener = self._fanout.listener(queues, self._worker)
+        watch = RedisWatch(self._settings, lists, due, listener=listener)
         self._opened.add(watch)
+        self._watched = tuple(queues)
         return watch
 
     def heartbeat(self, worker: str, lease_s: float) -> None:
         """Extend the lease of a worker."""
+        self._worker = worker
         with self._pool.link() as link:
             link.run(HEARTBEAT, [self._keys.workers], [encode(worker), lease_s])
 
@@ -119,6 +136,7 @@ class RedisTransport:
         """Forget a worker; what its owners still hold returns untouched."""
         with self._pool.link() as link:
             recovery.unregister(link, self._keys, worker)
+            self._fanout.forget(link, self._watched, worker)
 
     def owners(self, worker: str) -> list[str]:
         """The owners that are registered for a worker."""
@@ -191,8 +209,20 @@ class RedisTransport:
             return deadletters.dead_drop(link, self._keys, key)
 
     def maintain(self) -> list[str]:
-        """Bounded housekeeping; see the port."""
-        return []
+        """Keep queues and bindings that expire, and restore what dead Celery workers held."""
+        with self._pool.link() as link:
+            self._publisher.keep(link, self._watched)
+            return self._restorer.turn(link)
+
+    def leases(self, queue: str | None = None) -> dict[str, float]:
+        """Workers of ours whose lease goes on; see `Releases.leases`."""
+        with self._pool.link() as link:
+            return release.leases(link, self._keys, queue)
+
+    def release(self, queue: str | None = None, *, force: bool = False) -> Released:
+        """Hand everything back to the lists that Celery's workers read; see `Releases.release`."""
+        with self._pool.link(deadline_s=RELEASE_DEADLINE_S) as link:
+            return release.release(link, self._keys, queue, force=force)
 
     def close(self) -> None:
         """Close all connections. Safe to call twice."""

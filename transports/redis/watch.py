@@ -43,7 +43,7 @@ class Listener(Protocol):
     """What is done with the messages of fanout exchanges."""
 
     @property
-    def patterns(self) -> Sequence[str]:
+    def patterns(self) -> Sequence[bytes]:
         """The channels to listen to."""
 
     def receive(self, pattern: bytes, document: bytes) -> None:
