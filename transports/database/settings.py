@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,14 @@ TASK_TABLE = "celery_taskmeta"
 GROUP_TABLE = "celery_tasksetmeta"
 LIFETIME_S = 86400.0
 """How long results live when nothing else is said: Celery's `result_expires`."""
+
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "application/json": "json",
+        "application/x-msgpack": "msgpack",
+        "application/x-python-serialize": "pickle",
+    }
+)
 
 ENGINE_OPTIONS: Mapping[str, Any] = MappingProxyType({"pool_pre_ping": True, "pool_recycle": 3600})
 
@@ -55,15 +64,16 @@ class DatabaseSettings:
 def read_settings(url: str, options: Mapping[str, Any]) -> DatabaseSettings:
     """Check a URL and options.
 
-    :param options: ``result_serializer``, ``result_expires`` (seconds; None keeps results),
-        ``result_extended``, ``database_table_names`` and ``database_table_schemas`` (maps of ``task``
-        and ``group``), ``database_create_tables_at_setup``, ``database_short_lived_sessions``,
-        ``database_engine_options``, ``database_engine_callback``; others have no meaning here.
+    :param options: ``result_serializer``, ``result_expires`` (seconds or a timedelta; None and 0
+        keep results), ``result_extended``, ``database_table_names`` and ``database_table_schemas``
+        (maps of ``task`` and ``group``), ``database_create_tables_at_setup``,
+        ``database_short_lived_sessions``, ``database_engine_options``,
+        ``database_engine_callback``; others have no meaning here.
     :raises InvalidUrl: the URL cannot be used.
     :raises UnsupportedTransport: documents of this serializer cannot be taken apart.
     """
     serializer = str(options.get("result_serializer") or "json")
-    codec = CODECS.get(serializer)
+    codec = CODECS.get(_NAMES.get(serializer, serializer))
     if codec is None:
         raise UnsupportedTransport(
             SCHEME_PREFIX,
@@ -71,13 +81,12 @@ def read_settings(url: str, options: Mapping[str, Any]) -> DatabaseSettings:
             f"a database keeps the parts of a result in columns, and cannot take apart what the serializer "
             f"{serializer!r} makes; set result_serializer to one of {', '.join(sorted(CODECS))}",
         )
-    expires_s = options.get("result_expires", LIFETIME_S)
     names = options.get("database_table_names") or {}
     schemas = options.get("database_table_schemas") or {}
     return DatabaseSettings(
         url=_database_url(url),
         codec=codec,
-        lifetime_s=None if expires_s is None else float(expires_s),
+        lifetime_s=_seconds(options.get("result_expires", LIFETIME_S)),
         extended=bool(options.get("result_extended", False)),
         task_table=names.get("task") or TASK_TABLE,
         task_schema=schemas.get("task"),
@@ -88,6 +97,12 @@ def read_settings(url: str, options: Mapping[str, Any]) -> DatabaseSettings:
         engine_options={**ENGINE_OPTIONS, **(options.get("database_engine_options") or {})},
         engine_callback=options.get("database_engine_callback"),
     )
+
+
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    return float(value) if value else None
 
 
 def _database_url(text: str) -> URL:

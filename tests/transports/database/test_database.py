@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 from prefork.transports.base import ResultStore, StoredResult
-from prefork.transports.database import open_results
+from prefork.transports.database import open_results, read_settings
+from prefork.transports.database.codec import CODECS
 from prefork.transports.errors import ResultStoreUnavailable, UnsupportedTransport
 from prefork.transports.url import InvalidUrl
 from support.forked import in_child
@@ -271,6 +273,17 @@ def test_results_that_never_expire_are_never_dropped(open_store: Any) -> None:
     store = open_store(result_expires=None)
     store.store([stored("t", "SUCCESS", 1)])
     assert (store.expire(), result_of(store, "t")) == (0, 1)
+
+
+@pytest.mark.parametrize("kept", [None, 0, timedelta(0)])
+def test_no_lifetime_keeps_results(kept: object) -> None:
+    assert read_settings("db+sqlite:///x", {"result_expires": kept}).lifetime_s is None
+
+
+def test_a_lifetime_may_be_a_timedelta_and_a_serializer_its_content_type() -> None:
+    options = {"result_expires": timedelta(minutes=1), "result_serializer": "application/x-msgpack"}
+    settings = read_settings("db+sqlite:///x", options)
+    assert (settings.lifetime_s, settings.codec) == (60.0, CODECS["msgpack"])
 
 
 def test_expiry_drops_groups_as_well(open_store: Any, path: Path) -> None:
