@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from prefork.engine import App
 from prefork.engine.boot import BootSpec
 from prefork.engine.broker_options import (

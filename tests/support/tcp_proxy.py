@@ -41,6 +41,7 @@ class _Pair:
         self.client = client
         self.server = server
         self.asked = threading.Event()  # a request was forwarded while requests were to be cut
+        self.half_open = threading.Event()  # the server's side is dead, and the client is not told
 
     def reset(self) -> None:
         for sock in (self.client, self.server):
@@ -75,6 +76,7 @@ class TcpProxy:
         self._mode = Mode.PASS
         self._left: int | None = None
         self.delay_s = 0.05
+        self.byte_pause_s = 0.0
         self.reply_bytes = 1
         self.hits: Counter[str] = Counter()
         self._pairs: set[_Pair] = set()
@@ -148,13 +150,15 @@ class TcpProxy:
                     break
         except OSError:
             pass  # one of the two is gone, and so will be the other
-        if self._mode is Mode.HALF_OPEN and not request:
-            return  # the client is not told
+        if pair.half_open.is_set() and not request:
+            return
         self._drop(pair, reset=False)
 
     def _pass_on(self, pair: _Pair, target: socket.socket, data: bytes, request: bool) -> bool:
         """Do to a piece what the mode says; False ends the connection."""
         mode = self._mode
+        if pair.half_open.is_set():
+            return True
         if mode is Mode.CUT_AFTER_REQUEST:
             if not request and pair.asked.is_set():
                 self._hit(mode)
@@ -170,12 +174,9 @@ class TcpProxy:
             self._hit(mode)
             return True
         elif mode is Mode.HALF_OPEN:
-            if request:
-                self._hit(mode)
-                try:
-                    pair.server.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # it is dead since an earlier request
+            pair.half_open.set()
+            self._hit(mode)
+            pair.server.shutdown(socket.SHUT_RDWR)
             return True
         elif mode is Mode.DELAY:
             self._hit(mode)
@@ -184,6 +185,8 @@ class TcpProxy:
             self._hit(mode)
             for index in range(len(data)):
                 target.sendall(data[index : index + 1])
+                if self.byte_pause_s:
+                    time.sleep(self.byte_pause_s)
             return True
         target.sendall(data)
         return True

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # A connection that was idle for longer is looked at before it is used: one that the server has closed
 # meanwhile then costs a connect, and not a command of unknown outcome.
-_IDLE_S = 0.05
+_IDLE_S = 0.005
 
 
 class Script(NamedTuple):
