@@ -12,10 +12,10 @@ from .keys import Keys, encode
 from .link import Link
 from .owners import Sources, Tag, read_tag
 from .publish import Publisher
+from .result_script import ResultKeys, lifetime_ms, separated
 from .scripts import encode_for_lua
 from .settings import RedisSettings
 
-RESULT_KEY = b"celery-task-meta-"
 _VERDICTS = frozenset(Verdict)
 
 
@@ -28,7 +28,7 @@ class Destinations:
         # Where results go: to the broker's own database unless a store says otherwise. Written by the
         # thread that opens the store, before anything is settled.
         self.result_settings = settings
-        self.result_prefix = encode(settings.global_keyprefix) + RESULT_KEY
+        self.result_keys = ResultKeys(separated(settings.global_keyprefix))
         self._publisher = publisher
         self._declared: set[str] = set()
 
@@ -37,7 +37,7 @@ class Destinations:
         if store.server[:-1] != self.settings.server[:-1]:
             return False
         self.result_settings = store
-        self.result_prefix = encode(store.global_keyprefix) + RESULT_KEY
+        self.result_keys = ResultKeys(separated(store.global_keyprefix))
         return True
 
     @staticmethod
@@ -116,10 +116,8 @@ class Batch:
         return index
 
     def _result(self, result: StoredResult) -> tuple[Any, ...]:
-        key = self._to.result_prefix + encode(result.key)
-        expires_s = result.expires_s
-        lifetime_ms = 0 if expires_s is None else max(1, int(expires_s * 1000))
-        return (self._key(key), key, result.document, lifetime_ms)
+        key = self._to.result_keys.task(result.key)
+        return (self._key(key), key, result.document, lifetime_ms(result.expires_s))
 
     def _follow_ups(self, link: Link, messages: Sequence[Outgoing]) -> list[tuple[Any, ...]]:
         keys = self._to.keys

@@ -34,7 +34,12 @@ from .settings import RedisSettings
 from .watch import RedisWatch
 
 CAPABILITIES = Capabilities(
-    name="redis", highest_priority_first=False, stores_results=True, routes=True, shares_queues=True
+    name="redis",
+    highest_priority_first=False,
+    stores_results=True,
+    routes=True,
+    shares_queues=True,
+    announces_schedule=True,
 )
 FIRST_LEASE_S = 15.0
 RELEASE_DEADLINE_S = 3600.0
@@ -175,7 +180,7 @@ class RedisTransport:
     def ready(self, queues: Sequence[str]) -> int:
         """How many messages of these queues are ready."""
         with self._pool.link() as link:
-            return inspection.ready(link, self._keys, queues)
+            return inspection.ready(link, self._keys, self._fanout.own(queues, self._worker))
 
     def peek(self, queue: str, limit: int = 100, *, delayed: bool = False) -> list[Waiting]:
         """The next messages of a queue (or of its schedule), without reserving them."""
