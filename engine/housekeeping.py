@@ -14,6 +14,8 @@ from ..transports.errors import TransportError
 from .clock import mono_s, wall_s
 
 _PROMOTE_S: Final = 0.25
+# Of a broker that tells whenever something was put into the schedule.
+_PROMOTE_TOLD_S: Final = 5.0
 _MAINTAIN_S: Final = 10.0
 
 
@@ -41,6 +43,7 @@ class Housekeeping:
     :param on_renewed: called after each renewal of the lease.
     :param on_promoted: called after due messages were made ready.
     :param on_lapsed: called with what was taken over from workers that vanished.
+    :param told: the broker tells when its schedule changes, and `look_at_schedule` is called then.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Housekeeping:
         on_renewed: Callable[[], None],
         on_promoted: Callable[[], object],
         on_lapsed: Callable[[Recovery], None],
+        told: bool = False,
     ) -> None:
         self._transport = transport
         self._worker_id = worker_id
@@ -64,7 +68,8 @@ class Housekeeping:
         self._on_renewed = on_renewed
         self._on_promoted = on_promoted
         self._on_lapsed = on_lapsed
-        self._schedule = Duty("schedule", _PROMOTE_S, self._promote)
+        self._schedule = Duty("schedule", _PROMOTE_TOLD_S if told else _PROMOTE_S, self._promote)
+        self._promoted_mono_s = 0.0
         self.duties = [
             Duty("lease", renew_s, self.renew),
             self._schedule,
@@ -101,11 +106,16 @@ class Housekeeping:
         self._transport.heartbeat(self._worker_id, self._lease_s)
         self._on_renewed()
 
+    def look_at_schedule(self) -> None:
+        """Something changed, perhaps in the schedule: look at it soon, and not too often."""
+        self._schedule.next_s = min(self._schedule.next_s, self._promoted_mono_s + _PROMOTE_S)
+
     def _promote(self) -> None:
+        self._promoted_mono_s = mono_s()
         next_wall_s = self._transport.promote()
         if next_wall_s is not None:
             soon_s = max(0.0, next_wall_s - wall_s())
-            self._schedule.next_s = mono_s() + min(soon_s, _PROMOTE_S)
+            self._schedule.next_s = mono_s() + min(soon_s, self._schedule.interval_s)
         self._on_promoted()
 
     def _recover_lapsed(self) -> None:

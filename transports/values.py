@@ -229,4 +229,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     shares_queues: bool = False
     """Workers of other makes read the same queues: a delayed message is sent to its queue at once
     (without `Outgoing.due_wall_s`), and whoever reserves it too early puts it off."""
+    announces_schedule: bool = False
+    """Its watches fire when the schedule changes, too: nobody need look again before the time that
+    `Transport.promote` named."""
     gaps: tuple[str, ...] = ()

@@ -65,6 +65,7 @@ class Agent:
             on_renewed=self._renewed,
             on_promoted=self._wake,
             on_lapsed=self._recoverer.report_lapsed,
+            told=storage.transport.capabilities.announces_schedule,
         )
         limited = loaded.options["max_memory_kib"] or loaded.options["hard_memory_kib"]
         self._keeping.duties += [
@@ -78,6 +79,7 @@ class Agent:
         """Run until told to stop."""
         self._keeping.renew()
         watch = self._transport.watch(self._queues)
+        self._waker.follow(watch)
         self._say({"op": "ready"})
         if not self._words[A_ANNOUNCED]:
             self._words[A_ANNOUNCED] = 1  # an agent that replaces a dead one says nothing
@@ -118,6 +120,7 @@ class Agent:
 
     def _look(self, watch: Watch) -> None:
         watch.drain()
+        self._keeping.look_at_schedule()
         if self._wake():
             select.select([self._channel.fileno(), self._link.supervisor_pidfd], [], [], _NAP_S)
 

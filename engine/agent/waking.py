@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...transports.base import Transport
+from ...transports.base import Counts, Transport, Watch
 from ..linux import Futex, Linux, PollingFutex
 from ..scoreboard import A_WAITING, C_STATE, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard, State
 
@@ -16,12 +16,19 @@ class Waker:
         self._board = scoreboard
         self._transport = transport
         self._queues = queues
+        self._counts: Counts | None = None
         self._linux = Linux()
         self._futexes: dict[int, Futex | PollingFutex] = {}
 
+    def follow(self, watch: Watch) -> None:
+        """Believe a watch that counts, and save the round trip."""
+        self._counts = watch if isinstance(watch, Counts) else None
+
     def wake(self) -> bool:
         """Wake idle children for what waits; True if something waits and nobody was idle."""
-        waiting = self._transport.ready(self._queues)
+        waiting = None if self._counts is None else self._counts.waiting()
+        if waiting is None:
+            waiting = self._transport.ready(self._queues)
         self._board.words[A_WAITING] = waiting
         if not waiting:
             return False

@@ -14,7 +14,7 @@ from ..linux import Linux
 from ..process_link import ProcessLink
 from ..scoreboard import A_LOOP_NS, Slot
 
-_SAFETY_S: Final = 1.0
+_SAFETY_S: Final = 4.0
 _AGENT_GONE_NS: Final = 2_500_000_000
 _POLL_FIRST_S: Final = 0.01
 _POLL_LAST_S: Final = 0.25
@@ -46,7 +46,7 @@ class AgentWakes:
         return self._futex.value()
 
     def wait(self, token: int) -> None:
-        """Sleep until woken; at most a second, or much less while the agent is away."""
+        """Sleep until woken; at most a few seconds, or much less while the agent is away."""
         if mono_ns() - self._board_words[A_LOOP_NS] < _AGENT_GONE_NS:
             self._futex.wait(token, _SAFETY_S)
             return

@@ -49,7 +49,7 @@ def private_redis() -> RedisServer:
 
 
 # What only brokers have that others share: no exchanges and no foreign workers on the embedded ones.
-_EMBEDDED = frozenset({"routes", "shares_queues"})
+_EMBEDDED = frozenset({"routes", "shares_queues", "announces_schedule"})
 
 IMPLEMENTATIONS = (
     Implementation(
