@@ -35,6 +35,10 @@ BUILT_IN_RESULTS: Mapping[str, str] = MappingProxyType(
         "file": ".filesystem",
         "filesystem": ".filesystem",
         "memory": ".memory",
+        "redis": ".redis",
+        "redis+socket": ".redis",
+        "rediss": ".redis",
+        "sentinel": ".redis",
     }
 )
 BUILT_IN_RESULT_FAMILIES: Mapping[str, str] = MappingProxyType({"db+": ".database"})

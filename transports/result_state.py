@@ -1,4 +1,4 @@
-"""Reads the one fact that a result store must know of a stored document: whether it is a SUCCESS.
+"""Reads what a result store must know of a stored document: whether it is a SUCCESS, or final at all.
 
 Source: interop §8.2, "Write rule". Documents are what the result serializer made of them, so the
 state is read from JSON and msgpack by a decoder that skips the rest, and looked for, never decoded,
@@ -8,15 +8,19 @@ in a pickle.
 from __future__ import annotations
 
 import json
+import re
 
 import msgspec
 
 SUCCESS = "SUCCESS"
+FINAL = frozenset({SUCCESS, "FAILURE", "REVOKED"})
+"""States after which nothing more is to come."""
 
 _PICKLE_OPCODE = b"\x80"
 _PICKLE_HEAD_BYTES = 64
 # Between a key and its value a pickle has the memo of the one and the length of the other.
 _PICKLE_GAP_BYTES = 7
+_STATE_BYTES_MAX = 32
 
 
 class _Status(msgspec.Struct, frozen=True, gc=False):
@@ -27,25 +31,49 @@ _json = msgspec.json.Decoder(_Status)
 _msgpack = msgspec.msgpack.Decoder(_Status)
 
 
+_PICKLED_STATE = re.compile(rb"[\w.-]{2,32}")
+# In any text: what stands behind the word, with quotes and colons in between.
+_STATE_SOMEWHERE = re.compile(rb"status\W{1,8}([\w.-]{2,32})")
+
+
 def is_success(document: bytes) -> bool:
     """Whether a result document says that the task succeeded; False for what cannot be read."""
+    return _state(document) == SUCCESS
+
+
+def is_final(document: bytes) -> bool:
+    """Whether a result document says that the task has ended.
+
+    Of a document in a serialization that is not known here the state is looked for in the text. One
+    without any counts as final, so that whoever waits gets to see it, and can say what is wrong.
+    """
+    state = _state(document)
+    if state is None:
+        found = _STATE_SOMEWHERE.search(document)
+        return found is None or found[1].decode("ascii") in FINAL
+    return state in FINAL
+
+
+def _state(document: bytes) -> str | None:
     if document[:1] == _PICKLE_OPCODE:
         # A pickled document begins with its first entry. An empty msgpack map begins with the same
         # byte and has no status either.
         _head, key, tail = document[:_PICKLE_HEAD_BYTES].partition(b"status")
-        return bool(key) and SUCCESS.encode() in tail[: _PICKLE_GAP_BYTES + len(SUCCESS)]
+        found = _PICKLED_STATE.search(tail[: _PICKLE_GAP_BYTES + _STATE_BYTES_MAX]) if key else None
+        return found[0].decode("ascii") if found and found.start() <= _PICKLE_GAP_BYTES else None
     try:
         if document.lstrip()[:1] != b"{":
-            return _msgpack.decode(document).status == SUCCESS
-        return _json.decode(document).status == SUCCESS
+            return _msgpack.decode(document).status
+        return _json.decode(document).status
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _is_success_in_loose_json(document)
+        return _state_in_loose_json(document)
 
 
-def _is_success_in_loose_json(document: bytes) -> bool:
+def _state_in_loose_json(document: bytes) -> str | None:
     """What the strict decoder refuses although the standard library wrote it: NaN, lone surrogates."""
     try:
         content = json.loads(document)
     except (ValueError, RecursionError):
-        return False  # a foreign document: it may be overwritten
-    return isinstance(content, dict) and content.get("status") == SUCCESS
+        return None  # a foreign document: it may be overwritten
+    state = content.get("status") if isinstance(content, dict) else None
+    return state if isinstance(state, str) else None

@@ -24,6 +24,7 @@ class Implementation:
         only reason why a test does not apply to it. A result store may have the gap ``any_bytes``:
         it takes documents apart, so it keeps nothing else.
     :param seen: how the suite sees the result store.
+    :param expires_itself: the server drops expired documents, so that `ResultStore.expire` finds none.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Implementation:
     gaps: frozenset[str] = frozenset()
     seen: Callable[[ResultStore], ResultStore] = lambda store: store
     options: Mapping[str, object] = field(default_factory=dict)
+    expires_itself: bool = False
 
     def open_transport(self, url: str) -> Transport:
         """A handle on the broker, such as another process would have."""
@@ -62,6 +64,7 @@ IMPLEMENTATIONS = (
         url=lambda root: f"{private_redis().url}?global_keyprefix={uuid.uuid4().hex}:",
         gaps=frozenset({"highest_priority_first"}),
         options={"priority_steps": list(range(10))},
+        expires_itself=True,
     ),
 )
 

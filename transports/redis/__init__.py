@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .results import RedisResults
 from .settings import read_settings
 from .transport import RedisTransport
 
-__all__ = ["RedisTransport", "open_transport"]
+__all__ = ["RedisResults", "RedisTransport", "open_results", "open_transport"]
 
 
 def open_transport(url: str, options: Mapping[str, Any]) -> RedisTransport:
@@ -23,3 +24,12 @@ def open_transport(url: str, options: Mapping[str, Any]) -> RedisTransport:
     :raises InvalidOption: an option has a value that it cannot have.
     """
     return RedisTransport(read_settings(url, options), options.get("declarations"))
+
+
+def open_results(url: str, options: Mapping[str, Any]) -> RedisResults:
+    """Open the result store of a URL; connects on first use. Parameters and errors as above.
+
+    :param options: ``global_keyprefix`` is that of the results; the names of settings of the form
+        ``result_backend_*`` say how often a failed operation is repeated.
+    """
+    return RedisResults(read_settings(url, options))

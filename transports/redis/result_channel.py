@@ -1,0 +1,130 @@
+"""One connection on which results are announced and read: subscriptions and replies, mixed (RESP3)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
+from time import monotonic
+from typing import Any
+
+import hiredis
+
+from ..errors import TransportError
+from .faults import ServerError
+from .wire import Wire, pack
+
+QUIET_S = 2.0
+"""After so long without a word the server is asked whether it is still there."""
+
+_LISTEN_KEYS = 500
+# Documents may be large, and a reply is held in memory as a whole, here and there.
+_READ_KEYS = 100
+
+
+class ResultChannel:
+    """Subscriptions to results, and reads in step with them. Used by one thread at a time.
+
+    Whatever it raises, it is of no use any more: a new one is told everything again.
+
+    :param answer_s: how long the server may keep silent when it was asked something.
+    :param refused: makes the error of an error reply to a command.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        answer_s: float,
+        refused: Callable[[ServerError, str], TransportError],
+        now: Callable[[], float] = monotonic,
+    ) -> None:
+        self._wire = wire
+        self._answer_s = answer_s
+        self._refused = refused
+        self._now = now
+        # What was asked and not answered yet; empty keys stand for a question for life.
+        self._asked: deque[Sequence[bytes]] = deque()
+        self._heard_mono_s = now()
+        self.listening: set[bytes] = set()
+
+    def fileno(self) -> int:
+        """Readable when something was said."""
+        return self._wire.fileno()
+
+    @property
+    def look_mono_s(self) -> float:
+        """When `check` wants to be called, if nothing is heard before."""
+        return self._heard_mono_s + (self._answer_s if self._asked else QUIET_S)
+
+    def ask(self, listen: Collection[bytes], unlisten: Collection[bytes], read: Sequence[bytes]) -> None:
+        """Subscribe and unsubscribe, then ask for documents: whatever is written later is announced.
+
+        :raises OSError: the connection is broken.
+        """
+        parts = [pack(("SUBSCRIBE", *some)) for some in _pieces(listen, _LISTEN_KEYS)]
+        parts += [pack(("UNSUBSCRIBE", *some)) for some in _pieces(unlisten, _LISTEN_KEYS)]
+        for some in _pieces(read, _READ_KEYS):
+            parts.append(pack(("MGET", *some)))
+            self._expect(some)
+        if parts:
+            self._write(b"".join(parts))
+        self.listening.update(listen)
+        self.listening.difference_update(unlisten)
+
+    def receive(self) -> list[tuple[bytes, bytes]]:
+        """Keys and documents that were announced or read by now.
+
+        :raises OSError: the connection is broken.
+        :raises TransportError: the server refused something.
+        """
+        found: list[tuple[bytes, bytes]] = []
+        self._wire.begin(self._answer_s)
+        while self._wire.can_read():
+            item = self._wire.read()
+            self._heard_mono_s = self._now()
+            if isinstance(item, hiredis.PushNotification):
+                if item[0] == b"message":
+                    found.append((item[1], item[2]))
+            elif isinstance(item, ServerError):
+                raise self._refused(item, "reading results")
+            else:
+                found += self._answered(item)
+        return found
+
+    def _answered(self, item: Any) -> list[tuple[bytes, bytes]]:
+        if not self._asked:
+            raise ConnectionError(f"a reply that nobody asked for: {item!r:.80}")
+        keys = self._asked.popleft()
+        return [(key, document) for key, document in zip(keys, item if keys else ()) if document is not None]
+
+    def check(self, now_mono_s: float) -> None:
+        """Ask a silent server for a sign of life.
+
+        :raises OSError: it owes us an answer for too long.
+        """
+        if now_mono_s < self.look_mono_s:
+            return
+        if self._asked:
+            raise TimeoutError("it did not answer in time")
+        self._expect(())
+        self._write(pack(("PING",)))
+
+    def _expect(self, keys: Sequence[bytes]) -> None:
+        if not self._asked:
+            self._heard_mono_s = self._now()
+        self._asked.append(keys)
+
+    def _write(self, data: bytes) -> None:
+        self._wire.begin(self._answer_s)
+        self._wire.write(data)
+
+    def close(self) -> None:
+        """Close the connection. Safe to call twice."""
+        self._wire.close()
+
+
+def _pieces(keys: Collection[bytes], most: int) -> Iterator[list[bytes]]:
+    left = iter(keys)
+    while some := list(islice(left, most)):
+        yield some
