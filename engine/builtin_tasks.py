@@ -6,13 +6,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .canvas import maybe_signature
+from .request import Context
+from .result_document import rebuild_exception
 
 if TYPE_CHECKING:
     from .app import App
 
+ERRBACK = "celery.prefork_errback"
+"""Calls an error callback that takes request, exception and traceback, for a task that was ended from
+outside: whoever notices that may not run tasks. Known to workers of this engine only."""
+
 
 def add_builtin_tasks(app: App) -> None:
-    """Register ``celery.map``, ``starmap``, ``accumulate`` and ``backend_cleanup``."""
+    """Register ``celery.map``, ``starmap``, ``accumulate``, ``backend_cleanup``, and `ERRBACK`."""
 
     def body_of(task: Any) -> Any:
         return maybe_signature(task, app)
@@ -34,11 +40,15 @@ def add_builtin_tasks(app: App) -> None:
         while store is not None and store.expire(1000):
             continue
 
+    def errback(callback: Any, request: dict[str, Any], error: Any, trace: str | None) -> None:
+        body_of(callback)(Context(request), rebuild_exception(error, trace), trace)
+
     for name, function in (
         ("celery.map", xmap),
         ("celery.starmap", xstarmap),
         ("celery.accumulate", accumulate),
         ("celery.backend_cleanup", backend_cleanup),
+        (ERRBACK, errback),
     ):
         if name not in app.registry:
             app.task_of(function, name=name)

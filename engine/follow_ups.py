@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from ..serializers.registry import SerializerTable
 from ..transports.base import Outgoing
+from .builtin_tasks import ERRBACK
 from .canvas import maybe_signature
 from .clock import wall_s
 from .execution import Executed
 from .message import TaskMessage, retry_of
 from .publishing import retry_changes
 from .request import Context
+from .result_document import exception_value
 from .retrying import RetryPlan
 
 if TYPE_CHECKING:
     from .app import App
 
 _log = logging.getLogger("prefork.child")
+
+# Of a request: the message itself, and what its other callbacks will never be called with.
+_NOT_SENT = frozenset({"message", "callbacks", "errbacks", "chain", "chord"})
 
 
 def on_retry(
@@ -69,12 +74,15 @@ def on_success(app: App, request: Context, value: Any) -> tuple[Outgoing, ...]:
     return tuple(messages)
 
 
-def on_failure(app: App, request: Context, executed: Executed) -> tuple[Outgoing, ...]:
+def on_failure(app: App, request: Context, executed: Executed, *, call: bool = True) -> tuple[Outgoing, ...]:
     """What a task that failed sets off.
 
     An error callback that takes more than one argument is called here, with request, exception and
     traceback; one that takes the id alone is sent. What goes wrong with one is logged: it must
     not hide the failure that it should have reported.
+
+    :param call: False where no task may run, as in the agent: such a callback is sent, too, as the
+        arguments of a task that calls it (`builtin_tasks.ERRBACK`), to the callback's own queue.
     """
     lineage = {"parent_id": request.id, "root_id": request.root_id}
     with app.client.collecting() as messages:
@@ -84,12 +92,36 @@ def on_failure(app: App, request: Context, executed: Executed) -> tuple[Outgoing
                 local = app.tasks.get(signature.task)
                 if local is not None and _takes_details(local):
                     trace = executed.einfo.traceback if executed.einfo is not None else None
-                    local(*signature.args, request, executed.value, trace, **signature.kwargs)
+                    if call:
+                        signature(request, executed.value, trace)
+                    else:
+                        _send_details(app, signature, request, executed.value, trace)
                 else:
                     signature.apply_async((request.id,), add_to_parent=False, **lineage)
             except BaseException:  # noqa: BLE001 - sys.exit() too must not undo the failure it reports
                 _log.exception("error callback %.200r of %s[%s]", errback, request.task, request.id)
     return tuple(messages)
+
+
+def _send_details(
+    app: App, signature: Any, request: Context, error: BaseException, trace: str | None
+) -> None:
+    table = app.client.table
+    fields = {name: value for name, value in vars(request).items() if name not in _NOT_SENT}
+    serializer = app.config.task_serializer
+    if request.message is not None:
+        # What it came in can say what its arguments are.
+        serializer = table.decoder(request.message.content_type, request.message.content_encoding).name
+    found = app.client.router.route(signature.task, signature.args, signature.kwargs, signature.options)
+    app.tasks[ERRBACK].apply_async(
+        (dict(signature), fields, exception_value(error, table.by_name(serializer)), trace),
+        queue=found.queues[0],
+        serializer=serializer,
+        ignore_result=True,
+        add_to_parent=False,
+        parent_id=request.id,
+        root_id=request.root_id,
+    )
 
 
 def _takes_details(task: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..serializers import iso8601
 
 if TYPE_CHECKING:
-    from .message import TaskMessage
+    from .message import Embed, TaskMessage
 
 
 class Context:
@@ -168,3 +168,58 @@ class Context:
         if not self.headers:
             return None
         return {key: value for key, value in self.headers.items() if key != "x-death"} or None
+
+
+def context_of(
+    message: TaskMessage,
+    payload: tuple[list[Any], dict[str, Any], Embed],
+    *,
+    queue: str,
+    redelivered: bool,
+    crashes: int,
+    node: str,
+) -> Context:
+    """What a task sees as ``self.request``, and an error callback as the request of what failed.
+
+    :param queue: where the message came from.
+    :param crashes: how many processes died of it.
+    """
+    args, kwargs, embed = payload
+    return Context(
+        {
+            "id": message.id,
+            "task": message.task,
+            "args": args,
+            "kwargs": kwargs,
+            "retries": message.retries,
+            "called_directly": False,
+            "hostname": node,
+            "delivery_info": {
+                "exchange": message.exchange,
+                "routing_key": message.routing_key or queue,
+                "priority": message.priority,
+                "redelivered": redelivered,
+            },
+            "redelivered": redelivered,
+            "root_id": message.root_id or message.id,
+            "parent_id": message.parent_id,
+            "group": message.group,
+            "group_index": message.group_index,
+            "chord": embed.chord,
+            "chain": embed.chain,
+            "callbacks": embed.callbacks,
+            "errbacks": embed.errbacks,
+            "timelimit": (message.time_limit_s, message.soft_time_limit_s),
+            "reply_to": message.reply_to,
+            "correlation_id": message.correlation_id,
+            "origin": message.origin,
+            "shadow": message.shadow,
+            "ignore_result": message.ignore_result,
+            "replaced_task_nesting": message.replaced_task_nesting,
+            "stamped_headers": message.stamped_headers,
+            "stamps": message.stamps,
+            "priority": message.priority,
+            "crashes": crashes,
+            "message": message,
+        }
+    )

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from ...transports.base import Consumer, DeadLetter, Outcome, Recovery, StoredResult, Verdict
-from ...transports.errors import TransportError
+from ...transports.base import Consumer, Outcome, Recovery, Verdict
 from ..exceptions import TimeLimitExceeded, WorkerLostError
 from ..loaded_app import Loaded
-from ..message import MalformedMessage, TaskMessage, parse
 from ..process_link import ProcessLink
-from ..result_writer import ResultWriter
 from ..scoreboard import (
     A_MOVED,
     C_BATCH,
@@ -27,16 +24,13 @@ from ..scoreboard import (
     C_POLICY,
     C_RUNNING,
     S_GENERATION,
-    Policy,
     Slot,
-    Texts,
 )
-from ..settle import Ending, Settlement, policy_of_bits, settlement
+from ..settle import Ending, policy_of_bits, settlement
 from ..settling import decode_outcome
 from ..storage import Storage
 from ..worker_names import owner as owner_name
-
-_UNSTORED_MAX: Final = 10_000
+from .failures import Failures
 
 _ENDINGS = {
     "crash": Ending.LOST,
@@ -55,12 +49,8 @@ class Recoverer:
         self._link = link
         self._storage = storage
         self._max_crashes: int = loaded.config.task_max_crashes
-        self._results = ResultWriter(
-            loaded.config, storage.table, enabled=storage.store is not None, node=loaded.node
-        )
+        self._failures = Failures(loaded, storage, log)
         self._log = log
-        # Results that the store did not take yet.
-        self._unstored: list[StoredResult] = []
 
     def carry_out(self, message: dict[str, Any]) -> dict[str, Any]:
         """Do what the supervisor asks; returns the answer.
@@ -83,7 +73,7 @@ class Recoverer:
                 len(recovery.dead),
             )
         for letter in recovery.dead:
-            self._report_dead_letter(letter)
+            self._failures.of_dead_letter(letter)
 
     # --- recall -----------------------------------------------------------------------------------
 
@@ -133,7 +123,7 @@ class Recoverer:
             max_crashes=self._max_crashes,
         )
         for letter in recovery.dead:
-            self._report_dead_letter(letter)
+            self._failures.of_dead_letter(letter)
         return {
             "op": "recovered",
             "slot": message["slot"],
@@ -162,73 +152,38 @@ class Recoverer:
             return texts.tag if decided.charged and message.get("charge", True) else None
         if decided.verdict is None and consumer.fetch(texts.tag) is not None:
             return None  # it died before the acknowledgement: the task has not begun
-        results = self._failure(texts, consumer, bits, decided, message)
+        if decided.state is None:
+            results, follow_ups = (), ()
+        else:
+            # An early acknowledged message is no longer there to be read; its id is on the scoreboard.
+            delivery = consumer.fetch(texts.tag)
+            results, follow_ups = self._failures.of_running(texts.task_id, delivery, bits, _error(message))
         if decided.verdict is not None:
-            outcome = Outcome(tag=texts.tag, verdict=decided.verdict, reason="lost", results=results)
+            outcome = Outcome(
+                tag=texts.tag,
+                verdict=decided.verdict,
+                reason="lost",
+                results=results,
+                follow_ups=follow_ups,
+            )
             self._storage.settler.settle(consumer, [outcome])
         else:
-            self._store(results)
+            self._failures.keep(results, follow_ups)
         return None
 
-    def _store(self, results: tuple[StoredResult, ...]) -> None:
-        """Store results of messages that are gone from the broker: nobody else will."""
-        if self._storage.store is None or not (results or self._unstored):
-            return
-        self._unstored += results
-        try:
-            self._storage.store.store(self._unstored)
-        except TransportError as error:
-            waiting = len(self._unstored)
-            self._log.error("%d results of lost tasks wait for the result store: %s", waiting, error)
-            del self._unstored[:-_UNSTORED_MAX]
-        else:
-            self._unstored.clear()
-
     def retry_unstored(self) -> None:
-        """Store what could not be stored before."""
-        self._store(())
-
-    def _failure(
-        self,
-        texts: Texts,
-        consumer: Consumer,
-        bits: int,
-        decided: Settlement,
-        message: dict[str, Any],
-    ) -> tuple[StoredResult, ...]:
-        """The FAILURE of an execution that was ended from outside."""
-        if decided.state is None or (bits & Policy.IGNORE_RESULT and not bits & Policy.STORE_ERRORS):
-            return ()
-        if message["verdict"] == "timeout":
-            error: Exception = TimeLimitExceeded(message.get("limit_s"))
-        else:
-            error = WorkerLostError(f"Worker exited prematurely: {message['cause']}")
-        # An early acknowledged message is no longer there to be read; its id is on the scoreboard.
-        delivery = consumer.fetch(texts.tag)
-        parsed = None if delivery is None else self._parsed(delivery.document)
-        task_id = texts.task_id if parsed is None else parsed.id
-        return self._results.failure(error, task_id=task_id, message=parsed)
-
-    def _parsed(self, document: bytes) -> TaskMessage | None:
-        try:
-            return parse(document, self._storage.table)
-        except MalformedMessage as error:
-            self._log.warning("no result can be stored: %s", error)
-            return None
-
-    def _report_dead_letter(self, letter: DeadLetter) -> None:
-        causes = "; ".join(letter.causes) or letter.reason
-        self._log.error(
-            "dead letter %s: queue %s, %d crashes: %s", letter.key, letter.queue, letter.crashes, causes
-        )
-        parsed = self._parsed(letter.document)
-        if parsed is None or self._storage.store is None:
-            return
-        error = WorkerLostError(f"dead-lettered after {letter.crashes} crashes: {causes}")
-        self._store(self._results.failure(error, task_id=parsed.id, message=parsed))
+        """Store and send what could not be before."""
+        self._failures.retry()
 
     def _owner(self, message: dict[str, Any]) -> str:
         return owner_name(self._link.worker_id, message["slot"], message["generation"])
+
+
+def _error(message: dict[str, Any]) -> Exception:
+    """What a task that was ended from outside is said to have raised."""
+    if message["verdict"] == "timeout":
+        return TimeLimitExceeded(message.get("limit_s"))
+    return WorkerLostError(f"Worker exited prematurely: {message['cause']}")
 
 
 def _recalled_tags(slot: Slot, batch: int, index: int) -> list[bytes]:

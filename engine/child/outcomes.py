@@ -14,7 +14,7 @@ from ..execution import Executed
 from ..follow_ups import on_failure, on_retry, on_success
 from ..message import Embed, MalformedMessage, TaskMessage
 from ..message_edit import with_header
-from ..request import Context
+from ..request import Context, context_of
 from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
 from .parts import Parts
@@ -63,43 +63,13 @@ class Outcomes:
         embed: Embed,
     ) -> Context:
         """What the task sees as ``self.request``."""
-        return Context(
-            {
-                "id": message.id,
-                "task": message.task,
-                "args": args,
-                "kwargs": kwargs,
-                "retries": message.retries,
-                "called_directly": False,
-                "hostname": self._parts.node,
-                "delivery_info": {
-                    "exchange": message.exchange,
-                    "routing_key": message.routing_key or delivery.queue,
-                    "priority": message.priority,
-                    "redelivered": delivery.redelivered,
-                },
-                "redelivered": delivery.redelivered,
-                "root_id": message.root_id or message.id,
-                "parent_id": message.parent_id,
-                "group": message.group,
-                "group_index": message.group_index,
-                "chord": embed.chord,
-                "chain": embed.chain,
-                "callbacks": embed.callbacks,
-                "errbacks": embed.errbacks,
-                "timelimit": (message.time_limit_s, message.soft_time_limit_s),
-                "reply_to": message.reply_to,
-                "correlation_id": message.correlation_id,
-                "origin": message.origin,
-                "shadow": message.shadow,
-                "ignore_result": message.ignore_result,
-                "replaced_task_nesting": message.replaced_task_nesting,
-                "stamped_headers": message.stamped_headers,
-                "stamps": message.stamps,
-                "priority": message.priority,
-                "crashes": delivery.crashes,
-                "message": message,
-            }
+        return context_of(
+            message,
+            (args, kwargs, embed),
+            queue=delivery.queue,
+            redelivered=delivery.redelivered,
+            crashes=delivery.crashes,
+            node=self._parts.node,
         )
 
     # --- messages that do not run -------------------------------------------------------------------

@@ -68,14 +68,15 @@ def test_an_error_callback_with_one_parameter_is_sent_and_others_are_called(app:
     seen: list[Any] = []
     note = app.task(name="note")(lambda task_id: None)
     full = app.task(name="full")(
-        lambda request, exc, traceback: seen.append((request.id, repr(exc), traceback))
+        lambda request, exc, traceback, own=None: seen.append((request.id, repr(exc), traceback, own))
     )
-    request = request_of(app, link_error=[note.s(), full.s()])
+    request = request_of(app, link_error=[note.s(), full.s(7)])
     (message,) = on_failure(app, request, failed(app))
     parsed = parse(message.document, app.client.table)
     assert (parsed.task, payload(app, parsed)[0]) == ("note", [request.id])
     assert seen[0][:2] == (request.id, "KeyError('missing')")
     assert "KeyError" in seen[0][2]
+    assert seen[0][3] == 7, "its own arguments come after those that it is called with"
 
 
 def test_an_error_callback_that_fails_is_logged(app: App, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,121 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from prefork.engine.agent.recovery import Recoverer
-from prefork.engine.app import App
 from prefork.engine.child.plan import RunPlan
 from prefork.engine.child.readahead import Kind
 from prefork.engine.result_document import decode
 from prefork.engine.scoreboard import (
     A_MOVED,
-    C_BATCH,
     C_CURSOR,
-    C_HELD,
     C_OUTCOME_BYTES,
     C_POLICY,
     C_RUNNING,
     OUTCOME_BYTES,
-    Scoreboard,
-    Slot,
 )
-from prefork.engine.settling import Settler, encode_outcome
-from prefork.engine.storage import Storage
-from prefork.transports.base import Delivery, Outcome, Outgoing, Recovery, StoredResult
+from prefork.transports.base import Outgoing, Recovery
 from prefork.transports.errors import BrokerUnavailable, ResultStoreUnavailable
+from support.agent_scene import CAUSE, Scene
 from support.apps import memory_app
-from support.faulty import Faulty
-from support.one_child import WORKER, link_of, loaded, unlink
+from support.one_child import WORKER, unlink
 from support.recall_world import GatedSlot
 
-CAUSE = "signal 9"
 VERDICTS = ("crash", "exit", "boot", "timeout", "memory", "shutdown")
-
-
-class Scene:
-    """One child's slot and messages, and the agent that looks at them."""
-
-    def __init__(self, app: App) -> None:
-        self.app = app
-        app.conf.result_backend = app.conf.broker_url
-
-        @app.task
-        def work(n):
-            return n
-
-        self.work = work
-        self.board = Scoreboard()
-        self.slot: Slot = self.board.slot(0)
-        self.slot.clear(1)
-        self.link = link_of(self.board)
-        transport, store = app.client.transport, app.client.results
-        self.transport, self.store = Faulty(transport), Faulty(store)
-        settler = Settler(self.transport, self.store, together=True)  # type: ignore[arg-type]
-        storage = Storage(self.transport, self.store, settler, app.client.table)  # type: ignore[arg-type]
-        self.loaded = loaded(app)
-        self.recoverer = Recoverer(self.link, self.loaded, storage, logging.getLogger("test"))
-        self.consumer = transport.consumer(["celery"], f"{WORKER}.0.1", WORKER)
-
-    def hold(self, n: int) -> list[Delivery]:
-        """A batch that the child has reserved and announced."""
-        for number in range(n):
-            self.work.apply_async((number,), task_id=f"id-{number}")
-        deliveries = self.consumer.reserve(n)
-        self.slot.write_tags([delivery.tag for delivery in deliveries])
-        self.slot.words[C_BATCH] += 1
-        self.slot.words[C_HELD] = n
-        return deliveries
-
-    def run(self, delivery: Delivery, index: int = 0, **options: Any) -> None:
-        """The child is in the middle of a task with these options."""
-        for name, value in options.items():
-            setattr(self.work, name, value)
-        plan = RunPlan(self.work, self.loaded.config, Kind())
-        self.slot.write_texts(f"id-{index}".encode(), plan.name_bytes, delivery.tag)
-        self.slot.words[C_POLICY] = plan.policy_bits
-        self.slot.words[C_CURSOR] = index + 1
-        self.slot.words[C_RUNNING] = 1
-        if not plan.acks.late:
-            assert self.consumer.settle([Outcome(tag=delivery.tag)]) == [True]
-
-    def dead(self, verdict: str = "crash", **fields: Any) -> dict[str, Any]:
-        """The supervisor's report of a death, and the answer."""
-        message = {
-            "op": "dead",
-            "slot": 0,
-            "generation": 1,
-            "verdict": verdict,
-            "cause": CAUSE,
-            "limit_s": 2.0,
-        }
-        return self.recoverer.carry_out(message | {"charge": True} | fields)
-
-    def recall(self, **fields: Any) -> dict[str, Any]:
-        message = {"op": "recall", "slot": 0, "generation": 1, "batch": 1, "index": 1}
-        return self.recoverer.carry_out(message | fields)
-
-    def finished(self, delivery: Delivery, *, follow_up: bool = False) -> bytes:
-        """An outcome of the child, as it lies in the outcome area."""
-        task_id = f"id-{delivery.tag[-1]}"
-        result = StoredResult(task_id, b'{"status":"SUCCESS","result":1,"task_id":"%s"}' % task_id.encode())
-        follow_ups = (Outgoing("after", delivery.document),) if follow_up else ()
-        return encode_outcome(Outcome(tag=delivery.tag, results=(result,), follow_ups=follow_ups))
-
-    def depth(self, queue: str = "celery") -> tuple[int, int]:
-        found = self.app.client.transport.depth(queue)
-        return found.ready, found.in_work
-
-    def crashes(self) -> list[int]:
-        return [waiting.crashes for waiting in self.app.client.transport.peek("celery")]
-
-    def state(self, task_id: str = "id-0") -> str | None:
-        document = self.app.client.results.get([task_id])[0]
-        return None if document is None else decode(document, self.app.client.table.by_name("json")).status
 
 
 @pytest.fixture
@@ -194,7 +103,6 @@ def test_a_result_that_is_ignored_is_not_stored_unless_errors_are(
     from_now = {"ignore_result": True, "store_errors_even_if_ignored": store_errors}
     delivery = scene.hold(1)[0]
     scene.run(delivery, acks_late=False, **from_now)
-    scene.slot.words[C_POLICY] |= 8
     scene.dead()
     assert scene.state() == state
 
@@ -295,6 +203,38 @@ def test_the_failure_of_a_dead_letter_waits_for_the_store(scene: Scene) -> None:
     before = scene.store.calls["store"]
     scene.recoverer.retry_unstored()
     assert scene.store.calls["store"] == before, "nothing is left"
+
+
+@pytest.mark.parametrize(
+    ("task", "message", "store_errors", "state"),
+    [
+        (False, None, False, "FAILURE"),
+        (True, None, False, None),
+        (True, None, True, "FAILURE"),
+        (True, False, False, "FAILURE"),
+        (False, True, False, None),
+        (False, True, True, "FAILURE"),
+    ],
+)
+def test_the_failure_of_a_dead_letter_is_stored_only_where_results_are(
+    scene: Scene, task: bool, message: bool | None, store_errors: bool, state: str | None
+) -> None:
+    scene.recoverer._max_crashes = 1
+    scene.work.ignore_result, scene.work.store_errors_even_if_ignored = task, store_errors
+    options = {} if message is None else {"ignore_result": message}
+    scene.work.apply_async((1,), task_id="id-0", **options)
+    scene.run(scene.reserved())
+    assert scene.dead()["dead"] == 1
+    assert scene.state() == state
+
+
+def test_the_failure_of_a_dead_letter_of_an_unknown_task_follows_the_configuration(scene: Scene) -> None:
+    scene.recoverer._max_crashes = 1
+    scene.work.apply_async((1,), task_id="id-0")
+    scene.run(scene.reserved())
+    del scene.app.registry[scene.work.name]
+    assert scene.dead()["dead"] == 1
+    assert scene.state() == "FAILURE"
 
 
 def test_a_dead_letter_that_is_no_message_is_reported_without_a_result(scene: Scene) -> None:

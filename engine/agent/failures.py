@@ -1,0 +1,148 @@
+"""The failures of tasks that were ended from outside: their results, and their error callbacks.
+
+The child that ran such a task is dead, so the agent says what became of it. It runs no task and no
+hook: an error callback is sent, whatever it takes, and `Task.on_failure` is not called.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ...transports.base import DeadLetter, Delivery, Outgoing, StoredResult
+from ...transports.errors import TransportError
+from .. import states
+from ..einfo import ExceptionInfo
+from ..exceptions import WorkerLostError
+from ..execution import Executed
+from ..follow_ups import on_failure
+from ..loaded_app import Loaded
+from ..message import MalformedMessage, TaskMessage, parse
+from ..options import options_of
+from ..request import context_of
+from ..result_writer import ResultWriter
+from ..scoreboard import Policy
+from ..storage import Storage
+
+# What neither store nor broker takes for so long is given up, the oldest first.
+_KEPT_MAX: Final = 10_000
+
+
+class Failures:
+    """Makes failures, and keeps what cannot be stored or sent yet. Used by the agent's loop only."""
+
+    def __init__(self, loaded: Loaded, storage: Storage, log: logging.Logger) -> None:
+        self._loaded = loaded
+        self._storage = storage
+        self._log = log
+        self._results = ResultWriter(
+            loaded.config, storage.table, enabled=storage.store is not None, node=loaded.node
+        )
+        self._unstored: list[StoredResult] = []
+        self._unsent: list[Outgoing] = []
+
+    def of_running(
+        self, task_id: str, delivery: Delivery | None, bits: int, error: Exception
+    ) -> tuple[tuple[StoredResult, ...], tuple[Outgoing, ...]]:
+        """Result and error callbacks of an execution that was ended from outside.
+
+        :param delivery: its message; None when it was acknowledged before its start. Then nobody knows
+            its error callbacks any more.
+        :param bits: `scoreboard.Policy` of the execution.
+        """
+        message = None if delivery is None else self._parsed(delivery.document)
+        results: tuple[StoredResult, ...] = ()
+        if bits & Policy.STORE_ERRORS or not bits & Policy.IGNORE_RESULT:
+            known_id = task_id if message is None else message.id
+            results = self._results.failure(error, task_id=known_id, message=message)
+        if delivery is None or message is None:
+            return results, ()
+        return results, self._errbacks(message, delivery.queue, delivery.crashes, error)
+
+    def of_dead_letter(self, letter: DeadLetter) -> None:
+        """Say, store and send what follows from a message that nobody will run again."""
+        causes = "; ".join(letter.causes) or letter.reason
+        self._log.error(
+            "dead letter %s: queue %s, %d crashes: %s", letter.key, letter.queue, letter.crashes, causes
+        )
+        message = self._parsed(letter.document)
+        if message is None:
+            return
+        error = WorkerLostError(f"dead-lettered after {letter.crashes} crashes: {causes}")
+        if self._is_stored(message):
+            self.keep(self._results.failure(error, task_id=message.id, message=message), ())
+        # Only now: its arguments may be what killed those processes.
+        self.keep((), self._errbacks(message, letter.queue, letter.crashes, error))
+
+    def keep(self, results: Sequence[StoredResult], follow_ups: Sequence[Outgoing]) -> None:
+        """Store and send for a message that is gone from the broker: nobody else will."""
+        if not results and not follow_ups:
+            return
+        self._unstored += results
+        self._unsent += follow_ups
+        self.retry()
+
+    def retry(self) -> None:
+        """Store and send what could not be before."""
+        store = self._storage.store
+        if store is None:
+            self._unstored.clear()
+        elif self._unstored and self._done("results of lost tasks", len(self._unstored), self._store):
+            self._unstored.clear()
+        if self._unsent and self._done("error callbacks", len(self._unsent), self._send):
+            self._unsent.clear()
+        del self._unstored[:-_KEPT_MAX], self._unsent[:-_KEPT_MAX]
+
+    def _store(self) -> None:
+        assert self._storage.store is not None
+        self._storage.store.store(self._unstored)
+
+    def _send(self) -> None:
+        self._storage.transport.send(self._unsent)
+
+    def _done(self, what: str, count: int, attempt: Callable[[], None]) -> bool:
+        try:
+            attempt()
+        except TransportError as error:
+            self._log.error("%d %s wait: %s", count, what, error)
+            return False
+        return True
+
+    def _is_stored(self, message: TaskMessage) -> bool:
+        """Whether anybody is told; a message's own wish wins over the task's (interop §8.11)."""
+        config = self._loaded.config
+        task = self._loaded.app.tasks.get(message.task)
+        options = None if task is None else options_of(task, config)
+        if (
+            config.task_store_errors_even_if_ignored
+            if options is None
+            else options.store_errors_even_if_ignored
+        ):
+            return True
+        if message.ignore_result is not None:
+            return not message.ignore_result
+        return not (config.task_ignore_result if options is None else options.ignore_result)
+
+    def _errbacks(
+        self, message: TaskMessage, queue: str, crashes: int, error: Exception
+    ) -> tuple[Outgoing, ...]:
+        try:
+            payload = message.payload(self._storage.table)
+        except MalformedMessage as problem:
+            self._log.warning("no error callback can be sent: %s", problem)
+            return ()
+        if not payload[2].errbacks:
+            return ()
+        request = context_of(
+            message, payload, queue=queue, redelivered=crashes > 0, crashes=crashes, node=self._loaded.node
+        )
+        executed = Executed(states.FAILURE, error, ExceptionInfo(error))
+        return on_failure(self._loaded.app, request, executed, call=False)
+
+    def _parsed(self, document: bytes) -> TaskMessage | None:
+        try:
+            return parse(document, self._storage.table)
+        except MalformedMessage as error:
+            self._log.warning("no result can be stored: %s", error)
+            return None

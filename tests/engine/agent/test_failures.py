@@ -1,0 +1,161 @@
+"""Error callbacks of tasks that were ended from outside, against the memory broker."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from prefork.engine.exceptions import TimeLimitExceeded, WorkerLostError
+from prefork.engine.request import Context
+from prefork.transports.base import Delivery
+from support.agent_scene import CAUSE, Scene
+from support.apps import memory_app, sent
+from support.one_child import NODE, OneChild, unlink
+
+
+class Told:
+    """A scene with two error callbacks: one takes the id, the other one the details."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.app = scene.app
+        self.calls: list[tuple[Any, ...]] = []
+
+        @self.app.task
+        def sorry(task_id):
+            self.calls.append(("sorry", task_id))
+
+        @self.app.task
+        def sorry_for(request, exc, traceback, own):
+            self.calls.append((own, request, exc, traceback))
+
+        self.sorry, self.sorry_for = sorry, sorry_for
+
+    def running(self, *errbacks: Any, **options: Any) -> Delivery:
+        """A task with error callbacks, in the middle of its run."""
+        self.scene.work.apply_async((1,), task_id="id-0", link_error=list(errbacks), priority=3)
+        delivery = self.scene.reserved()
+        self.scene.run(delivery, **options)
+        return delivery
+
+    def run_errbacks(self) -> None:
+        """What was sent is run by a child."""
+        child = OneChild(self.app, generation=9, queues=["celery", "sorry"])
+        child.run()
+        child.close()
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    with memory_app(task_queues={"celery": {}, "sorry": {}}) as app:
+        scene = Scene(app)
+        yield Told(scene)
+        unlink(scene.link)
+
+
+@pytest.mark.parametrize("verdict", ["timeout", "crash", "memory"])
+def test_a_callback_that_takes_the_id_is_sent_with_the_failure(told: Told, verdict: str) -> None:
+    told.running(told.sorry.s().set(queue="sorry"), reject_on_worker_lost=False)
+    told.scene.dead(verdict)
+    assert told.scene.state() == "FAILURE"
+    (message,) = sent(told.app, "sorry")
+    assert (message.task, message.parent_id, message.root_id) == (told.sorry.name, "id-0", "id-0")
+    told.run_errbacks()
+    assert told.calls == [("sorry", "id-0")]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind", "detail"),
+    [("timeout", TimeLimitExceeded, "2.0"), ("crash", WorkerLostError, CAUSE)],
+)
+def test_a_callback_that_takes_the_details_is_called_by_a_worker_not_by_the_agent(
+    told: Told, verdict: str, kind: type[Exception], detail: str
+) -> None:
+    told.running(told.sorry_for.s("oh").set(queue="sorry"), reject_on_worker_lost=False)
+    told.scene.dead(verdict)
+    assert told.calls == [], "the agent runs no code of a task"
+    told.run_errbacks()
+    ((prefix, request, error, traceback),) = told.calls
+    assert prefix == "oh"
+    assert isinstance(request, Context)
+    assert (request.id, request.task, request.args) == ("id-0", told.scene.work.name, [1])
+    assert (request.hostname, request.delivery_info["priority"]) == (NODE, 3)
+    assert type(error) is kind
+    assert detail in str(error)
+    assert detail in traceback
+
+
+def test_a_message_that_will_run_again_has_not_failed_yet(told: Told) -> None:
+    told.running(told.sorry.s().set(queue="sorry"))
+    told.scene.dead("crash")
+    assert sent(told.app, "sorry") == []
+
+
+def test_a_callback_is_sent_once_although_the_death_is_reported_twice(told: Told) -> None:
+    told.running(told.sorry.s().set(queue="sorry"))
+    told.scene.dead("timeout")
+    told.scene.dead("timeout")
+    assert len(sent(told.app, "sorry")) == 1
+
+
+def test_a_callback_is_sent_although_the_result_is_ignored(told: Told) -> None:
+    told.running(told.sorry.s().set(queue="sorry"), ignore_result=True)
+    told.scene.dead("timeout")
+    assert told.scene.state() is None
+    assert len(sent(told.app, "sorry")) == 1
+
+
+def test_an_early_acknowledged_message_has_a_failure_and_no_callbacks(told: Told) -> None:
+    # Its message is gone from the broker, and with it what it said about callbacks.
+    told.running(told.sorry.s().set(queue="sorry"), acks_late=False)
+    told.scene.dead("crash")
+    assert told.scene.state() == "FAILURE"
+    assert sent(told.app, "sorry") == []
+
+
+def test_a_callback_that_cannot_be_sent_hides_neither_the_failure_nor_the_others(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    told.running(told.sorry.s().set(serializer="none of ours"), told.sorry.s().set(queue="sorry"))
+    told.scene.dead("timeout")
+    assert told.scene.state() == "FAILURE"
+    assert "error callback" in caplog.text
+    assert len(sent(told.app, "sorry")) == 1
+
+
+def test_the_callbacks_of_a_dead_letter_are_sent_when_broker_and_store_take_them(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = told.scene
+    scene.recoverer._max_crashes = 1
+    told.running(told.sorry.s().set(queue="sorry"))
+    scene.transport.fail("send", 2)
+    assert scene.dead()["dead"] == 1
+    assert scene.state() == "FAILURE"
+    assert "1 error callbacks wait" in caplog.text
+    scene.recoverer.retry_unstored()
+    assert sent(told.app, "sorry") == []
+    scene.recoverer.retry_unstored()
+    scene.recoverer.retry_unstored()
+    assert len(sent(told.app, "sorry")) == 1
+
+
+def test_a_dead_letter_whose_arguments_cannot_be_read_has_a_failure_and_no_callbacks(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = told.scene
+    scene.recoverer._max_crashes = 1
+    told.running(told.sorry.s().set(queue="sorry"))
+    scene.dead()
+    (letter,) = told.app.client.transport.dead_letters()
+    envelope = json.loads(letter.document)
+    envelope["body"] = base64.b64encode(b"[[1], {}, 5]").decode()
+    damaged = msgspec.structs.replace(letter, document=json.dumps(envelope).encode())
+    scene.recoverer._failures.of_dead_letter(damaged)
+    assert "no error callback can be sent" in caplog.text
+    assert len(sent(told.app, "sorry")) == 1, "only that of the letter that can be read"
