@@ -15,8 +15,10 @@ from .clock import mono_s, wall_s
 
 _PROMOTE_S: Final = 0.25
 # Of a broker that tells whenever something was put into the schedule.
-_PROMOTE_TOLD_S: Final = 5.0
+_PROMOTE_TOLD_S: Final = 15.0
 _MAINTAIN_S: Final = 10.0
+# What failed is tried again no later than this, so that work goes on soon after an outage.
+_RETRY_S: Final = 1.0
 
 
 class Duty:
@@ -78,25 +80,32 @@ class Housekeeping:
         ]
 
     def turn(self) -> float:
-        """Do what is due; returns in how many seconds something is due again."""
+        """Do what is due; returns in how many seconds something is due again.
+
+        A failure ends the turn: it may have waited for a silent broker, and the caller has other
+        things to do than to wait as often as there are duties.
+        """
         now_s = mono_s()
         for duty in self.duties:
-            if now_s >= duty.next_s:
-                self._perform(duty, now_s)
+            if now_s >= duty.next_s and not self._perform(duty, now_s):
+                break
         return max(0.0, min(duty.next_s for duty in self.duties) - mono_s())
 
-    def _perform(self, duty: Duty, now_s: float) -> None:
+    def _perform(self, duty: Duty, now_s: float) -> bool:
         duty.next_s = now_s + duty.interval_s
         try:
             duty.perform()
         except TransportError as error:
             duty.failures += 1
+            retry_s = min(duty.interval_s, _RETRY_S)
+            duty.next_s = mono_s() + retry_s
             if duty.failures == 1:
-                self._log.error("%s: %s; trying again every %.2g s", duty.name, error, duty.interval_s)
-            return
+                self._log.error("%s: %s; trying again every %.2g s", duty.name, error, retry_s)
+            return False
         if duty.failures:
             self._log.warning("%s: works again after %d failures", duty.name, duty.failures)
             duty.failures = 0
+        return True
 
     def renew(self) -> None:
         """Renew the lease.

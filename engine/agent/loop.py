@@ -74,10 +74,12 @@ class Agent:
             Duty("results", _STORE_S, self._recoverer.retry_unstored),
         ]
         self._stopping = False
+        self._blind = False  # the last look for messages failed, and that was said
 
     def run(self) -> int:
         """Run until told to stop."""
-        self._keeping.renew()
+        # The lease comes first. A broker that is away does not keep the worker from starting.
+        self._keeping.turn()
         watch = self._transport.watch(self._queues)
         self._waker.follow(watch)
         self._say({"op": "ready"})
@@ -127,10 +129,14 @@ class Agent:
     def _wake(self) -> bool:
         """Wake idle children; True when a pause is in order: nobody is idle, or nothing can be seen."""
         try:
-            return self._waker.wake()
+            nobody_idle = self._waker.wake()
         except TransportError as error:
-            self._log.warning("cannot look for messages: %s", error)
+            if not self._blind:
+                self._blind = True
+                self._log.warning("cannot look for messages: %s", error)
             return True
+        self._blind = False
+        return nobody_idle
 
     def _renewed(self) -> None:
         self._words[A_RENEWED_NS] = mono_ns()

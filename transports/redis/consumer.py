@@ -31,7 +31,8 @@ class RedisConsumer:
     """See the port `Consumer`. Used by one thread of one process.
 
     :param sources: the lists of the owner; none of it when nobody knows the owner.
-    :param attached: acts for the owner of another process.
+    :param register: enters the owner in the broker; None for one that acts for the owner of another
+        process.
     """
 
     def __init__(
@@ -42,16 +43,15 @@ class RedisConsumer:
         sources: Sources,
         destinations: Destinations,
         *,
-        attached: bool = False,
-        wall: Callable[[], float] = time.time,
+        register: Callable[[], None] | None = None,
     ) -> None:
         self._link = link
         self._keys = keys
         self._owner = owner
         self._sources = sources
         self._destinations = destinations
-        self._attached = attached
-        self._wall = wall
+        self._attached = register is None
+        self._register = register  # until it has succeeded
         self._held = keys.held(owner)
         self._fence = fence_of(owner)
         self._number = 1  # of the next message
@@ -71,6 +71,15 @@ class RedisConsumer:
         """The incarnation that holds what this consumer reserves."""
         return self._owner
 
+    def register(self) -> None:
+        """Enter the owner in the broker, unless that is done.
+
+        :raises TransportError: the broker cannot be reached; `reserve` tries again.
+        """
+        if self._register is not None:
+            self._register()
+            self._register = None
+
     # --- reserve ---------------------------------------------------------------------------------
 
     def reserve(self, max_n: int, timeout_s: float = 0.0) -> list[Delivery]:
@@ -82,6 +91,7 @@ class RedisConsumer:
         """
         if self._attached:
             raise OwnerLost(self._owner, "a consumer that is attached to another's owner never reserves")
+        self.register()
         if max_n <= 0:
             return []
         found = self._take(max_n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -18,6 +19,7 @@ from ..base import (
     Waiting,
     Watch,
 )
+from ..errors import BrokerUnavailable
 from . import deadletters, inspection, recovery, release, schedule
 from .consumer import RedisConsumer
 from .fanout import Fanout
@@ -43,6 +45,8 @@ CAPABILITIES = Capabilities(
 )
 FIRST_LEASE_S = 15.0
 RELEASE_DEADLINE_S = 3600.0
+
+_log = logging.getLogger("prefork.transports.redis")
 
 
 class RedisTransport:
@@ -88,27 +92,35 @@ class RedisTransport:
         self._publisher.send(messages)
 
     def consumer(self, queues: Sequence[str], owner: str, worker: str) -> RedisConsumer:
-        """A consumer of these queues; registers its owner."""
+        """A consumer of these queues; registers its owner, now or as soon as the broker is there."""
         keys = self._keys
         self._worker = worker
         own = self._fanout.own(dict.fromkeys(queues), worker)
         registered = Registered(worker, tuple(own), keys.steps)
         link = Link(self._settings, name=f"prefork:{owner}")
         self._opened.add(link)
-        self._publisher.declare(link, queues)
-        link.run(
-            REGISTER,
-            [keys.owners, keys.worker(worker), keys.workers, keys.queues],
-            [
-                encode(owner),
-                registered.encoded(),
-                encode(worker),
-                FIRST_LEASE_S,
-                *map(encode, registered.queues),
-            ],
-        )
+
+        def register() -> None:
+            self._publisher.declare(link, queues)
+            link.run(
+                REGISTER,
+                [keys.owners, keys.worker(worker), keys.workers, keys.queues],
+                [
+                    encode(owner),
+                    registered.encoded(),
+                    encode(worker),
+                    FIRST_LEASE_S,
+                    *map(encode, registered.queues),
+                ],
+            )
+
         sources = Sources(keys, registered.queues, registered.steps)
-        return RedisConsumer(link, keys, owner, sources, self._destinations)
+        consumer = RedisConsumer(link, keys, owner, sources, self._destinations, register=register)
+        try:
+            consumer.register()
+        except BrokerUnavailable as error:
+            _log.warning("%s; owner %s is registered when it reserves", error, owner)
+        return consumer
 
     def attach(self, owner: str) -> RedisConsumer:
         """A consumer that acts for an owner of another process; see the port."""
@@ -118,7 +130,7 @@ class RedisTransport:
         if registered is None:
             registered = Registered("", (), ())
         sources = Sources(self._keys, registered.queues, registered.steps)
-        return RedisConsumer(link, self._keys, owner, sources, self._destinations, attached=True)
+        return RedisConsumer(link, self._keys, owner, sources, self._destinations)
 
     def watch(self, queues: Sequence[str]) -> Watch:
         """A watch over these queues."""
