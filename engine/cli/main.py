@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("configuration", "the effective configuration and where each value came from"),
     "report": ("report", "versions and settings, for a bug report"),
     "health": ("health", "ask running workers on this host whether they are well"),
+    "bench": ("bench", "measure this host against a broker, and recommend settings"),
     "demo": ("demo", "run the engine on real work, with planned misfortunes"),
 }
 
