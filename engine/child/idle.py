@@ -14,7 +14,7 @@ from ..linux import Linux
 from ..process_link import ProcessLink
 from ..scoreboard import A_LOOP_NS, Slot
 
-_SAFETY_S: Final = 4.0
+_SAFETY_S: Final = 6.0
 _AGENT_GONE_NS: Final = 2_500_000_000
 _POLL_FIRST_S: Final = 0.01
 _POLL_LAST_S: Final = 0.25

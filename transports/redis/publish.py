@@ -165,8 +165,9 @@ class Publisher:
         if self._nowhere:
             return [self._nowhere]
         if (exchange, key) not in self._said:
-            if len(self._said) < _PLACES_MAX:
-                self._said.add((exchange, key))
+            if len(self._said) >= _PLACES_MAX:
+                self._said.clear()
+            self._said.add((exchange, key))
             _log.warning(
                 "exchange %r: no queue is bound for the routing key %r, so its messages are dropped; "
                 "declare the queue in task_queues, or set deadletter_queue in broker_transport_options",
