@@ -81,6 +81,15 @@ class AsyncResult(Generic[R]):
             self._document = document
         return document
 
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing final has been seen of it here, so that the store has to be asked."""
+        return self._document is None and not self.ignored
+
+    def learn(self, document: ResultDocument) -> None:
+        """Take a final document that was read together with others."""
+        self._document = document
+
     def _field(self, name: str) -> Any:
         document = self._read()
         return None if document is None else document.extended.get(name)

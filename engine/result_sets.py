@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .async_result import INTERVAL_MAX_S, result_from_tuple
+from .async_result import INTERVAL_MAX_S, AsyncResult, result_from_tuple
 from .clock import mono_s
 from .eager_result import EagerResult
 from .exceptions import TimeoutError
 from .join_guard import assert_may_join
 from .local import get_current_app
+from .look_ahead import looking_ahead, read_final
 
 if TYPE_CHECKING:
     from .app import App
+
+WAIT_MOST = 1000
+"""How many results are waited for at a time."""
 
 
 class ResultSet:
@@ -72,15 +77,15 @@ class ResultSet:
 
     def ready(self) -> bool:
         """Whether every task has ended."""
-        return all(result.ready() for result in self.results)
+        return all(result.ready() for result in looking_ahead(self.results))
 
     def successful(self) -> bool:
         """Whether every task returned."""
-        return all(result.successful() for result in self.results)
+        return all(result.successful() for result in looking_ahead(self.results))
 
     def failed(self) -> bool:
         """Whether any task raised."""
-        return any(result.failed() for result in self.results)
+        return any(result.failed() for result in looking_ahead(self.results))
 
     def waiting(self) -> bool:
         """Whether any task has not ended."""
@@ -88,8 +93,11 @@ class ResultSet:
 
     def completed_count(self) -> int:
         """How many returned."""
+        read_final(self.results)
         return sum(
-            result.completed_count() if isinstance(result, ResultSet) else int(result.successful())
+            result.completed_count()
+            if isinstance(result, ResultSet)
+            else int(not (isinstance(result, AsyncResult) and result.unknown) and result.successful())
             for result in self.results
         )
 
@@ -117,7 +125,7 @@ class ResultSet:
             assert_may_join()
         deadline_mono_s = None if timeout is None else mono_s() + timeout
         values: list[Any] = []
-        for result in self.results:
+        for result in looking_ahead(self.results):
             left_s = None if deadline_mono_s is None else max(0.0, deadline_mono_s - mono_s())
             value = result.get(
                 timeout=left_s,
@@ -151,7 +159,12 @@ class ResultSet:
                 )
         while left:
             step_s = INTERVAL_MAX_S if deadline_mono_s is None else deadline_mono_s - mono_s()
-            found = next(iter(left.values())).app.client.stored.wait_any(list(left), max(0.0, step_s))
+            stored = next(iter(left.values())).app.client.stored
+            more = list(islice(left, WAIT_MOST, None))
+            # Those that were sent first usually end first; at times the others are looked at.
+            step_s = min(step_s, interval) if more else step_s
+            found = stored.wait_any(list(islice(left, WAIT_MOST)), max(0.0, step_s))
+            found = found or stored.read_final(more)
             for task_id, document in found.items():
                 del left[task_id]
                 yield task_id, {"status": document.status, "result": document.result}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..serializers.base import Serializer
+from ..serializers.base import DecodeError, Serializer
 from ..transports.base import ResultStore, StoredResult
 from . import result_document, states
 from .clock import wall_s
@@ -51,6 +51,23 @@ class StoredResults:
         """
         found = self._store().get([task_id])[0]
         return None if found is None else result_document.decode(found, self._serializer)
+
+    def read_final(self, task_ids: Sequence[str]) -> dict[str, ResultDocument]:
+        """The documents of those that have ended, read together.
+
+        One that cannot be read is left out; whoever asks for it alone is told why.
+        """
+        known: dict[str, ResultDocument] = {}
+        for task_id, found in zip(task_ids, self._store().get(task_ids)):
+            if found is None:
+                continue
+            try:
+                document = result_document.decode(found, self._serializer)
+            except (DecodeError, result_document.MalformedResult):
+                continue  # shown to whoever asks for this one alone
+            if document.status in states.READY_STATES:
+                known[task_id] = document
+        return known
 
     def wait(self, task_id: str, timeout_s: float) -> ResultDocument | None:
         """Wait for the final document of an id; None when the time is over."""
