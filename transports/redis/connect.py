@@ -106,14 +106,23 @@ def _ask(wire: Wire, commands: Sequence[Sequence[Arg]], required: int, user: str
     """One round trip; the first `required` commands must succeed."""
     if not commands:
         return []
+    replies: list[Any] = []
     try:
-        wire.write(b"".join([pack(command) for command in commands]))
-        replies = [wire.read() for _ in commands]
+        try:
+            wire.write(b"".join([pack(command) for command in commands]))
+        finally:
+            # Also when it cannot be written: a server with too many clients says so, and closes.
+            while len(replies) < len(commands):
+                replies.append(wire.read())
     except (OSError, hiredis.HiredisError) as error:
-        raise unreachable(wire.where, error) from None
-    for command, reply in zip(commands[:required], replies):
-        if isinstance(reply, ServerError):
-            raise from_reply(reply, where=wire.where, user=user, command=str(command[0]))
+        if not (replies and isinstance(replies[0], ServerError)):
+            raise unreachable(wire.where, error) from None
+    for index, reply in enumerate(replies):
+        # What is not required may be forbidden to the user, but not fail because no more are let in.
+        if isinstance(reply, ServerError) and (index < required or reply.text.startswith("ERR max")):
+            raise from_reply(reply, where=wire.where, user=user, command=str(commands[index][0]))
+    if len(replies) < len(commands):
+        raise unreachable(wire.where, "it closed the connection")
     return replies
 
 
