@@ -49,6 +49,7 @@ __all__ = [
     "Transport",
     "Verdict",
     "Waiting",
+    "Wakeable",
     "Watch",
 ]
 
@@ -154,6 +155,17 @@ class Releases(Protocol):
         """
 
 
+@runtime_checkable
+class Wakeable(Protocol):
+    """A consumer that messages are pushed to: whoever idles sleeps on its descriptor."""
+
+    def fileno(self) -> int:
+        """Polls readable when something may have come; -1 while there is no connection.
+
+        Ask each time: it changes with the connection.
+        """
+
+
 class Transport(Protocol):
     """One broker, seen from one process. Safe to use from several threads; not across a fork."""
 
@@ -203,7 +215,7 @@ class Transport(Protocol):
 
         :param running: tag of the message that was running: it is charged with one crash, goes to
             the dead letters when it has `max_crashes` of them, and all others return untouched.
-            None with an empty `cause` charges nothing.
+            None charges nothing, whatever the `cause`.
         :param cause: why the owner died; None of the messages is charged when it is empty.
         """
 

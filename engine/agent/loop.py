@@ -150,6 +150,9 @@ class Agent:
         elif message["op"] == "stop":
             self._retry_undone()
             self._stopping = True
+        elif message["op"] == "stopping":
+            about = {name: message[name] for name in ("sig", "how", "exitcode")}
+            signals.worker_shutting_down.send(self._link.node, **about)
         elif not self._carry_out(message):
             self._undone.append(message)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ...transports.base import Consumer, Outcome, Recovery, Verdict
+from ...transports.base import Consumer, Outcome, Outgoing, Recovery, StoredResult, Verdict
 from ..exceptions import TimeLimitExceeded, WorkerLostError
 from ..loaded_app import Loaded
 from ..process_link import ProcessLink
@@ -152,9 +152,9 @@ class Recoverer:
             return texts.tag if decided.charged and message.get("charge", True) else None
         if decided.verdict is None and consumer.fetch(texts.tag) is not None:
             return None  # it died before the acknowledgement: the task has not begun
-        if decided.state is None:
-            results, follow_ups = (), ()
-        else:
+        results: tuple[StoredResult, ...] = ()
+        follow_ups: tuple[Outgoing, ...] = ()
+        if decided.state is not None:
             # An early acknowledged message is no longer there to be read; its id is on the scoreboard.
             delivery = consumer.fetch(texts.tag)
             results, follow_ups = self._failures.of_running(texts.task_id, delivery, bits, _error(message))

@@ -185,6 +185,11 @@ class AgentKeeper:
         self._context.scoreboard.words[S_AGENT_PID] = 0
         self.agent = None
 
+    def announce_stop(self, sig: str | None, how: str, exit_code: int) -> None:
+        """Have the agent send ``worker_shutting_down``. Nobody is asked again: it is news, not a duty."""
+        if self.agent is not None and self.agent.phase is AgentPhase.READY:
+            self.agent.channel.send({"op": "stopping", "sig": sig, "how": how, "exitcode": exit_code})
+
     def stop(self) -> None:
         """Ask the agent to unregister and leave."""
         if self.agent is not None and self.agent.pidfd >= 0:

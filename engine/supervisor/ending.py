@@ -14,6 +14,7 @@ from .pool import Pool
 from .shutdown import Ask, Shutdown, Stage, advance, ask, stop_within
 from .template_keeper import TemplateKeeper
 
+_SIGNALS: Final = {Ask.TERM: "SIGTERM", Ask.INT: "SIGINT", Ask.QUIT: "SIGQUIT"}
 STOPPED: Final = Doom("shutdown", "the worker was told to stop", charge=False)
 
 
@@ -39,6 +40,7 @@ class Ending:
         self._manager = manager
         self._host = host
         self.state = Shutdown()
+        self._sig: str | None = None  # what was sent last, for ``worker_shutting_down``
 
     @property
     def begun(self) -> bool:
@@ -57,6 +59,7 @@ class Ending:
 
     def ask(self, what: Ask, now_s: float, exit_code: int = 0) -> None:
         """A signal, or its like."""
+        self._sig = _SIGNALS.get(what)
         self._move(ask(self.state, what, now_s, self._pool.options.soft_shutdown_s, exit_code), now_s)
 
     def stop(self, graceful_s: float | None, now_s: float) -> None:
@@ -101,6 +104,9 @@ class Ending:
             self._log.info("what still runs in %.1f s will be stopped", self.until_deadline_s(now_s))
 
     def _enter(self, before: Stage, now_s: float) -> None:
+        if self.state.stage in (Stage.WARM, Stage.COLD):
+            how = self.state.stage.name.capitalize()
+            self._agent.announce_stop(self._sig, how, self.state.exit_code)
         match self.state.stage:
             case Stage.WARM:
                 self._log.info("stopping: running tasks are finished first")

@@ -224,6 +224,9 @@ class FakeAgent:
         if message["op"] == "stop":
             note(self.link, "agent stopped")
             os._exit(0)
+        if message["op"] == "stopping":
+            note(self.link, "stopping", **{k: v for k, v in message.items() if k != "op"})
+            return
         if (self.directory / "agent-ignores").exists():
             return
         slot = self.link.scoreboard.slot(message["slot"])

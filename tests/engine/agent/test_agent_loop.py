@@ -103,6 +103,24 @@ def test_an_agent_renews_the_lease_serves_and_leaves(stage: Stage) -> None:
     assert stage.app.client.transport.owners(WORKER) == []
 
 
+def test_the_agent_tells_hooks_that_the_worker_is_shutting_down(stage: Stage) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    def receiver(sender, sig, how, exitcode, **_):
+        told.append((sender, sig, how, exitcode))
+
+    signals.worker_shutting_down.connect(receiver, weak=False)
+    try:
+        running = Background(stage.agent.run)
+        stage.hear()
+        send(stage.ours, {"op": "stopping", "sig": "SIGTERM", "how": "Warm", "exitcode": 0})
+        send(stage.ours, {"op": "stop"})
+        running.result()
+    finally:
+        signals.worker_shutting_down.disconnect(receiver)
+    assert told == [(stage.agent._link.node, "SIGTERM", "Warm", 0)]
+
+
 def test_an_agent_that_replaces_another_does_not_announce_the_worker_again(stage: Stage) -> None:
     seen: list[str] = []
 

@@ -79,6 +79,28 @@ def test_sigterm_can_be_remapped(worker: Supervised) -> None:
     assert worker.wait(3.0) == 0
 
 
+def test_the_agent_is_told_of_each_stage_of_the_stop(worker: Supervised) -> None:
+    worker.start()
+    worker.event("start", job=worker.job({"do": "sleep", "s": 60}))
+    worker.signal(signal.SIGINT)
+    warm = worker.event("stopping")
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    cold = worker.events("stopping")[-1]
+    assert [(told["sig"], told["how"], told["exitcode"]) for told in (warm, cold)] == [
+        ("SIGINT", "Warm", 0),
+        ("SIGQUIT", "Cold", 0),
+    ]
+    assert len(worker.events("stopping")) == 2
+
+
+def test_a_stop_through_the_control_socket_has_no_signal(worker: Supervised) -> None:
+    worker.start()
+    worker.ask("stop", graceful_s=2.0)
+    assert worker.wait() == 0
+    assert [(told["sig"], told["how"]) for told in worker.events("stopping")] == [(None, "Warm")]
+
+
 def test_term_while_the_application_is_imported_stops_at_once(worker: Supervised) -> None:
     worker.set("template-hangs")
     worker.start(ready=False)

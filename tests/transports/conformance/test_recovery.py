@@ -86,6 +86,25 @@ def test_nothing_is_charged_without_a_cause(
     assert broker.consumer(transport, [queue]).reserve(1)[0].crashes == 0
 
 
+def test_a_cause_without_a_running_message_charges_nobody(
+    broker: Broker, transport: Transport, send: Send, queue: str
+) -> None:
+    # Given a batch, of which nobody can say that a message ran
+    send(b"first", b"second")
+    dead = broker.consumer(transport, [queue])
+    assert len(dead.reserve(2)) == 2
+    # When its owner died of something
+    recovery = transport.recover(dead.owner, running=None, cause="signal 9", max_crashes=1)
+    # Then all return: neither charged, nor suspected, nor dead letters
+    assert (recovery.returned, recovery.suspects, recovery.crashed, recovery.dead) == (2, 0, (), ())
+    successor = broker.consumer(transport, [queue])
+    received = successor.reserve(2)
+    assert [(one.document, one.crashes, one.suspect) for one in received] == [
+        (b"first", 0, False),
+        (b"second", 0, False),
+    ]
+
+
 def test_a_running_tag_that_is_no_longer_held_charges_nobody(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
