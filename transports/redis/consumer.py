@@ -12,7 +12,7 @@ from ..base import Delivery, Outcome, StoredResult, Verdict
 from ..errors import OwnerLost
 from . import recovery
 from .keys import FLAG_SUSPECT, Keys, encode
-from .link import Link
+from .link import Arg, Link
 from .outcomes import Batch, Destinations
 from .owners import Sources, fence_of, read_tag
 from .scripts import ACK, INFORM, MARK_STARTED, RESERVE, SETTLE
@@ -64,7 +64,7 @@ class RedisConsumer:
         schedules = [keys.due(queue) for queue in sources.queues]
         self._reserve_keys = [keys.owners, self._held, keys.marked_lists, keys.due_queues, keys.dead]
         self._reserve_keys += [*schedules, *sources.pairs()]
-        self._reserve_tail = [len(sources.queues), *map(encode, sources.queues), *sources.steps]
+        self._reserve_tail: list[Arg] = [len(sources.queues), *map(encode, sources.queues), *sources.steps]
 
     @property
     def owner(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..base import Outcome, Outgoing, StoredResult, Verdict
+from ..errors import BrokerFull
 from ..identifiers import fresh_id
 from .keys import Keys, encode
 from .link import Link
@@ -16,6 +18,7 @@ from .result_script import ResultKeys, lifetime_ms, separated
 from .scripts import encode_for_lua
 from .settings import RedisSettings
 
+_log = logging.getLogger("prefork.transports.redis")
 _VERDICTS = frozenset(Verdict)
 
 
@@ -59,11 +62,21 @@ class Destinations:
         announcements: list[Any] = []
         if any(message.exchange for message in messages):
             messages, announcements = self._publisher.resolve(link, messages)
-        fresh = {message.queue for message in messages} - self._declared
-        if fresh:
-            self._publisher.declare(link, sorted(fresh))
-            self._declared |= fresh
+        self.declare(link, (message.queue for message in messages))
         return list(messages), announcements
+
+    def declare(self, link: Link, queues: Iterable[str]) -> None:
+        """Let publishers find these queues, unless that was done before."""
+        fresh = set(queues) - self._declared
+        if not fresh:
+            return
+        try:
+            self._publisher.declare(link, sorted(fresh))
+        except BrokerFull as error:
+            # What is there must be worked off first: that is how space comes back.
+            _log.warning("queues are declared later: %s", error)
+        else:
+            self._declared |= fresh
 
 
 class Batch:

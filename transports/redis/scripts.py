@@ -24,7 +24,7 @@ def read_script(name: str) -> Script:
 
 
 def _read(name: str) -> str:
-    text = files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    text = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
     return _INCLUDE.sub(lambda found: _read(found[1]), text)
 
 

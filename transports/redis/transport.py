@@ -101,7 +101,7 @@ class RedisTransport:
         self._opened.add(link)
 
         def register() -> None:
-            self._publisher.declare(link, queues)
+            self._destinations.declare(link, queues)
             link.run(
                 REGISTER,
                 [keys.owners, keys.worker(worker), keys.workers, keys.queues],
