@@ -22,6 +22,8 @@ RESULTS_GROUP = "prefork.results"
 
 BUILT_IN_TRANSPORTS: Mapping[str, str] = MappingProxyType(
     {
+        "amqp": ".amqp",
+        "amqps": ".amqp",
         "filesystem": ".filesystem",
         "memory": ".memory",
         "redis": ".redis",
@@ -43,6 +45,9 @@ BUILT_IN_RESULTS: Mapping[str, str] = MappingProxyType(
 )
 BUILT_IN_RESULT_FAMILIES: Mapping[str, str] = MappingProxyType({"db+": ".database"})
 """Schemes that begin like this: what follows says which database it is."""
+
+EXTRAS: Mapping[str, str] = MappingProxyType({"hiredis": "redis", "sqlalchemy": "sqlalchemy"})
+"""Packages that only some schemes need, and the extras of this distribution that bring them."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def _factory(url: str, kind: _Kind) -> Callable[[str, Mapping[str, Any]], Any]:
     scheme = parse_failover(url)[0].scheme
     module_name = kind.built_in.get(scheme) or _of_family(scheme, kind)
     if module_name is not None:
-        module = importlib.import_module(module_name, __package__)
+        module = _imported(module_name, scheme, kind)
         return cast("Callable[[str, Mapping[str, Any]], Any]", getattr(module, kind.factory))
     installed = importlib.import_module(".plugins", __package__).installed(kind.group)
     if scheme in installed:
@@ -106,6 +111,21 @@ def _factory(url: str, kind: _Kind) -> Callable[[str, Mapping[str, Any]], Any]:
         f"no {kind.name} is registered for {scheme}:// (known: {', '.join(known)}); "
         f"correct the URL, or install the package that provides it as an entry point of {kind.group!r}",
     )
+
+
+def _imported(module_name: str, scheme: str, kind: _Kind) -> Any:
+    try:
+        return importlib.import_module(module_name, __package__)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        raise UnsupportedTransport(
+            scheme,
+            tuple(sorted(kind.built_in)),
+            f"{scheme}:// needs the package {error.name}, which is not installed; "
+            f"install it with: pip install 'prefork[{extra}]'",
+        ) from error
 
 
 def _of_family(scheme: str, kind: _Kind) -> str | None:

@@ -232,4 +232,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     announces_schedule: bool = False
     """Its watches fire when the schedule changes, too: nobody need look again before the time that
     `Transport.promote` named."""
+    inspects_schedule: bool = True
+    """Delayed messages can be counted, shown and purged."""
+    lists_queues: bool = True
+    """`Transport.queues` and `owners` know what other processes have made."""
+    counts_in_work: bool = True
+    """`Depth.in_work` counts what other processes hold."""
     gaps: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prefork.transports.base import ResultStore, Transport
 from prefork.transports.registry import open_results, open_transport
+from support.rabbitmq_server import shared
 from support.redis_server import RedisServer
 from support.written_fields import WrittenFieldsOnly
 
@@ -23,6 +24,8 @@ class Implementation:
     :param gaps: the fields of `Capabilities` that this implementation declares false. They are the
         only reason why a test does not apply to it. A result store may have the gap ``any_bytes``:
         it takes documents apart, so it keeps nothing else.
+    :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
+        ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker.
     :param seen: how the suite sees the result store.
     :param expires_itself: the server drops expired documents, so that `ResultStore.expire` finds none.
     """
@@ -33,6 +36,7 @@ class Implementation:
     seen: Callable[[ResultStore], ResultStore] = lambda store: store
     options: Mapping[str, object] = field(default_factory=dict)
     expires_itself: bool = False
+    limits: frozenset[str] = frozenset()
 
     def open_transport(self, url: str) -> Transport:
         """A handle on the broker, such as another process would have."""
@@ -65,6 +69,26 @@ IMPLEMENTATIONS = (
         gaps=frozenset({"highest_priority_first"}),
         options={"priority_steps": list(range(10))},
         expires_itself=True,
+    ),
+    # The delay ladder of classic queues: 35 quorum queues take a second to declare.
+    Implementation(
+        "amqp",
+        url=lambda root: f"{shared().url}?dead_letter_queue=dead.{uuid.uuid4().hex}",
+        gaps=frozenset(
+            {
+                "highest_priority_first",
+                "leases",
+                "recall_by_others",
+                "stores_results",
+                "inspects_schedule",
+                "lists_queues",
+                "counts_in_work",
+                "shares_queues",
+                "announces_schedule",
+            }
+        ),
+        limits=frozenset({"long_names", "clean_returns", "results"}),
+        options={"native_delayed_delivery_queue_type": "classic"},
     ),
 )
 

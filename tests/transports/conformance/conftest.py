@@ -16,17 +16,20 @@ import pytest
 
 from prefork.transports.base import Consumer, Delivery, Outgoing, ResultStore, Transport
 from support.implementations import IMPLEMENTATIONS, RESULT_STORES, Implementation, private_redis, third_party
+from support.rabbitmq_server import shared
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "implementation" not in metafunc.fixturenames:
         return
     needed = {name for mark in metafunc.definition.iter_markers("needs") for name in mark.args}
+    if "store" in metafunc.fixturenames:
+        needed.add("results")
     url = metafunc.config.getoption("--conformance-url")
     candidates = (third_party(url),) if url else IMPLEMENTATIONS
     if not url and metafunc.definition.get_closest_marker("result_stores"):
         candidates += RESULT_STORES if "transport" not in metafunc.fixturenames else ()
-    chosen = [one for one in candidates if not needed & one.gaps]
+    chosen = [one for one in candidates if not needed & (one.gaps | one.limits)]
     metafunc.parametrize("implementation", chosen, ids=[one.name for one in chosen])
 
 
@@ -37,6 +40,8 @@ def servers(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     server = private_redis()
+    if any(item.name.endswith("[amqp]") or "[amqp-" in item.name for item in request.session.items):
+        shared()
     yield
     server.close()
     private_redis.cache_clear()

@@ -34,6 +34,7 @@ def test_the_capabilities_are_those_that_the_suite_was_told(
     assert capabilities.name == implementation.name
 
 
+@pytest.mark.needs("lists_queues", "long_names")
 def test_a_queue_exists_from_its_first_message_on(broker: Broker, transport: Transport) -> None:
     names = [broker.unique(name) for name in ("plain", "../up", "ünï/cödé", "y" * 280)]
     assert not set(names) & set(transport.queues())
@@ -53,7 +54,7 @@ def test_the_depth_counts_where_messages_are(send: Send, consumer: Consumer, tra
     assert queue_depth(first.queue) == Depth(ready=5, delayed=0, in_work=1)
 
 
-@pytest.mark.needs("schedule")
+@pytest.mark.needs("schedule", "inspects_schedule")
 def test_the_depth_counts_delayed_messages_apart(send: Send, transport: Transport, queue: str) -> None:
     send(b"now")
     send(b"later", b"later still", due_wall_s=time.time() + 3600)
@@ -112,7 +113,7 @@ def test_peeking_shows_the_crash_record(
     assert [one.crashes for one in transport.peek(queue)] == [1]
 
 
-@pytest.mark.needs("inspection", "schedule")
+@pytest.mark.needs("inspection", "schedule", "inspects_schedule")
 def test_peeking_into_the_schedule_shows_the_times(send: Send, transport: Transport, queue: str) -> None:
     due_wall_s = time.time() + 7200.0
     send(b"later", priority=2, due_wall_s=due_wall_s)
@@ -142,7 +143,7 @@ def test_purging_spares_other_queues(broker: Broker, transport: Transport) -> No
     assert [transport.depth(name).ready for name in names] == [0, 1, 1]
 
 
-@pytest.mark.needs("schedule")
+@pytest.mark.needs("schedule", "inspects_schedule")
 def test_purging_drops_delayed_messages(send: Send, transport: Transport, queue: str) -> None:
     send(b"now", priority=9)
     send(b"later", due_wall_s=time.time() + 3600)

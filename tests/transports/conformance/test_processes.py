@@ -31,6 +31,7 @@ def test_a_waiting_process_is_woken_by_another(broker: Broker, transport: Transp
     assert [one.document for one in waiting.result(5.0)] == [b"m"]
 
 
+@pytest.mark.needs("results")
 def test_a_result_of_another_process_ends_the_wait(broker: Broker) -> None:
     key = broker.unique("task")
     store = broker.results()
@@ -39,6 +40,7 @@ def test_a_result_of_another_process_ends_the_wait(broker: Broker) -> None:
     assert waiting.result(5.0) == {key: b'{"status": "SUCCESS"}'}
 
 
+@pytest.mark.needs("counts_in_work")
 def test_what_a_killed_process_held_is_recovered_by_another(
     broker: Broker, transport: Transport, queue: str
 ) -> None:

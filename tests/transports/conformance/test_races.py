@@ -74,6 +74,7 @@ def test_an_owner_that_is_recovered_while_it_works_neither_loses_nor_doubles(
     assert ledger(broker, transport, done) == documents(MESSAGES)
 
 
+@pytest.mark.needs("recall_by_others")
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_two_that_recover_the_same_owner_at_once_return_its_messages_once(
     broker: Broker, transport: Transport, send: Send, queue: str, round_: int

@@ -48,6 +48,7 @@ def lapse(transport: Transport, worker: str, *, max_crashes: int = 3) -> Recover
     )
 
 
+@pytest.mark.needs("recall_by_others")
 def test_a_dead_owner_returns_its_messages_untouched_and_in_place(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_dead_owner_returns_its_messages_untouched_and_in_place(
     assert {(one.crashes, one.suspect) for one in received} == {(0, False)}
 
 
+@pytest.mark.needs("recall_by_others")
 def test_the_running_message_alone_is_charged(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
@@ -86,6 +88,7 @@ def test_nothing_is_charged_without_a_cause(
     assert broker.consumer(transport, [queue]).reserve(1)[0].crashes == 0
 
 
+@pytest.mark.needs("recall_by_others")
 def test_a_cause_without_a_running_message_charges_nobody(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
@@ -117,7 +120,7 @@ def test_a_running_tag_that_is_no_longer_held_charges_nobody(
     assert documents(broker.consumer(transport, [queue]).reserve(5)) == [second.document]
 
 
-@pytest.mark.needs("dead_letters")
+@pytest.mark.needs("dead_letters", "recall_by_others")
 def test_the_crash_limit_makes_a_dead_letter_with_all_causes(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
@@ -138,6 +141,7 @@ def test_the_crash_limit_makes_a_dead_letter_with_all_causes(
     assert transport.depth(queue).ready == 0
 
 
+@pytest.mark.needs("recall_by_others")
 def test_recovering_twice_does_nothing_the_second_time(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
@@ -154,6 +158,7 @@ def test_recovering_an_owner_that_never_was_is_nothing(broker: Broker, transport
     assert transport.recover(broker.unique("nobody"), running=b"x", cause="signal 9") == Recovery()
 
 
+@pytest.mark.needs("recall_by_others")
 def test_a_stale_owner_can_neither_settle_nor_publish_nor_give_back(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
@@ -213,6 +218,7 @@ def test_a_stale_owner_reserves_nothing_any_more(
     stale.close()
 
 
+@pytest.mark.needs("lists_queues")
 def test_owners_are_registered_for_their_worker_until_recovered(
     broker: Broker, transport: Transport, queue: str
 ) -> None:

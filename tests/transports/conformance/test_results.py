@@ -87,6 +87,7 @@ def test_an_awkward_key_alone_cannot_leave_the_store(store: ResultStore, key: st
     assert store.get([key]) == [None]
 
 
+@pytest.mark.needs("results")
 def test_another_handle_reads_the_same(broker: Broker, key: str) -> None:
     broker.results().store([stored(key, "SUCCESS")])
     assert broker.results().get([key]) == [document("SUCCESS")]
@@ -298,6 +299,7 @@ def test_a_group_expires(store: ResultStore, key: str) -> None:
     eventually(lambda: store.get_group(key) is None)
 
 
+@pytest.mark.needs("results")
 def test_housekeeping_of_the_transport_and_closing_leave_living_results(
     broker: Broker, transport: Transport, key: str
 ) -> None:

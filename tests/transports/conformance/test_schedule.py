@@ -61,6 +61,7 @@ def test_a_time_in_the_past_is_at_once(send: Send, take: Take, due_wall_s: float
     assert take().document == b"m"
 
 
+@pytest.mark.needs("inspects_schedule")
 def test_a_far_time_is_kept(send: Send, consumer: Consumer, transport: Transport, queue: str) -> None:
     times = [time.time() + FAR_S, time.time() + 366 * 24 * FAR_S, 4e9]
     for due_wall_s in times:
@@ -92,6 +93,7 @@ def test_due_messages_come_by_priority_among_the_others(send: Send, consumer: Co
     assert documents(received) == [b"9", b"5", b"0"]
 
 
+@pytest.mark.needs("inspects_schedule")
 def test_promote_makes_due_messages_ready_and_says_when_the_next_is_due(
     send: Send, transport: Transport, queue: str
 ) -> None:
@@ -114,6 +116,7 @@ def test_promote_makes_due_messages_ready_and_says_when_the_next_is_due(
     assert transport.depth(queue).delayed == 1
 
 
+@pytest.mark.needs("inspects_schedule")
 def test_promote_is_bounded(send: Send, transport: Transport, queue: str) -> None:
     due_wall_s = time.time() + LATER_S
     send(*(b"%d" % i for i in range(10)), due_wall_s=due_wall_s)
@@ -133,6 +136,7 @@ def test_promote_with_nothing_delayed_promotes_nothing(transport: Transport, que
     assert transport.depth(queue).ready == 0
 
 
+@pytest.mark.needs("inspects_schedule")
 def test_a_deferred_message_returns_at_its_time_with_its_record(
     send: Send, take: Take, consumer: Consumer, transport: Transport, queue: str
 ) -> None:
@@ -155,6 +159,7 @@ def test_a_deferral_into_the_past_is_ready_at_once(send: Send, take: Take, consu
     assert take().document == b"m"
 
 
+@pytest.mark.needs("leases")
 def test_a_deferred_suspect_stays_a_suspect(
     broker: Broker, send: Send, take: Take, consumer: Consumer, transport: Transport, queue: str
 ) -> None:
@@ -176,6 +181,7 @@ def test_delayed_messages_of_many_queues_are_promoted(broker: Broker, transport:
         assert documents(consumer.reserve(5, timeout_s=8.0)) == [name.encode()]
 
 
+@pytest.mark.needs("inspects_schedule")
 def test_the_schedule_is_seen_by_every_handle(broker: Broker, queue: str) -> None:
     due_wall_s = time.time() + SOON_S
     broker.open().send([Outgoing(queue, b"m", due_wall_s=due_wall_s)])

@@ -111,6 +111,7 @@ def test_no_queue_starves_beside_a_full_one(broker: Broker, transport: Transport
     assert received.count(b"other") == 3
 
 
+@pytest.mark.needs("long_names")
 def test_queue_names_match_exactly(broker: Broker, transport: Transport) -> None:
     names = [broker.unique("") + name for name in AWKWARD_NAMES]
     for name in names:
@@ -119,6 +120,7 @@ def test_queue_names_match_exactly(broker: Broker, transport: Transport) -> None
         assert documents(broker.consumer(transport, [name]).reserve(100)) == [name.encode()]
 
 
+@pytest.mark.needs("long_names")
 def test_a_queue_name_alone_cannot_leave_the_broker(transport: Transport, broker: Broker) -> None:
     for name in ("..", ".", "../../escape", "/", "//", "x" * 4000):
         transport.send([Outgoing(name, b"m")])
@@ -190,6 +192,7 @@ def test_a_reserved_message_is_not_handed_out_twice(
     assert broker.consumer(broker.open(), [queue]).reserve(5) == []
 
 
+@pytest.mark.needs("clean_returns")
 def test_no_two_deliveries_ever_have_the_same_tag(send: Send, consumer: Consumer) -> None:
     send(b"a", b"b")
     tags: set[bytes] = set()

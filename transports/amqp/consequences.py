@@ -1,0 +1,80 @@
+"""What is published because a delivery ends as it does. Pure: the time is passed in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..base import Outcome, Verdict
+from ..identifiers import fresh_id
+from .documents import again, causes_of
+from .publisher import Parcel
+from .received import Received
+from .sending import delayed_parcel, parcel_of
+
+HEADER_KEY = "x-prefork-key"
+HEADER_REASON = "x-prefork-reason"
+HEADER_LETTER_CAUSES = "x-prefork-letter-causes"
+HEADER_QUEUE = "x-prefork-queue"
+HEADER_DIED = "x-prefork-died"
+HEADER_CRASHES = "x-prefork-crashes"
+HEADER_EXCHANGE = "x-prefork-exchange"
+HEADER_ROUTING_KEY = "x-prefork-routing-key"
+
+LETTER_HEADERS = frozenset(
+    (
+        HEADER_KEY,
+        HEADER_REASON,
+        HEADER_LETTER_CAUSES,
+        HEADER_QUEUE,
+        HEADER_DIED,
+        HEADER_CRASHES,
+        HEADER_EXCHANGE,
+        HEADER_ROUTING_KEY,
+    )
+)
+
+
+def parcels_of(message: Received, outcome: Outcome, now_wall_s: float, dead_queue: str) -> list[Parcel]:
+    """What must be with the broker before the delivery is acknowledged.
+
+    :raises ValueError: a delay that RabbitMQ cannot wait.
+    """
+    parcels = [parcel_of(follow_up, now_wall_s) for follow_up in outcome.follow_ups]
+    if outcome.verdict is Verdict.REQUEUE:
+        causes = causes_of(message.properties) + (outcome.causes if outcome.crashed else ())
+        crashes = message.crashes + int(outcome.crashed)
+        properties = again(message.properties, starts=crashes, causes=causes)
+        parcels.append(Parcel("", message.queue, properties, message.body, message.queue))
+    elif outcome.verdict is Verdict.DEFER:
+        assert outcome.due_wall_s is not None
+        parcels.append(_deferred(message, outcome.due_wall_s - now_wall_s))
+    elif outcome.verdict is Verdict.DEAD:
+        parcels.append(letter(message, outcome.reason, outcome.causes, now_wall_s, dead_queue))
+    return parcels
+
+
+def _deferred(message: Received, delay_s: float) -> Parcel:
+    causes = causes_of(message.properties)
+    properties = again(message.properties, starts=message.crashes, causes=causes)
+    if delay_s <= 0:
+        return Parcel("", message.queue, properties, message.body, message.queue)
+    return delayed_parcel(message.queue, message.queue, properties, message.body, delay_s)
+
+
+def letter(
+    message: Received, reason: str, causes: tuple[str, ...], now_wall_s: float, dead_queue: str
+) -> Parcel:
+    """A dead letter: the message as it came, with headers that say why it lies there."""
+    properties = again(message.properties, starts=0)
+    headers: dict[str, Any] = {
+        **properties["headers"],
+        HEADER_KEY: fresh_id(),
+        HEADER_REASON: reason,
+        HEADER_LETTER_CAUSES: [*causes_of(message.properties), *causes],
+        HEADER_QUEUE: message.queue,
+        HEADER_DIED: now_wall_s,
+        HEADER_CRASHES: message.crashes,
+        HEADER_EXCHANGE: message.exchange,
+        HEADER_ROUTING_KEY: message.routing_key,
+    }
+    return Parcel("", dead_queue, {**properties, "headers": headers}, message.body, dead_queue)

@@ -1,0 +1,334 @@
+"""Reserving and settling for one owner: an own connection, whose end returns everything at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+
+from ..base import Delivery, Outcome, Verdict
+from ..errors import BrokerUnavailable, OwnerLost
+from .consequences import parcels_of
+from .documents import HEADER_OWNER, again
+from .errors import Refused
+from .frames import ack_frame, requeue_frame
+from .intake import Intake
+from .link import CHANNEL_ERRORS
+from .publisher import Parcel, Publisher
+from .received import Received
+from .sending import check_due, check_outgoing
+from .settings import AmqpSettings
+from .topology import HELD_EXCHANGE
+from .wire import Wire
+
+_WRITE_S = 5.0
+_RETURNS_MAX = 10
+"""A quorum queue that gets a message back more often than its delivery limit drops it; RabbitMQ 4
+limits to 20 when nothing is said. From half of that on a message is sent anew instead."""
+
+_log = logging.getLogger("prefork.amqp")
+
+
+class AmqpConsumer:
+    """Implements `transports.base.Consumer`, and `transports.base.Wakeable`.
+
+    :param queues: what it reserves from.
+    :param publisher: for what is sent in consequence; consuming and publishing do not share a
+        connection, because RabbitMQ stops reading from one that publishes while an alarm lasts.
+    :param on_closed: called once when it is closed.
+    """
+
+    def __init__(
+        self,
+        settings: AmqpSettings,
+        queues: Sequence[str],
+        owner: str,
+        publisher: Publisher,
+        wall: Callable[[], float],
+        on_closed: Callable[[AmqpConsumer], None],
+    ) -> None:
+        self._settings = settings
+        self._owner = owner
+        self._publisher = publisher
+        self._wall = wall
+        self._on_closed = on_closed
+        self._intake = Intake(settings, tuple(dict.fromkeys(queues)), owner)
+        # All below are written under the lock of the intake's link.
+        self._held: dict[bytes, Received] = {}
+        self._held_epoch = b""
+        self._held_queue = ""
+        self._alone = False
+        self._open = True
+
+    @property
+    def owner(self) -> str:
+        """The owner, as in `Consumer.owner`."""
+        return self._owner
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable when something may be ready; -1 while there is none."""
+        wire = self._intake.link.current()
+        return -1 if wire is None else wire.fileno()
+
+    def in_work(self, queue: str) -> int:
+        """How many messages of a queue it holds."""
+        with self._intake.link.lock:
+            self._refresh()
+            return sum(one.queue == queue for one in self._held.values())
+
+    # --- reserving --------------------------------------------------------------------------------
+
+    def reserve(self, max_n: int, timeout_s: float = 0.0) -> list[Delivery]:
+        """Take messages, as in `Consumer.reserve`.
+
+        :raises OwnerLost: it was closed, or its owner recovered.
+        """
+        end_mono_s = monotonic() + timeout_s
+        intake = self._intake
+        with intake.link.lock:
+            self._check_open()
+            if max_n <= 0:
+                return []
+            try:
+                with intake.link.guarded("asking for messages"):
+                    return self._reserve(max_n, end_mono_s)
+            except CHANNEL_ERRORS as error:
+                # Such as a queue that was deleted: it is declared again with the next attempt.
+                intake.channel_closed(error)
+                raise BrokerUnavailable(f"RabbitMQ closed the channel: {error}") from error
+
+    def _reserve(self, max_n: int, end_mono_s: float) -> list[Delivery]:
+        intake = self._intake
+        wire = intake.ready()
+        self._refresh()
+        while True:
+            intake.gather(wire, 1 if self._alone else max_n)
+            batch = self._choose(max_n)
+            if batch:
+                intake.return_surplus(wire)
+                for one in batch:
+                    self._held[one.tag] = one
+                return [one.delivery() for one in batch]
+            intake.listen(wire)
+            left_s = end_mono_s - monotonic()
+            if left_s <= 0:
+                return []
+            wire.pump(left_s)
+
+    def _choose(self, max_n: int) -> list[Received]:
+        """Some of the inbox: everything that is not suspect, or one suspect alone."""
+        inbox = self._intake.inbox
+        clean = [one for one in inbox if not one.suspect]
+        # Where one came back, more will have: they are fetched one at a time, and none is held for nothing.
+        self._alone = len(clean) < len(inbox)
+        batch = clean[:max_n] or list(inbox)[:1]
+        for one in batch:
+            inbox.remove(one)
+        return batch
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise OwnerLost(self._owner, "recovered or closed; open a consumer with a new owner")
+
+    def _refresh(self) -> None:
+        """Forget what was held on a connection that is gone: the broker has given it to others."""
+        if self._held_epoch != self._intake.epoch:
+            self._held_epoch = self._intake.epoch
+            self._held.clear()
+            self._held_queue = ""
+
+    # --- settling ---------------------------------------------------------------------------------
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        """Settle deliveries, as in `Consumer.settle`.
+
+        What is sent in consequence is confirmed by the broker before the delivery is acknowledged:
+        if this process dies in between, it is sent once more.
+
+        :raises ValueError: an outcome says nothing that could be done; nothing was settled.
+        """
+        for outcome in outcomes:
+            _check(outcome)
+        with self._intake.link.lock:
+            self._notice()
+            chosen: dict[bytes, Received] = {}
+            answers = []
+            parcels: list[Parcel] = []
+            for outcome in outcomes:
+                received = self._held.get(outcome.tag)
+                answers.append(received is not None and outcome.tag not in chosen)
+                if received is not None and answers[-1]:
+                    chosen[outcome.tag] = received
+                    parcels += parcels_of(received, outcome, self._wall(), self._settings.dead_queue)
+            if parcels:
+                self._publisher.publish(parcels)
+            self._acknowledge(list(chosen.values()))
+            return answers
+
+    def give_back(self, tags: Sequence[bytes]) -> int:
+        """Return messages, as in `Consumer.give_back`."""
+        with self._intake.link.lock:
+            self._notice()
+            wanted = {tag: self._held[tag] for tag in tags if tag in self._held}
+            return self._give_back(list(wanted.values()))
+
+    def _give_back(self, messages: Sequence[Received]) -> int:
+        # Started suspects lie in a queue of their own, and others are near their delivery limit:
+        # these are sent anew. The rest keeps its place.
+        renewed = [one for one in messages if one.started or one.times_returned >= _RETURNS_MAX]
+        if renewed:
+            self._publisher.publish([_anew(one) for one in renewed])
+            self._acknowledge(renewed)
+        requeued = sorted((one for one in messages if one not in renewed), key=lambda one: one.delivery_tag)
+        if requeued:
+            wire = self._wire()
+            intake = self._intake
+            with intake.link.guarded("giving back"):
+                intake.stop_listening(wire)
+                frames = [requeue_frame(intake.channel_id, one.delivery_tag) for one in requeued]
+                wire.write(b"".join(frames), _WRITE_S)
+                wire.pump(0)
+        for one in messages:
+            self._held.pop(one.tag, None)
+        return len(messages)
+
+    def _acknowledge(self, done: Sequence[Received]) -> None:
+        """Acknowledge; all that are older than anything still held with one frame."""
+        if not done:
+            return
+        wire = self._wire()
+        intake = self._intake
+        tags = {one.delivery_tag for one in done}
+        others = [one.delivery_tag for one in self._open_deliveries() if one.delivery_tag not in tags]
+        oldest_other = min(others, default=1 << 64)
+        together = [tag for tag in tags if tag < oldest_other]
+        frames = [ack_frame(intake.channel_id, max(together), multiple=True)] if together else []
+        frames += [ack_frame(intake.channel_id, tag, multiple=False) for tag in tags if tag > oldest_other]
+        with intake.link.guarded("acknowledging"):
+            intake.stop_listening(wire)
+            wire.write(b"".join(frames), _WRITE_S)
+        for one in done:
+            self._held.pop(one.tag, None)
+
+    def _open_deliveries(self) -> Iterable[Received]:
+        yield from self._held.values()
+        yield from self._intake.inbox
+        yield from self._intake.from_held
+
+    def _notice(self) -> None:
+        self._intake.notice()
+        self._refresh()
+
+    def _wire(self) -> Wire:
+        wire = self._intake.link.current()
+        if wire is None:
+            raise BrokerUnavailable("the connection to RabbitMQ was lost; it returns what was held")
+        return wire
+
+    # --- suspects ---------------------------------------------------------------------------------
+
+    def mark_started(self, tag: bytes) -> bool:
+        """Record a start, as in `Consumer.mark_started`.
+
+        RabbitMQ keeps no record of its own that could be trusted: it counts deliveries, not starts.
+        So the message is sent anew, with its count, to a queue that only this owner takes from; when
+        the owner dies, it returns from there to where it came from, and the count tells.
+        """
+        with self._intake.link.lock:
+            self._notice()
+            old = self._held.get(tag)
+            if old is None:
+                return False
+            if not old.started:
+                self._move_to_held(old)
+            return True
+
+    def _move_to_held(self, old: Received) -> None:
+        intake = self._intake
+        if not self._held_queue:
+            self._held_queue = self._publisher.declare(
+                lambda topology, channel: topology.held(channel, self._owner)
+            )
+        properties = again(old.properties, starts=old.crashes + 1)
+        properties["headers"][HEADER_OWNER] = self._owner
+        with intake.link.guarded("recording a start"):
+            intake.hold_from(self._wire(), self._held_queue)
+        self._publisher.publish([Parcel(HELD_EXCHANGE, old.queue, properties, old.body)])
+        new = self._await_held()
+        self._acknowledge([old])
+        new.tag, new.crashes, new.started, new.redelivered = old.tag, old.crashes, True, old.redelivered
+        new.exchange, new.routing_key, new.queue = old.exchange, old.routing_key, old.queue
+        self._held[old.tag] = new
+
+    def _await_held(self) -> Received:
+        intake = self._intake
+        end_mono_s = monotonic() + self._settings.publish_timeout_s
+        with intake.link.guarded("recording a start"):
+            wire = self._wire()
+            while not intake.from_held:
+                left_s = end_mono_s - monotonic()
+                if left_s <= 0:
+                    intake.link.drop()
+                    raise BrokerUnavailable("RabbitMQ did not return a suspect in time")
+                wire.pump(left_s)
+        return intake.from_held.popleft()
+
+    def fetch(self, tag: bytes) -> Delivery | None:
+        """Read a delivery, as in `Consumer.fetch`."""
+        with self._intake.link.lock:
+            self._notice()
+            received = self._held.get(tag)
+            return None if received is None else received.delivery()
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give back and close the connection, as in `Consumer.close`."""
+        self._intake.link.renew_after_fork()
+        with self._intake.link.lock:
+            if not self._open:
+                return
+            self._open = False
+            try:
+                self._notice()
+                if self._held or self._intake.inbox:
+                    held = [*self._held.values(), *self._intake.inbox]
+                    self._intake.inbox.clear()
+                    self._give_back(held)
+                if self._held_queue:
+                    name = self._held_queue
+                    self._publisher.ask(lambda channel: channel.queue_delete(name, if_empty=True))
+            except (Refused, *CHANNEL_ERRORS) as error:
+                _log.debug("the queue of started suspects is left to expire: %s", error)
+            finally:
+                self._held.clear()
+                self._intake.link.close()
+                self._on_closed(self)
+
+    def lose(self) -> int:
+        """End it as if its process had died; returns how many messages it held."""
+        with self._intake.link.lock:
+            if not self._open:
+                return 0
+            self._notice()
+            count = len(self._held)
+            self._open = False
+            self._held.clear()
+            self._intake.link.close()
+            self._on_closed(self)
+            return count
+
+
+def _anew(message: Received) -> Parcel:
+    properties = again(message.properties, starts=message.crashes)
+    return Parcel("", message.queue, properties, message.body, message.queue)
+
+
+def _check(outcome: Outcome) -> None:
+    if outcome.verdict not in set(Verdict):
+        raise ValueError(f"{outcome.verdict!r} is not a verdict; use one of {list(Verdict)}")
+    if outcome.verdict is Verdict.DEFER and outcome.due_wall_s is None:
+        raise ValueError("a deferred message needs due_wall_s, the Unix time at which it is ready again")
+    check_due(outcome.due_wall_s)
+    for message in outcome.follow_ups:
+        check_outgoing(message)

@@ -1,0 +1,237 @@
+"""Kombu's JSON envelope, which the engine speaks, to and from properties and body of AMQP (interop §6.1).
+
+On AMQP a message has no envelope: its body is raw, its headers are a field table. What was sent as
+bytes that are no envelope travels as they are, marked by its content type.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..envelope import Envelope, MalformedEnvelope, decode
+
+RAW_CONTENT_TYPE = "application/x-prefork-document"
+"""The body is a document as it is, and no envelope is to be made."""
+
+HEADER_STARTS = "x-prefork-starts"
+"""How often a process died while it ran this message."""
+HEADER_CAUSES = "x-prefork-causes"
+"""Why: one line of text each."""
+
+HEADER_OWNER = "prefork-owner"
+"""Who holds it while it runs, for a suspect. (A headers exchange does not look at names in x-.)"""
+
+_OURS = frozenset((HEADER_STARTS, HEADER_CAUSES, HEADER_OWNER))
+# What the broker adds on the way; x-death must not go round again, or RabbitMQ takes the second pass
+# through a delay queue for a cycle, and drops the message.
+_BROKERS = re.compile(r"x-(death|first-death-.*|last-death-.*|delivery-count|acquired-count)\Z")
+_LADDER = re.compile(r"(?:[01]\.){28}(?:prefork\.(?:[01]\.){7})?")
+
+_PASSED = (
+    "correlation_id",
+    "reply_to",
+    "expiration",
+    "message_id",
+    "type",
+    "user_id",
+    "app_id",
+    "cluster_id",
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+
+
+class Content(NamedTuple):
+    """A message as AMQP carries it.
+
+    :param properties: by their names in AMQP, ``headers`` among them.
+    """
+
+    properties: dict[str, Any]
+    body: bytes
+
+
+class _Document(msgspec.Struct):
+    body: bytes
+    content_encoding: str = msgspec.field(name="content-encoding")
+    content_type: str = msgspec.field(name="content-type")
+    headers: Any
+    properties: Any
+
+
+def to_content(document: bytes, priority: int) -> Content:
+    """What is published for a document.
+
+    :param priority: left out when it is 0, which means the same.
+    """
+    try:
+        envelope = decode(document)
+    except MalformedEnvelope:
+        return Content(
+            _with_priority({"content_type": RAW_CONTENT_TYPE, "delivery_mode": 2}, priority), document
+        )
+    properties = _properties_of(envelope)
+    headers = _decode_json(envelope.headers)
+    if b'"__type__"' in bytes(envelope.headers):
+        headers = _untyped(headers)
+    properties["headers"] = headers
+    return Content(_with_priority(properties, priority), envelope.body)
+
+
+def _properties_of(envelope: Envelope) -> dict[str, Any]:
+    found = envelope.properties
+    mode = found.delivery_mode
+    properties: dict[str, Any] = {
+        "content_type": envelope.content_type,
+        "content_encoding": envelope.content_encoding,
+        "delivery_mode": mode if mode in (1, 2) else 2,
+        "correlation_id": found.correlation_id,
+        "reply_to": found.reply_to,
+        "expiration": found.expiration,
+    }
+    if envelope.more_properties:
+        more = envelope.more_properties
+        properties.update({name: more[name] for name in _PASSED if isinstance(more.get(name), str)})
+    return properties
+
+
+def _with_priority(properties: dict[str, Any], priority: int) -> dict[str, Any]:
+    if priority > 0:
+        properties["priority"] = min(priority, 255)
+    return properties
+
+
+def to_document(
+    properties: Mapping[str, Any], body: bytes, exchange: str, routing_key: str, tag: str
+) -> bytes:
+    """The document of a message that came.
+
+    :param tag: what kombu calls the delivery tag; any text.
+    """
+    content_type = properties.get("content_type")
+    if content_type == RAW_CONTENT_TYPE:
+        return body
+    key = without_ladder(routing_key)
+    kept: dict[str, Any] = {
+        "delivery_info": {"exchange": exchange if key == routing_key else "", "routing_key": key},
+        "priority": properties.get("priority", 0),
+        "body_encoding": "base64",
+        "delivery_tag": tag,
+    }
+    if "delivery_mode" in properties:
+        kept["delivery_mode"] = properties["delivery_mode"]
+    for name in _PASSED:
+        if name in properties:
+            kept[name] = properties[name]
+    headers = own_headers(properties.get("headers") or {}, keep_ours=False)
+    document = _Document(
+        body,
+        str(properties.get("content_encoding") or "utf-8"),
+        str(content_type or "application/data"),
+        headers,
+        kept,
+    )
+    try:
+        return _encode(document)
+    except (TypeError, UnicodeEncodeError, OverflowError):
+        document.headers = _typed(headers)
+        document.properties = _typed(kept)
+        return _encode(document)
+
+
+def own_headers(headers: Mapping[str, Any], *, keep_ours: bool = True) -> dict[str, Any]:
+    """Headers without those that the broker added (and, for the task, without our own)."""
+    if not any(name.startswith(("x-", HEADER_OWNER)) for name in headers):
+        return headers if isinstance(headers, dict) else dict(headers)
+    return {
+        name: value
+        for name, value in headers.items()
+        if not _BROKERS.match(name) and name != HEADER_OWNER and (keep_ours or name not in _OURS)
+    }
+
+
+def without_ladder(routing_key: str) -> str:
+    """A routing key without the digits of the delay that its message has waited."""
+    found = _LADDER.match(routing_key)
+    return routing_key if found is None else routing_key[found.end() :]
+
+
+def starts_of(properties: Mapping[str, Any]) -> int:
+    """How many processes died while they ran the message. Anybody may have written the header."""
+    value = (properties.get("headers") or {}).get(HEADER_STARTS)
+    return value if type(value) is int and 0 <= value < 1 << 31 else 0
+
+
+def causes_of(properties: Mapping[str, Any]) -> tuple[str, ...]:
+    """Why they died, as far as somebody knew."""
+    value = (properties.get("headers") or {}).get(HEADER_CAUSES)
+    return tuple(str(one) for one in value) if isinstance(value, list) else ()
+
+
+def again(
+    properties: Mapping[str, Any], *, starts: int | None = None, causes: tuple[str, ...] | None = None
+) -> dict[str, Any]:
+    """The properties under which a message is published once more.
+
+    :param starts: how many crashes it has now; None leaves its record as it is.
+    """
+    headers = own_headers(properties.get("headers") or {})
+    if starts is not None or causes is not None:
+        headers = {name: value for name, value in headers.items() if name not in _OURS}
+        if starts:
+            headers[HEADER_STARTS] = starts
+        if causes:
+            headers[HEADER_CAUSES] = list(causes)
+    # A lifetime given to the broker has begun when the message was first sent; it would begin anew.
+    return {
+        **{name: value for name, value in properties.items() if name != "expiration"},
+        "headers": headers,
+    }
+
+
+def _typed(value: Any) -> Any:
+    """JSON of what plain JSON does not hold, in kombu's two-key form (interop §1.3)."""
+    if isinstance(value, dict):
+        return {str(key): _typed(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_typed(item) for item in value]
+    if isinstance(value, datetime):
+        return {"__type__": "datetime", "__value__": value.isoformat()}
+    if isinstance(value, Decimal):
+        return {"__type__": "decimal", "__value__": str(value)}
+    if isinstance(value, bytes):
+        return {"__type__": "base64", "__value__": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value
+
+
+def _untyped(value: Any) -> Any:
+    """The reverse of `_typed`; other two-key forms stay what they are."""
+    if isinstance(value, list):
+        return [_untyped(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"__type__", "__value__"} and isinstance(value["__value__"], str):
+        read = _UNTYPED.get(str(value["__type__"]))
+        try:
+            return value if read is None else read(value["__value__"])
+        except (ValueError, ArithmeticError):
+            return value
+    return {key: _untyped(item) for key, item in value.items()}
+
+
+_UNTYPED = {
+    "datetime": datetime.fromisoformat,
+    "decimal": Decimal,
+    "base64": base64.b64decode,
+    "bytes": lambda text: text.encode("utf-8"),
+}

@@ -1,0 +1,292 @@
+"""How one consumer gets messages: asked for in batches while it works, pushed while it idles.
+
+Asking (`basic.get`, a whole batch in one write) holds exactly what was asked for: nothing waits in a
+buffer behind a long task, and the read-ahead needs no change of a prefetch count, which RabbitMQ
+applies to new consumers only. It is as fast as pushing from some 30 messages on (docs/decisions/0009).
+An idle consumer has at most one message pushed from each queue, and sleeps on its socket meanwhile.
+
+Everything here belongs to the thread that holds the lock of the link.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections import deque
+from time import monotonic
+from typing import Any, Final
+
+from ..errors import BrokerUnavailable
+from .codec import Undecodable, decode_properties
+from .errors import DeclarationClash, Refused
+from .frames import (
+    CANCEL,
+    DELIVER,
+    GET_EMPTY,
+    GET_OK,
+    Method,
+    cancel_frame,
+    consume_frame,
+    get_frame,
+    read_arrival,
+    read_consumer_tag,
+    requeue_frame,
+)
+from .link import CHANNEL_ERRORS, Link
+from .received import Received
+from .settings import AmqpSettings
+from .topology import Topology
+from .wire import Wire
+
+HELD_TAG: Final = "held"
+_ANSWER_S: Final = 5.0
+_SKIP_EMPTY_S: Final = 0.01
+_CLASH_RETRY_S: Final = 30.0
+_TAG = struct.Struct(">4sQ")
+
+_log = logging.getLogger("prefork.amqp")
+
+
+class Intake:
+    """The channel on which one consumer takes and acknowledges.
+
+    :ivar inbox: what has come and was not handed on yet.
+    :ivar from_held: what came from the queue of the owner's started suspect.
+    """
+
+    def __init__(self, settings: AmqpSettings, queues: tuple[str, ...], owner: str) -> None:
+        self.link = Link(settings, f"consumer {owner}")
+        self.inbox: deque[Received] = deque()
+        self.from_held: deque[Received] = deque()
+        self._settings = settings
+        self._queues = queues
+        self._topology = Topology(settings)
+        self._channel: Any = None
+        self._generation = 0
+        self._epoch = b""
+        self._asked: deque[str] = deque()
+        self._left: dict[str, int] = {}
+        self._empty_since_mono_s: dict[str, float] = {}
+        self._listening: dict[str, str] = {}
+        self._clashes: dict[str, float] = {}
+        self._first = 0
+        self._held_queue = ""
+
+    # --- connection -------------------------------------------------------------------------------
+
+    @property
+    def is_current(self) -> bool:
+        """Whether what was taken last is still held, as far as is known."""
+        return self.link.is_open and self._generation == self.link.generation and self._channel is not None
+
+    @property
+    def epoch(self) -> bytes:
+        """Begins the tags of what is held now; what has another one is not held any more."""
+        return self._epoch if self.is_current else b""
+
+    @property
+    def channel_id(self) -> int:
+        """Number of the channel."""
+        return int(self._channel.channel_id)
+
+    def ready(self) -> Wire:
+        """The connection, with a channel and the queues declared.
+
+        :raises BrokerUnavailable: not to be had.
+        """
+        end_mono_s = monotonic() + self._settings.publish_timeout_s
+        wire = self.link.wire(end_mono_s)
+        if not self.is_current:
+            self._open(wire)
+        if self._clashes and monotonic() > min(self._clashes.values()):
+            self.stop_listening(wire)
+            self._declare(wire)
+        return wire
+
+    def _open(self, wire: Wire) -> None:
+        self.forget()
+        self._topology.forget()
+        self._channel = wire.channel()
+        self._generation = self.link.generation
+        self._epoch = os.urandom(4)
+        self._channel.basic_qos(0, 1, False)
+        self._declare(wire)
+        wire.take(self.channel_id, self._on_content, self._on_method)
+
+    def _declare(self, wire: Wire) -> None:
+        """Declare the queues; one that clashes is left out, and tried again later."""
+        self._clashes.clear()
+        declaring = wire.channel()
+        for queue in self._queues:
+            try:
+                self._topology.queue(declaring, queue)
+            except (DeclarationClash, Refused) as error:
+                # py-amqp has opened the channel again.
+                self._clashes[queue] = monotonic() + _CLASH_RETRY_S
+                _log.error("queue %r is left out: %s", queue, error)
+        declaring.close()
+        if self._clashes and len(self._clashes) == len(self._queues):
+            raise BrokerUnavailable(f"no queue can be consumed: {', '.join(map(repr, self._queues))}")
+
+    def forget(self) -> None:
+        """What was taken is not ours any more: the broker has it back."""
+        self.inbox.clear()
+        self.from_held.clear()
+        self._asked.clear()
+        self._left.clear()
+        self._listening.clear()
+        self._held_queue = ""
+        self._channel = None
+
+    def notice(self) -> None:
+        """Read what has come, to learn of a connection or channel that the broker has closed."""
+        wire = self.link.current()
+        if wire is None or not self.is_current:
+            self.forget()
+            return
+        try:
+            with self.link.guarded("reading"):
+                wire.pump(0)
+        except CHANNEL_ERRORS as error:
+            self.channel_closed(error)
+        except BrokerUnavailable as error:
+            _log.warning("%s", error)
+            self.forget()
+
+    def channel_closed(self, error: BaseException) -> None:
+        """The broker closed the channel: it has everything back; start afresh."""
+        _log.warning("RabbitMQ closed the channel: %s", error)
+        self.link.drop()
+        self.forget()
+
+    # --- taking -----------------------------------------------------------------------------------
+
+    def gather(self, wire: Wire, max_n: int) -> None:
+        """Fill the inbox with up to `max_n` messages, of those that are ready now."""
+        if self._listening:
+            wire.pump(0)
+            if not self.inbox:
+                # A round trip: what was ready before it has been pushed after it.
+                self._channel.basic_qos(0, 1, False)
+            if not self.inbox:
+                return
+            self.stop_listening(wire)
+        if len(self.inbox) < max_n:
+            self._ask_all(wire, max_n)
+
+    def listen(self, wire: Wire) -> None:
+        """Have the next message of each queue pushed."""
+        if self._listening:
+            return
+        frames = []
+        for index, queue in enumerate(self._queues):
+            if queue not in self._clashes:
+                self._listening[f"q{index}"] = queue
+                frames.append(consume_frame(self.channel_id, queue, f"q{index}"))
+        wire.write(b"".join(frames), _ANSWER_S)
+
+    def stop_listening(self, wire: Wire) -> None:
+        """Have no more pushed, and know what has been pushed so far.
+
+        One queue whose message is not acknowledged yet pushes nothing further; it is enough to tell
+        the broker before the acknowledgement.
+        """
+        if not self._listening:
+            return
+        tags = list(self._listening)
+        wire.write(b"".join([cancel_frame(self.channel_id, tag) for tag in tags]), _ANSWER_S)
+        if len(tags) > 1 or not self.inbox:
+            self._channel.basic_qos(0, 1, False)
+        self._listening.clear()
+
+    def _ask_all(self, wire: Wire, max_n: int) -> None:
+        """Ask the queues in turn; one that was empty a moment ago only if nobody else has anything."""
+        queues = [queue for queue in self._queues if queue not in self._clashes]
+        self._first += 1
+        start = self._first % len(queues)
+        queues = queues[start:] + queues[:start]
+        recent_mono_s = monotonic() - _SKIP_EMPTY_S
+        skipped = [q for q in queues if self._empty_since_mono_s.get(q, 0.0) > recent_mono_s]
+        for queue in queues:
+            if queue not in skipped:
+                self._ask(wire, queue, max_n)
+        for queue in skipped:
+            if not self.inbox:
+                self._ask(wire, queue, max_n)
+
+    def _ask(self, wire: Wire, queue: str, max_n: int) -> None:
+        """Ask one queue until it has no more, or the inbox holds enough."""
+        while (missing := max_n - len(self.inbox)) > 0:
+            count = min(missing, max(1, self._left.get(queue, 0)))
+            self._asked.extend([queue] * count)
+            wire.write(get_frame(self.channel_id, queue) * count, _ANSWER_S)
+            end_mono_s = monotonic() + _ANSWER_S
+            while self._asked:
+                if not wire.pump(end_mono_s - monotonic()):
+                    raise TimeoutError("no answer to basic.get")
+            if not self._left.get(queue):
+                return
+
+    def return_surplus(self, wire: Wire) -> None:
+        """Return what has come and is not handed on, so that nothing waits for what runs first."""
+        if self.inbox:
+            frames = [requeue_frame(self.channel_id, one.delivery_tag) for one in self.inbox]
+            wire.write(b"".join(frames), _ANSWER_S)
+            self.inbox.clear()
+
+    def hold_from(self, wire: Wire, queue: str) -> None:
+        """Have the owner's started suspect pushed, as soon as it is there."""
+        if self._held_queue != queue:
+            wire.write(consume_frame(self.channel_id, queue, HELD_TAG), _ANSWER_S)
+            self._held_queue = queue
+
+    # --- what comes -------------------------------------------------------------------------------
+
+    def _on_content(self, method: Method, arguments: bytes, header: bytes, body: bytes) -> None:
+        if method not in (DELIVER, GET_OK):
+            return
+        arrival = read_arrival(method, arguments)
+        held = arrival.consumer_tag == HELD_TAG
+        if method == GET_OK:
+            queue = self._asked.popleft()
+            self._left[queue] = arrival.left
+        else:
+            queue = arrival.routing_key if held else self._queue_of(arrival.consumer_tag)
+        try:
+            properties = decode_properties(header, 12)
+        except Undecodable as error:
+            _log.error("a message in queue %r has damaged properties: %s", queue, error)
+            properties = {}
+        received = Received(
+            _TAG.pack(self._epoch, arrival.delivery_tag),
+            arrival.delivery_tag,
+            queue,
+            properties,
+            body,
+            exchange=arrival.exchange,
+            routing_key=arrival.routing_key,
+            redelivered=arrival.redelivered,
+        )
+        (self.from_held if held else self.inbox).append(received)
+
+    def _queue_of(self, consumer_tag: str) -> str:
+        return self._queues[int(consumer_tag[1:])]
+
+    def _on_method(self, method: Method, payload: bytes) -> bool:
+        if method == GET_EMPTY:
+            queue = self._asked.popleft()
+            self._left[queue] = 0
+            self._empty_since_mono_s[queue] = monotonic()
+            return True
+        if method == CANCEL:
+            tag = read_consumer_tag(payload)
+            if tag == HELD_TAG:
+                self._held_queue = ""
+                return True
+            queue = self._listening.pop(tag, self._queues[0])
+            _log.warning("RabbitMQ cancelled the consumer of queue %r: it was deleted or moved", queue)
+            self._topology.forget(queue)
+            self._clashes[queue] = 0.0  # declared again at the next look
+            return True
+        return False

@@ -1,0 +1,182 @@
+"""One frozen description of a RabbitMQ broker, from its URL and its options."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..base import QueueDeclaration
+from ..url import InvalidUrl, Url, parse_failover
+
+DEFAULT_PORT = 5672
+DEFAULT_TLS_PORT = 5671
+QUEUE_TYPES = ("classic", "quorum")
+DEAD_QUEUE = "prefork.dead"
+
+
+class InvalidOption(ValueError):
+    """An option of the broker has a value that it cannot have."""
+
+    def __init__(self, name: str, value: object, why: str) -> None:
+        super().__init__(f"broker option {name}={value!r}: {why}")
+        self.name = name
+        self.value = value
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server of a failover list.
+
+    :param shown: without secrets.
+    """
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    virtual_host: str
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpSettings:
+    """Everything that connections and the transport need to know.
+
+    :param endpoints: tried in turn, from the one that worked last.
+    :param connect_timeout_s: of one attempt.
+    :param publish_timeout_s: total time of one publish: connect, declare, send, confirm.
+    :param confirms: wait for the broker to say that it has a message (publisher confirms).
+    :param tls: None for plain TCP; else it verifies chain and host name, unless an option says otherwise.
+    :param declarations: how queues are described (interop §6.1).
+    :param ladder_type: type of the queues of the delay ladder.
+    :param dead_queue: where dead letters lie.
+    :param held_ttl_ms: how long a suspect that was about to start stays with nobody.
+    :param consumer_timeout_s: what the broker's own setting is; it cannot be read.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    shown: str
+    connect_timeout_s: float = 4.0
+    publish_timeout_s: float = 5.0
+    confirms: bool = True
+    login_method: str = "PLAIN"
+    tls: ssl.SSLContext | None = None
+    declarations: Mapping[str, QueueDeclaration] = field(default_factory=dict)
+    ladder_type: str = "quorum"
+    dead_queue: str = DEAD_QUEUE
+    held_ttl_ms: int = 5000
+    consumer_timeout_s: float = 1800.0
+
+    def declaration(self, queue: str) -> QueueDeclaration:
+        """How a queue is described; one that is not configured as Celery describes it (interop §6.1)."""
+        found = self.declarations.get(queue)
+        if found is not None:
+            return found
+        return QueueDeclaration(name=queue, exchange=queue, routing_key=queue)
+
+
+def read_settings(url: str, options: Mapping[str, Any]) -> AmqpSettings:
+    """Read a URL (or a failover list) and options; what the URL's query says wins.
+
+    :raises InvalidUrl: the address cannot be read.
+    :raises InvalidOption: an option has a value that it cannot have.
+    """
+    urls = parse_failover(url)
+    given = {**options, **urls[0].options}
+    ladder_type = str(given.get("native_delayed_delivery_queue_type", "quorum"))
+    if ladder_type not in QUEUE_TYPES:
+        why = f"use one of {', '.join(QUEUE_TYPES)}"
+        raise InvalidOption("native_delayed_delivery_queue_type", ladder_type, why)
+    return AmqpSettings(
+        endpoints=tuple(_endpoint(one) for one in urls),
+        shown=";".join(str(one) for one in urls),
+        connect_timeout_s=_seconds(given, "socket_connect_timeout", 4.0),
+        publish_timeout_s=_seconds(given, "publish_deadline", 5.0),
+        confirms=_flag(given, "confirm_publish", True),
+        login_method=str(given.get("login_method") or "PLAIN"),
+        tls=_tls(urls, given.get("ssl")),
+        declarations=options.get("declarations") or {},
+        ladder_type=ladder_type,
+        dead_queue=str(given.get("dead_letter_queue", DEAD_QUEUE)),
+        held_ttl_ms=int(_seconds(given, "held_ttl", 5.0) * 1000),
+        consumer_timeout_s=_seconds(given, "consumer_timeout", 1800.0),
+    )
+
+
+def _endpoint(url: Url) -> Endpoint:
+    secure = url.scheme == "amqps"
+    return Endpoint(
+        host=url.host or "localhost",
+        port=url.port or (DEFAULT_TLS_PORT if secure else DEFAULT_PORT),
+        user=url.user or "guest",
+        password="guest" if url.password is None else url.password,
+        virtual_host=url.path[1:] or "/",
+        shown=str(url),
+    )
+
+
+def _seconds(given: Mapping[str, Any], name: str, default: float) -> float:
+    value = given.get(name)
+    if value is None:
+        return default
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        raise InvalidOption(name, value, "give a number of seconds") from None
+    if not 0 < seconds < 1e9:
+        raise InvalidOption(name, value, "give a number of seconds above 0")
+    return seconds
+
+
+def _flag(given: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = given.get(name, default)
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    try:
+        return known[str(value).lower()]
+    except KeyError:
+        raise InvalidOption(name, value, "give true or false") from None
+
+
+_CERT_REQS = {
+    "required": ssl.CERT_REQUIRED,
+    "CERT_REQUIRED": ssl.CERT_REQUIRED,
+    "none": ssl.CERT_NONE,
+    "CERT_NONE": ssl.CERT_NONE,
+}
+
+
+def _tls(urls: tuple[Url, ...], said: Any) -> ssl.SSLContext | None:
+    """Chain and host name are verified unless ``cert_reqs`` is none, which somebody must have said."""
+    secure = urls[0].scheme == "amqps"
+    if not secure and not said:
+        return None
+    options = dict(said) if isinstance(said, Mapping) else {}
+    for url in urls[:1]:
+        options.update({key[4:]: value for key, value in url.query if key.startswith("ssl_")})
+    options = {key.removeprefix("ssl_"): value for key, value in options.items()}
+    wanted = options.pop("cert_reqs", ssl.CERT_REQUIRED)
+    requirement = _CERT_REQS.get(wanted) if isinstance(wanted, str) else ssl.VerifyMode(wanted)
+    if requirement not in (ssl.CERT_REQUIRED, ssl.CERT_NONE):
+        raise InvalidOption("ssl cert_reqs", wanted, "use required, or none to trust anybody")
+    ca_certs, certfile = options.pop("ca_certs", None), options.pop("certfile", None)
+    keyfile = options.pop("keyfile", None)
+    if options:
+        raise InvalidOption("ssl", sorted(options), "known are cert_reqs, ca_certs, certfile, keyfile")
+    try:
+        context = ssl.create_default_context(cafile=ca_certs)
+        if certfile is not None:
+            context.load_cert_chain(certfile, keyfile)
+    except OSError as error:
+        raise InvalidOption("ssl", ca_certs or certfile, f"cannot be read: {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if requirement == ssl.CERT_NONE:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+__all__ = ["AmqpSettings", "Endpoint", "InvalidOption", "InvalidUrl", "read_settings"]
