@@ -106,6 +106,25 @@ def test_a_text_that_is_no_url_is_refused(opened: Callable[[str], object], text:
         opened(text)
 
 
+def test_a_package_that_only_one_scheme_needs_is_named_with_its_extra() -> None:
+    code = (
+        "import sys; sys.modules['hiredis'] = None\n"
+        "from prefork.transports.errors import UnsupportedTransport\n"
+        "from prefork.transports.registry import open_results, open_transport\n"
+        "import json; said = []\n"
+        "for opened in (open_transport, open_results):\n"
+        "    try: opened('redis://user:S3cr3t@host')\n"
+        "    except UnsupportedTransport as error: said.append(str(error))\n"
+        "print(json.dumps(said))"
+    )
+    said = loaded_by(code)
+    assert len(said) == 2
+    for message in said:
+        assert "redis:// needs the package hiredis" in message
+        assert "pip install 'prefork[redis]'" in message
+        assert "S3cr3t" not in message
+
+
 HEAVY = ("prefork.transports.filesystem", "importlib.metadata", "kombu", "redis", "asyncio")
 
 

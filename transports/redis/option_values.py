@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from ..errors import TransportError
+
 T = TypeVar("T")
 
 _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
@@ -13,7 +15,7 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
 
-class InvalidOption(ValueError):
+class InvalidOption(TransportError, ValueError):
     """An option of the Redis broker or result store has a value that it cannot have.
 
     :param name: the option.
