@@ -2,13 +2,15 @@
 
 The agent is the one waiter of a worker: it sees that messages are ready and wakes no more idle
 children than there are messages (design §4.2). Without it, a child looks by itself, ever less
-often.
+often. Where the broker pushes messages to each child (AMQP), a child sleeps on its own connection.
 """
 
 from __future__ import annotations
 
+import select
 from typing import Final, Protocol
 
+from ...transports.base import Consumer, Wakeable
 from ..clock import mono_ns
 from ..linux import Linux
 from ..process_link import ProcessLink
@@ -18,6 +20,9 @@ _SAFETY_S: Final = 6.0
 _AGENT_GONE_NS: Final = 2_500_000_000
 _POLL_FIRST_S: Final = 0.01
 _POLL_LAST_S: Final = 0.25
+# A futex cannot be polled together with a descriptor: it is looked at so often meanwhile, which
+# costs nothing that could be measured and bounds how late a child learns that it must leave.
+_GLANCE_MS: Final = 100
 
 
 class Idle(Protocol):
@@ -56,3 +61,35 @@ class AgentWakes:
     def worked(self) -> None:
         """Poll often again, should the agent be away."""
         self._poll_s = _POLL_FIRST_S
+
+
+class ConnectionWakes:
+    """Sleeps on the connection that messages are pushed to; the supervisor is heard as well."""
+
+    def __init__(self, link: ProcessLink, slot: Slot, connection: Wakeable) -> None:
+        self._futex = Linux().futex(link.scoreboard.buffer, slot.wake_address())
+        self._connection = connection
+
+    def before_looking(self) -> int:
+        """The futex's value."""
+        return self._futex.value()
+
+    def wait(self, token: int) -> None:
+        """Sleep until something comes or the futex changes; at most a few seconds."""
+        fd = self._connection.fileno()
+        poller = select.poll()
+        if fd >= 0:
+            poller.register(fd, select.POLLIN)
+        for _ in range(int(_SAFETY_S * 1000 / _GLANCE_MS)):
+            if self._futex.value() != token or poller.poll(_GLANCE_MS):
+                return
+
+    def worked(self) -> None:
+        """Nothing to remember."""
+
+
+def idle_of(link: ProcessLink, slot: Slot, consumer: Consumer) -> Idle:
+    """How the child that uses a consumer waits."""
+    if isinstance(consumer, Wakeable):
+        return ConnectionWakes(link, slot, consumer)
+    return AgentWakes(link, slot)

@@ -20,7 +20,7 @@ from ..process_link import ProcessLink
 from ..process_signals import show_stacks_on_request
 from ..scoreboard import C_BODY, C_STATE, S_SOFT_TARGET, Slot, State
 from ..worker_names import owner as owner_name
-from .idle import AgentWakes
+from .idle import idle_of
 from .loop import EXIT_AS_TOLD, WorkerLoop
 from .parts import build
 
@@ -46,7 +46,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         slot.words[C_STATE] = State.BOOT_FAILED
         os.eventfd_write(link.doorbell_fd, 1)
         return EXIT_BOOT_FAILED
-    loop = WorkerLoop(parts, AgentWakes(link, slot))
+    loop = WorkerLoop(parts, idle_of(link, slot, parts.consumer))
     code = 1
     try:
         code = loop.run()
