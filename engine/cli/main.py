@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from .failures import CommandError, ExitCode
-from .options import GlobalOptions, collect, global_parser, split_at_command
+from .options import GlobalOptions, collect, global_parser, split_at_command, with_urls_of
 from .output import complain
 
 # name -> (module in this package, one line of help)
@@ -87,7 +87,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     )
     command.configure(parser)
     arguments = parser.parse_args(after, namespace)
-    return command.run(arguments, collect(arguments, os.environ.get("PREFORK_APP")))
+    options = with_urls_of(collect(arguments, os.environ.get("PREFORK_APP")), sys.stdin)
+    return command.run(arguments, options)
 
 
 def _top_parser() -> argparse.ArgumentParser:

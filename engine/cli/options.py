@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TextIO
 
 from ..version import __version__
+from .failures import CommandError, ExitCode
 
 # Needed to find the command's name without knowing its options: these take a value.
 _TAKE_A_VALUE = frozenset(
@@ -46,9 +48,14 @@ def global_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("global options (before or after the command)")
     group.add_argument("-A", "--app", metavar="MODULE[:ATTR]", help="the application, or PREFORK_APP")
-    group.add_argument("-b", "--broker", metavar="URL", help="broker URL; overrides the configuration")
     group.add_argument(
-        "--result-backend", metavar="URL", help="result store URL; overrides the configuration"
+        "-b",
+        "--broker",
+        metavar="URL",
+        help="broker URL; overrides the configuration; - reads it from standard input",
+    )
+    group.add_argument(
+        "--result-backend", metavar="URL", help="result store URL; overrides the configuration; - as above"
     )
     group.add_argument("--config", metavar="MODULE|FILE", help="configuration module or .toml file")
     group.add_argument("--workdir", metavar="DIR", help="change into this directory first")
@@ -90,3 +97,21 @@ def collect(namespace: argparse.Namespace, environ_app: str | None = None) -> Gl
         quiet=bool(given.get("quiet")),
         ignored=ignored,
     )
+
+
+def with_urls_of(options: GlobalOptions, stream: TextIO) -> GlobalOptions:
+    """The same, with a line of a stream for each URL that is given as ``-``, the broker's first.
+
+    What stands on a command line can be read by every user of the host; what comes through a pipe
+    cannot.
+
+    :raises CommandError: the stream has ended.
+    """
+    for name in ("broker", "result_backend"):
+        if getattr(options, name) == "-":
+            url = stream.readline().strip()
+            if not url:
+                flag = name.replace("_", "-")
+                raise CommandError(f"--{flag} -: standard input has no URL for it", ExitCode.USAGE)
+            options = replace(options, **{name: url})
+    return options

@@ -15,7 +15,7 @@ from ..log_file import BadLogFileTemplate, expand
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .process import Privileges, detach
-from .surroundings import enter
+from .surroundings import enter, hide_arguments
 from .worker_options import LEVELS, WITHOUT_EFFECT, add_options
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
@@ -32,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Become the supervisor of a new worker. Returns only when that fails."""
     enter(options)
+    if arguments.overrides:
+        hide_arguments()
     spec = specification(arguments, options)
     privileges = Privileges.named(arguments.uid, arguments.gid, arguments.umask)
     if arguments.purge:
@@ -83,15 +85,18 @@ def specification(arguments: argparse.Namespace, options: GlobalOptions) -> Boot
 
 
 def _purge(spec: BootSpec, options: GlobalOptions) -> None:
-    """Drop what waits, in a process of its own: this one is to become a supervisor without an app."""
+    """Drop what waits, in a process of its own: this one is to become a supervisor without an app.
+
+    The URL, which may have a password in it, goes through a pipe.
+    """
     command = [sys.executable, "-m", "prefork.engine", "-A", spec.app, "purge", "--force"]
     given = {
-        "-b": options.broker,
+        "-b": None if options.broker is None else "-",
         "-Q": ",".join(spec.queues),
         "-X": ",".join(spec.exclude_queues),
     }
     command += [word for flag, value in given.items() if value for word in (flag, value)]
-    code = subprocess.run(command, check=False).returncode
+    code = subprocess.run(command, check=False, input=f"{options.broker or ''}\n", text=True).returncode
     if code:
         known = ExitCode(code) if code in list(ExitCode) else ExitCode.FAILED
         raise CommandError("worker: the queues could not be purged, so nothing was started", known)

@@ -19,6 +19,7 @@ from prefork.engine.cli.options import GlobalOptions
 from prefork.engine.cli.worker_options import WITHOUT_EFFECT
 
 APP = GlobalOptions(app="proj:app")
+SECRET = GlobalOptions(app="proj:app", broker="redis://:s3cret@host/0")
 
 
 def parse(*line: str) -> argparse.Namespace:
@@ -152,25 +153,29 @@ def test_an_interpreter_that_cannot_be_started_is_a_boot_failure(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "options", "words", "piped"),
     [
-        (["--purge"], ["purge", "--force"]),
-        (["--discard", "-Q", "a,b", "-X", "b"], ["purge", "--force", "-Q", "a,b", "-X", "b"]),
+        (["--purge"], APP, ["purge", "--force"], "\n"),
+        (["--discard", "-Q", "a,b", "-X", "b"], APP, ["purge", "--force", "-Q", "a,b", "-X", "b"], "\n"),
+        (["--purge"], SECRET, ["purge", "--force", "-b", "-"], "redis://:s3cret@host/0\n"),
     ],
 )
 def test_purging_is_done_before_and_by_another_process(
-    monkeypatch: pytest.MonkeyPatch, line: list[str], words: list[str]
+    monkeypatch: pytest.MonkeyPatch, line: list[str], options: GlobalOptions, words: list[str], piped: str
 ) -> None:
     ran: list[list[str]] = []
 
-    def record(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+    def record(
+        command: list[str], *, check: bool, input: str, text: bool
+    ) -> subprocess.CompletedProcess[bytes]:
+        assert (input, text) == (piped, True)
         ran.append(command)
         return subprocess.CompletedProcess(command, 69)
 
     monkeypatch.setattr(worker.subprocess, "run", record)
     monkeypatch.setattr(worker, "exec_supervisor", lambda _: pytest.fail("started all the same"))
     with pytest.raises(CommandError, match="nothing was started") as refused:
-        worker.run(parse(*line), APP)
+        worker.run(parse(*line), options)
     assert refused.value.code == ExitCode.UNAVAILABLE
     assert ran == [[sys.executable, "-m", "prefork.engine", "-A", "proj:app", *words]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +114,60 @@ def test_purge_drops_what_waits_before_the_worker_starts(host: Host) -> None:
     host.wait_for_log("ready")
     assert host.run("-A", "shop", "call", "shop.add", "-a", "[1, 2]", "--wait").stdout == "3\n"
     assert host.run("-A", "shop", "result", "old").returncode == ExitCode.NOT_READY
+
+
+def _holders_of(secret: str) -> set[int]:
+    """The processes whose arguments, as ``ps`` shows them, contain a text."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if secret in " ".join(process.cmdline()):
+                found.add(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "started"),
+    [(["-P", "solo"], "solo, app"), (["-c", "1"], "is ready"), (["-c", "1", "--purge"], "is ready")],
+)
+def test_no_url_stays_in_the_process_list(host: Host, line: list[str], started: str) -> None:
+    url = f"filesystem://{host.root}/s3cret"
+    worker = host.start("-A", "shop", "-b", url, "--result-backend", url, "worker", "-l", "info", *line)
+    seen: set[int] = set()
+
+    def is_ready() -> bool:
+        seen.update(_holders_of("s3cret"))
+        return started in host.log()
+
+    wait_until(is_ready, lambda: host.log())
+    assert seen <= {worker.pid}, "no other process was ever given it"
+    assert _holders_of("s3cret") == set()
+    called = host.run(
+        "-A", "shop", "-b", url, "--result-backend", url, "call", "shop.add", "-a", "[1, 2]", "--wait"
+    )
+    assert called.stdout == "3\n", called.stderr + host.log()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DEADLINE_S) == ExitCode.OK
+
+
+def test_a_url_may_come_through_standard_input(host: Host) -> None:
+    url = f"filesystem://{host.root}/s3cret"
+    called = subprocess.run(
+        host.command("-A", "shop", "-b", "-", "call", "shop.add", "-a", "[1, 2]"),
+        cwd=host.root,
+        env=host._environment,
+        input=f"{url}\n",
+        text=True,
+        capture_output=True,
+        timeout=DEADLINE_S,
+    )
+    assert called.returncode == 0, called.stderr
+    assert "celery" in host.run("-b", url, "queues").stdout
+    refused = host.run("-A", "shop", "-b", "-", "queues")
+    assert refused.returncode == ExitCode.USAGE
+    assert "--broker -: standard input has no URL" in refused.stderr
 
 
 def test_a_worker_in_one_process_runs_tasks_too(host: Host) -> None:
