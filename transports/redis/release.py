@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..base import Released
 from ..errors import LeasesHeld, TransportError
+from .faults import WrongKeyType
 from .keys import Keys, decode, encode
 from .link import Link
 from .owners import read_registered
@@ -54,15 +55,14 @@ def release(link: Link, keys: Keys, queue: str | None, *, force: bool) -> Releas
     if held_leases and not force:
         raise LeasesHeld(held_leases)
     returned, problems = _take_back(link, keys, queue, alive=leases(link, keys) if not force else {})
-    schedules = _Chunks()
+    schedules = marked = _Chunks()
     for name in _named(link, keys.due_queues, encode(queue) if queue is not None else None):
         lists = [keys.list_of_step(name, step) for step in keys.steps]
         request = [keys.due(decode(name)), keys.due_queues, keys.dead, *lists]
-        schedules = _sum(schedules, _emptied(link, request, [b"schedule", name], keys.steps))
-    marked = _Chunks()
+        schedules = _sum(schedules, _emptied(link, request, [b"schedule", name], keys.steps, problems))
     for source in _marked(link, keys, queue):
         request = [keys.marked(source), keys.marked_lists, keys.dead, source]
-        marked = _sum(marked, _emptied(link, request, [b"marked", source], ()))
+        marked = _sum(marked, _emptied(link, request, [b"marked", source], (), problems))
     both = _sum(schedules, marked)
     if both.crashed:
         problems.append(f"{both.crashed} messages lost the record of the crashes that they were charged with")
@@ -117,10 +117,16 @@ def _marked(link: Link, keys: Keys, queue: str | None) -> Iterator[bytes]:
             yield keys.list_of_step(encode(queue), step)
 
 
-def _emptied(link: Link, named: list[bytes], what: list[bytes], steps: tuple[int, ...]) -> _Chunks:
+def _emptied(
+    link: Link, named: list[bytes], what: list[bytes], steps: tuple[int, ...], problems: list[str]
+) -> _Chunks:
     total = _Chunks()
     while True:
-        answer = link.run(RELEASE, named, [*what, MOVED_PER_STEP, MOVED_BYTES_PER_STEP, *steps])
+        try:
+            answer = link.run(RELEASE, named, [*what, MOVED_PER_STEP, MOVED_BYTES_PER_STEP, *steps])
+        except WrongKeyType as error:
+            problems.append(str(error))
+            return total
         total = _sum(total, _Chunks(*answer))
         if not answer[0]:
             return total

@@ -29,7 +29,9 @@ HOUR_S = 3600.0
 class Scene:
     """Kombu's structures under a prefix of their own."""
 
-    def __init__(self, server: RedisServer, prefix: str, *declared: QueueDeclaration, **options: object) -> None:
+    def __init__(
+        self, server: RedisServer, prefix: str, *declared: QueueDeclaration, **options: object
+    ) -> None:
         self.server = server
         self.prefix = prefix
         self.settings = read_settings(server.url, {"global_keyprefix": prefix, **options})
@@ -45,7 +47,11 @@ class Scene:
         message = {
             "body": tag,
             "headers": {"id": tag},
-            "properties": {"delivery_tag": tag, "priority": priority, "delivery_info": {"exchange": exchange}},
+            "properties": {
+                "delivery_tag": tag,
+                "priority": priority,
+                "delivery_info": {"exchange": exchange},
+            },
         }
         self.entry(tag, json.dumps([message, exchange, key]), age_s)
 
@@ -156,7 +162,10 @@ def test_a_damaged_entry_stays_and_is_said(scene: Scene, value: str) -> None:
     assert scene.held() == ({"bad"}, {"bad"})
 
 
-@given(st.binary(max_size=60) | st.recursive(st.none() | st.text(), st.lists).map(lambda x: json.dumps(x).encode()))
+@given(
+    st.binary(max_size=60)
+    | st.recursive(st.none() | st.text(), st.lists).map(lambda x: json.dumps(x).encode())
+)
 def test_no_entry_raises(entry: bytes) -> None:
     found = read_entry(entry)
     assert found is None or json.loads(found.document) is not None

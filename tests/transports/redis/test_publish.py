@@ -26,7 +26,9 @@ from support.waiting import eventually
 class Scene:
     """A publisher with a prefix of its own, and a look at what it wrote."""
 
-    def __init__(self, server: RedisServer, prefix: str, *declared: QueueDeclaration, **options: object) -> None:
+    def __init__(
+        self, server: RedisServer, prefix: str, *declared: QueueDeclaration, **options: object
+    ) -> None:
         self.settings = read_settings(server.url, {"global_keyprefix": prefix, **options})
         self.keys = Keys(self.settings)
         self.pool = Pool(self.settings)
