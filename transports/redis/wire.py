@@ -10,8 +10,8 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import hiredis
 
@@ -23,6 +23,7 @@ _BUFFER_BYTES = 65536
 _SLACK_S = 0.05
 _FEW = 16
 _MISSING = object()
+_pack_few = cast("Callable[[tuple[Arg, ...]], bytes]", hiredis.pack_command)
 
 
 def pack(args: Sequence[Arg]) -> bytes:
@@ -31,7 +32,7 @@ def pack(args: Sequence[Arg]) -> bytes:
     :raises TypeError: an argument is of no such type.
     """
     if len(args) <= _FEW:
-        return hiredis.pack_command(tuple(args))  # type: ignore[no-any-return]
+        return _pack_few(tuple(args))
     # The C function above grows its buffer argument by argument, which takes twice as long as this.
     parts = [b"*%d\r\n" % len(args)]
     for arg in args:
@@ -77,7 +78,7 @@ class Wire:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._reader = hiredis.Reader(replyError=ServerError, notEnoughData=_MISSING)
         self._gets = self._reader.gets
-        self._feed = self._reader.feed
+        self._feed = cast("Callable[[bytearray, int, int], None]", self._reader.feed)
         self._limit_s = 0.0
         self._until_mono_s = 0.0
         self.sent_bytes = (
