@@ -17,10 +17,11 @@ FINAL = frozenset({SUCCESS, "FAILURE", "REVOKED"})
 """States after which nothing more is to come."""
 
 _PICKLE_OPCODE = b"\x80"
-_PICKLE_HEAD_BYTES = 64
-# Between a key and its value a pickle has the memo of the one and the length of the other.
-_PICKLE_GAP_BYTES = 7
-_STATE_BYTES_MAX = 32
+_PICKLE_HEAD_BYTES = 128
+# Behind a key there may be its memo; then comes the length of the value, in one form or the other.
+_PICKLED_STATE = re.compile(rb"status(?:q.|r.{4}|\x94)?(?:X(.)\x00{3}|\x8c(.))", re.DOTALL)
+# In any text: what stands behind the word, with quotes and colons in between.
+_STATE_SOMEWHERE = re.compile(rb"status\W{1,8}([\w.-]{2,32})")
 
 
 class _Status(msgspec.Struct, frozen=True, gc=False):
@@ -29,11 +30,6 @@ class _Status(msgspec.Struct, frozen=True, gc=False):
 
 _json = msgspec.json.Decoder(_Status)
 _msgpack = msgspec.msgpack.Decoder(_Status)
-
-
-_PICKLED_STATE = re.compile(rb"[\w.-]{2,32}")
-# In any text: what stands behind the word, with quotes and colons in between.
-_STATE_SOMEWHERE = re.compile(rb"status\W{1,8}([\w.-]{2,32})")
 
 
 def is_success(document: bytes) -> bool:
@@ -58,9 +54,11 @@ def _state(document: bytes) -> str | None:
     if document[:1] == _PICKLE_OPCODE:
         # A pickled document begins with its first entry. An empty msgpack map begins with the same
         # byte and has no status either.
-        _head, key, tail = document[:_PICKLE_HEAD_BYTES].partition(b"status")
-        found = _PICKLED_STATE.search(tail[: _PICKLE_GAP_BYTES + _STATE_BYTES_MAX]) if key else None
-        return found[0].decode("ascii") if found and found.start() <= _PICKLE_GAP_BYTES else None
+        found = _PICKLED_STATE.search(document, 0, _PICKLE_HEAD_BYTES)
+        if found is None:
+            return None
+        length = (found[1] or found[2])[0]
+        return document[found.end() : found.end() + length].decode("utf-8", "replace")
     try:
         if document.lstrip()[:1] != b"{":
             return _msgpack.decode(document).status

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.transports.result_state import is_success
+from prefork.transports.result_state import is_final, is_success
 
 STATES = ["SUCCESS", "FAILURE", "REVOKED", "RETRY", "STARTED", "PENDING", "success", ""]
 
@@ -59,3 +59,29 @@ def test_any_bytes_have_an_answer(document: bytes) -> None:
 )
 def test_a_foreign_document_is_no_success(document: bytes) -> None:
     assert is_success(document) is False
+
+
+FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
+
+
+@given(st.sampled_from([*STATES, "REVOKED", "SUCCESSFUL", "my-state"]), values)
+def test_the_end_is_known_in_every_serialization(state: str, result: object) -> None:
+    content = {"status": state, "result": result, "traceback": None}
+    documents = [json.dumps(content).encode(), msgpack.packb(content)]
+    documents += [pickle.dumps(content, protocol=protocol) for protocol in range(2, 6)]
+    assert {is_final(document) for document in documents} == {state in FINAL}
+
+
+@pytest.mark.parametrize(
+    ("document", "final"),
+    [
+        (b"date_done: null\nresult: 1\nstatus: SUCCESS\n", True),
+        (b"date_done: null\nresult: 1\nstatus: STARTED\n", False),
+        (b"<status>REVOKED</status>", True),
+        (b"status='RETRY'", False),
+        (b"", True),
+        (b"not a document", True),
+    ],
+)
+def test_in_an_unknown_serialization_the_end_is_looked_for_in_the_text(document: bytes, final: bool) -> None:
+    assert is_final(document) is final

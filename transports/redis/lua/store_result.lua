@@ -11,9 +11,10 @@
 local function is_success(document)
   local first = string.byte(document)
   if first == 0x80 then
-    -- A pickle begins with its first entry; between key and value are a memo and a length.
-    local _, at = string.find(string.sub(document, 1, 64), 'status', 1, true)
-    return at ~= nil and string.find(string.sub(document, at + 1, at + 14), 'SUCCESS', 1, true) ~= nil
+    -- A pickle begins with its first entry; behind the key may be its memo, then a length.
+    local _, at = string.find(string.sub(document, 1, 128), 'status', 1, true)
+    local tail = at and string.sub(document, at + 1, at + 17) or ''
+    return string.find(tail, 'X\7%z%z%zSUCCESS') ~= nil or string.find(tail, '\140\7SUCCESS') ~= nil
   end
   local state = string.match(document, '^%s*{%s*"status"%s*:%s*"([%u_]*)"')
     or string.match(document, '^[\129-\143]\166status[\160-\191]([%u_]+)')
