@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -37,7 +38,10 @@ class Scene:
         self.settings = read_settings(server.url, {"global_keyprefix": prefix, **options})
         self.keys = Keys(self.settings)
         self.link = Link(self.settings)
-        publisher = Publisher(self.settings, Pool(self.settings), {one.name: one for one in declared})
+        pool = Pool(self.settings)
+        weakref.finalize(self, self.link.close)
+        weakref.finalize(self, pool.close)
+        publisher = Publisher(self.settings, pool, {one.name: one for one in declared})
         self.restorer = Restorer(self.settings, self.keys, publisher)
 
     def hold(

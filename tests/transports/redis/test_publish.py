@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 import uuid
+import weakref
 
 import pytest
 from kombu import Connection, Exchange, Producer, Queue
@@ -33,6 +34,8 @@ class Scene:
         self.keys = Keys(self.settings)
         self.pool = Pool(self.settings)
         self.link = Link(self.settings)
+        weakref.finalize(self, self.link.close)
+        weakref.finalize(self, self.pool.close)
         self.publisher = Publisher(self.settings, self.pool, {one.name: one for one in declared})
 
     def key(self, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import pytest
 
@@ -25,6 +26,8 @@ class Scene:
         self.keys = Keys(self.settings)
         self.link = Link(self.settings)
         self.transport = open_transport(server.url, options)
+        weakref.finalize(self, self.link.close)
+        weakref.finalize(self, self.transport.close)
 
     def list(self, queue: str = "q", priority: int = 0) -> list[bytes]:
         """In the order of service."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,7 @@ class Scene:
         self.settings = read_settings(url, {"global_keyprefix": prefix, **options})
         self.keys = Keys(self.settings)
         self.other = Link(self.settings)
+        weakref.finalize(self, self.other.close)
         self.lists = [self.keys.list_of(queue, step) for queue in "qr" for step in self.keys.steps]
         self.watch = RedisWatch(self.settings, self.lists, [self.keys.due("q"), self.keys.due("r")])
 
