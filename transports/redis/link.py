@@ -60,6 +60,7 @@ class Link:
 
     def __init__(self, settings: RedisSettings, *, name: str = "") -> None:
         self.settings = settings
+        self.home: object = None  # the pool that it belongs to, in its present life; written by that pool
         self._name = "-".join((name or settings.client_name or "prefork").split())
         self._wire: Wire | None = None
         self._pid = 0

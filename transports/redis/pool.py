@@ -61,6 +61,7 @@ class Pool:
         self._idle: list[Link] = []
         # A link that an exception lost on its way (a time limit may strike anywhere) leaves by itself.
         self._all: WeakSet[Link] = WeakSet()
+        self._home = object()  # what is given back without it belongs to a time before `close`, or a fork
         self._waiting = 0  # written under the lock
 
     def link(self, deadline_s: float | None = None) -> Lease:
@@ -97,6 +98,7 @@ class Pool:
                             continue  # somebody without the lock was faster
                     if len(self._all) < self.settings.max_connections:
                         link = Link(self.settings, name=self._name)
+                        link.home = self._home
                         self._all.add(link)
                         return link
                     left_s = ends_mono_s - time.monotonic()
@@ -115,7 +117,7 @@ class Pool:
     def give(self, link: Link) -> None:
         """Take back what `take` gave."""
         link.bound(0.0)
-        if not self.settings.keep_connections or self._pid != os.getpid() or link not in self._all:
+        if link.home is not self._home or not self.settings.keep_connections or self._pid != os.getpid():
             link.close()
             self._all.discard(link)
         else:
@@ -136,6 +138,7 @@ class Pool:
         with self._changed:
             idle, self._idle = self._idle, []
             self._all = WeakSet()
+            self._home = object()
             self._changed.notify_all()
         for link in idle:
             link.close()
