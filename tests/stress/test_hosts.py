@@ -81,6 +81,7 @@ def test_a_worker_outlives_the_thread_that_started_it_and_goes_with_its_program(
             **os.environ,
             "PYTHONPATH": search_path(),
             "STRESS_DIR": str(site.root),
+            "STRESS_BROKER": site.url,
             "XDG_RUNTIME_DIR": str(tmp_path),
             "SPT_NOENV": "1",
             MARKER: marker,

@@ -1,6 +1,7 @@
 """The application of the fault tests: every task writes into the ledger, some misbehave.
 
-Imported by the workers' processes only. STRESS_DIR says where ledger and broker are.
+Imported by the workers' processes only. STRESS_DIR says where the ledger is, STRESS_BROKER
+which broker it has.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from support import ledger
 
 ROOT = os.environ["STRESS_DIR"]
 LEDGER = os.path.join(ROOT, "ledger")
-BROKER = f"filesystem://{ROOT}/broker"
+BROKER = os.environ["STRESS_BROKER"]
 
 app = App("stress", broker=BROKER, backend=BROKER)
 

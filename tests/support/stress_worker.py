@@ -25,13 +25,16 @@ QUEUE = "celery"
 
 
 class Site:
-    """A directory with a broker, a ledger, and the workers that use them."""
+    """A directory with a broker, a ledger, and the workers that use them.
 
-    def __init__(self, root: Path) -> None:
+    :param url: of an empty broker, which is the result store as well; None makes one in the directory.
+    """
+
+    def __init__(self, root: Path, url: str | None = None) -> None:
         self.root = root
         (root / "broker").mkdir(mode=0o700)
         self.ledger = Ledger(root / "ledger")
-        self.url = f"filesystem://{root}/broker"
+        self.url = url or f"filesystem://{root}/broker"
         self.app = App("stress-client", broker=self.url, backend=self.url, set_as_current=False)
         self.accepted: list[str] = []
         self.kills: list[Kill] = []
@@ -150,6 +153,7 @@ class StressWorker:
             **os.environ,
             "PYTHONPATH": search_path(),
             "STRESS_DIR": str(site.root),
+            "STRESS_BROKER": site.url,
             "XDG_RUNTIME_DIR": str(self.directory / "run"),
             "SPT_NOENV": "1",
             MARKER: self.marker,
