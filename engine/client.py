@@ -123,9 +123,7 @@ class Client:
         if handles.results is None and url is not None:
             with handles.lock:
                 if handles.results is None:
-                    handles.results = open_results(
-                        url, {**self._app_options(), **result_options(self.config)}
-                    )
+                    handles.results = open_results(url, self.result_options())
         return handles.results
 
     def adopt(self, transport: Transport | None, results: ResultStore | None) -> None:
@@ -148,6 +146,10 @@ class Client:
             "declarations": declarations,
             **broker_options(self.config),
         }
+
+    def result_options(self) -> dict[str, Any]:
+        """What result stores are opened with."""
+        return {**self._app_options(), **result_options(self.config)}
 
     def close(self) -> None:
         """Close what this process opened. Safe to call twice."""

@@ -15,9 +15,11 @@ import socket
 import traceback
 from typing import Any, NoReturn
 
+from ...transports.errors import TransportError
 from ...transports.registry import preload
-from ...transports.url import redact
+from ...transports.url import InvalidUrl, redact
 from .. import orphans
+from ..broker_options import publish_url
 from ..exceptions import ImproperlyConfigured
 from ..linux import Linux
 from ..loaded_app import Loaded, load
@@ -39,8 +41,13 @@ def main(link: ProcessLink) -> None:
     try:
         loaded = load(link)
         # What agent and children would import each for themselves: shared, it is half of their memory.
-        preload(loaded.config.broker_url, loaded.config.result_backend)
-    except ImproperlyConfigured as error:
+        preload(
+            publish_url(loaded.config),
+            loaded.config.result_backend,
+            broker_options=loaded.app.client.transport_options(),
+            result_options=loaded.app.client.result_options(),
+        )
+    except (ImproperlyConfigured, TransportError, InvalidUrl) as error:
         # Said by ourselves, and meant for the operator: our frames above it would only be in the way.
         send(link.channel, {"op": "boot-failed", "traceback": _shortened(str(error))})
         os._exit(EXIT_BOOT_FAILED)

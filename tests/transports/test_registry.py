@@ -127,6 +127,18 @@ def test_a_text_that_is_no_url_is_refused(opened: Callable[[str], object], text:
         opened(text)
 
 
+def test_preloading_refuses_what_opening_would_refuse_and_opens_nothing() -> None:
+    good = NETWORK["redis"]
+    registry.preload(good, good, broker_options={"max_connections": 3}, result_options={})
+    registry.preload("memory://", None, broker_options={"max_connections": 0})
+    with pytest.raises(TransportError, match="max_connections"):
+        registry.preload(good, None, broker_options={"max_connections": 0})
+    with pytest.raises(TransportError, match="socket_timeout"):
+        registry.preload("memory://", good, result_options={"socket_timeout": "soon"})
+    with pytest.raises(InvalidUrl):
+        registry.preload("redis://host/zero", None)
+
+
 def test_a_package_that_only_one_scheme_needs_is_named_with_its_extra() -> None:
     code = (
         "import sys; sys.modules['hiredis'] = None\n"

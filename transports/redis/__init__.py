@@ -13,7 +13,16 @@ from .results import RedisResults
 from .settings import read_settings
 from .transport import RedisTransport
 
-__all__ = ["RedisResults", "RedisTransport", "open_results", "open_transport"]
+__all__ = ["RedisResults", "RedisTransport", "check_options", "open_results", "open_transport"]
+
+
+def check_options(url: str, options: Mapping[str, Any]) -> None:
+    """Raise what opening either of them would raise. Connects to nothing.
+
+    :raises InvalidUrl: the address cannot be read.
+    :raises InvalidOption: an option has a value that it cannot have.
+    """
+    read_settings(url, options)
 
 
 def open_transport(url: str, options: Mapping[str, Any]) -> RedisTransport:
