@@ -2,12 +2,15 @@
 
 The built-in schemes are a closed table of modules, imported on first use; others come from the entry
 points `prefork.transports` and `prefork.results`. Both kinds are factories of the signature
-``(url: str, options: Mapping[str, Any])``.
+``(url: str, options: Mapping[str, Any])``. The module of a factory may have a function ``check_options``
+of the same signature, which raises what opening would raise and opens nothing: a worker that cannot
+work is then refused before it starts.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -83,16 +86,32 @@ def open_results(url: str, options: Mapping[str, Any] | None = None) -> ResultSt
     return cast(ResultStore, factory(url, options if options is not None else {}))
 
 
-def preload(broker_url: str, results_url: str | None) -> None:
-    """Import what opening these would import, and open nothing.
+def preload(
+    broker_url: str,
+    results_url: str | None,
+    *,
+    broker_options: Mapping[str, Any] | None = None,
+    result_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Import what opening these would import, check their options, and open nothing.
 
     For a process that others are forked from: what it has imported, they share.
 
     :raises UnsupportedTransport: nobody provides one of them.
+    :raises TransportError: an option has a value that it cannot have.
+    :raises InvalidUrl: an address cannot be read.
     """
-    _factory(broker_url, _TRANSPORT)
+    _prepare(broker_url, _TRANSPORT, broker_options or {})
     if results_url is not None:
-        _factory(results_url, _RESULTS)
+        _prepare(results_url, _RESULTS, result_options or {})
+
+
+def _prepare(url: str, kind: _Kind, options: Mapping[str, Any]) -> None:
+    factory = _factory(url, kind)
+    module = sys.modules.get(getattr(factory, "__module__", ""))
+    check = getattr(module, "check_options", None)
+    if check is not None:
+        check(url, options)
 
 
 def _factory(url: str, kind: _Kind) -> Callable[[str, Mapping[str, Any]], Any]:
