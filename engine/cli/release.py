@@ -7,6 +7,7 @@ import time
 
 from ...transports.base import Releases
 from ...transports.errors import LeasesHeld
+from ..clock import mono_s
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .output import complain, safe, say
@@ -62,7 +63,7 @@ def _await_leases(transport: Releases, queue: str | None) -> None:
     """
     ends_mono_s: dict[str, float] = {}
     while leases := transport.leases(queue):
-        now_mono_s = time.monotonic()
+        now_mono_s = mono_s()
         for worker, left_s in leases.items():
             end_mono_s = ends_mono_s.get(worker)
             if end_mono_s is None:
