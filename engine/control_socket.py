@@ -117,11 +117,20 @@ def remove_abandoned(directory: str) -> int:
     return removed
 
 
-def request(path: str, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+def request(
+    path: str,
+    message: Mapping[str, Any],
+    timeout_s: float,
+    *,
+    uid: int | None = None,
+    pid: int | None = None,
+) -> dict[str, Any]:
     """Ask a worker and wait for its answer.
 
     :param message: ``{"op": "health" | "stats" | "active" | "modules" | "scale" | "stop", ...}``.
     :param timeout_s: bound for everything together.
+    :param uid: whose worker it is, if not the caller's own; root answers for everybody.
+    :param pid: which process it has to be, whoever's it is.
     :raises ControlError: nobody answers in time, or the worker refuses.
     """
     deadline_s = mono_s() + timeout_s
@@ -129,7 +138,7 @@ def request(path: str, message: Mapping[str, Any], timeout_s: float) -> dict[str
         try:
             connection.settimeout(timeout_s)
             _connect(connection, path, deadline_s)
-            require_peer(connection, path)
+            require_peer(connection, path, uid=uid, pid=pid)
             connection.sendall(encode_line(message))
             return _answer(connection, path, deadline_s)
         except TimeoutError:
@@ -185,17 +194,19 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
     return message if isinstance(message, dict) else None
 
 
-def peer_uid(connection: socket.socket) -> int:
-    """The user at the other end."""
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(data)[1])
+def require_peer(
+    connection: socket.socket, path: str, *, uid: int | None = None, pid: int | None = None
+) -> None:
+    """Check who is at the other end: this user or root, unless the caller expects somebody else.
 
-
-def require_peer(connection: socket.socket, path: str) -> None:
-    """Check that the other end belongs to this user or to root.
-
-    :raises ControlError: it belongs to somebody else.
+    :param uid: whom to expect besides root.
+    :param pid: the process to expect; its user is of no account then.
+    :raises ControlError: it is somebody else.
     """
-    uid = peer_uid(connection)
-    if uid not in (0, os.getuid()):
-        raise ControlError(path, f"belongs to user {uid}")
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    peer_pid, peer_uid, _ = _CREDENTIALS.unpack(data)
+    if pid is not None:
+        if peer_pid != pid:
+            raise ControlError(path, f"is answered by process {peer_pid}, not by {pid}")
+    elif peer_uid not in (0, os.getuid() if uid is None else uid):
+        raise ControlError(path, f"belongs to user {peer_uid}")

@@ -270,9 +270,10 @@ class Supervisor:
             banner.show(self.context, options)
 
     def health(self, now_ns: int) -> dict[str, Any]:
-        """Whether the worker is ready, and why not."""
+        """Whether the worker is ready, and why not; and what else is wrong with it."""
         reasons = self._status.reasons_against(now_ns, stopping=self._ending.begun)
-        return {"ready": not reasons, "reasons": reasons, "node": self.context.node, "pid": os.getpid()}
+        answer = {"ready": not reasons, "reasons": reasons, "notes": self._status.notes(now_ns)}
+        return answer | {"node": self.context.node, "pid": os.getpid()}
 
     def stats(self, now_ns: int) -> dict[str, Any]:
         """Everything that is counted."""

@@ -70,16 +70,16 @@ class Status:
         ready = [child for child in self._pool.table if child.phase is Phase.READY]
         if not ready:
             reasons.append("no child is ready")
-            reasons += self._crash_loop(now_ns / 1e9)
+            reasons += self.notes(now_ns)
         elif not any(_serves(look(child.slot), now_ns) for child in ready):
             reasons.append("no child has turned its loop lately, and none runs a task")
         elif self._pool.reaper.guard.failures and not self._pool.table.any_ready:
             reasons.append("children have done their number of tasks, and their successors cannot boot")
         return reasons
 
-    def _crash_loop(self, now_s: float) -> list[str]:
+    def notes(self, now_ns: int) -> list[str]:
         """A line about children that die again and again, while the next one waits for it."""
-        loop, pause_s = self._pool.reaper.loop, self._pool.reaper.pause_s(now_s)
+        loop, pause_s = self._pool.reaper.loop, self._pool.reaper.pause_s(now_ns / 1e9)
         if not loop.step:
             return []
         again = f"the next one is replaced in {pause_s:.1f} s" if pause_s else "one is tried again"

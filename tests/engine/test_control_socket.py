@@ -118,7 +118,13 @@ def test_any_node_name_gives_a_path_that_can_be_bound(node: str, pid: int) -> No
 
 
 def test_health_says_yes_or_why_not(worker: Supervised) -> None:
-    assert worker.ask("health") == {"ready": True, "reasons": [], "node": "w@test", "pid": worker.pid}
+    assert worker.ask("health") == {
+        "ready": True,
+        "reasons": [],
+        "notes": [],
+        "node": "w@test",
+        "pid": worker.pid,
+    }
 
 
 def test_active_shows_what_runs(worker: Supervised) -> None:

@@ -107,6 +107,12 @@ def test_one_worker_that_is_not_ready_makes_the_host_unhealthy(
     assert found["b@host"]["reasons"] == ["there is no agent"]
 
 
+def test_what_is_wrong_with_a_ready_worker_is_shown(workers: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    workers("w@host", READY | {"notes": ["3 children died in a row"]})
+    assert main(["health"]) == ExitCode.OK
+    assert "3 children died in a row" in capsys.readouterr().out
+
+
 def test_a_worker_can_be_asked_by_name(workers: Any, capsys: pytest.CaptureFixture[str]) -> None:
     workers("a@host", READY)
     workers("b@host", {"ready": False, "node": "b@host"})
@@ -115,6 +121,45 @@ def test_a_worker_can_be_asked_by_name(workers: Any, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main(["health", "-n", "c@host"]) == ExitCode.FAILED
     assert "no such worker" in capsys.readouterr().err
+
+
+def test_a_worker_of_another_environment_is_found_by_directory_pid_file_or_name(
+    workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a worker, and a caller whose runtime directory is another one
+    workers("elsewhere@host", READY | {"node": "elsewhere@host"})
+    (tmp_path / "pid").write_text(f"{os.getpid()}\n")
+    (tmp_path / "caller").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "caller"))
+    assert main(["health"]) == ExitCode.FAILED
+    assert "with this XDG_RUNTIME_DIR" in capsys.readouterr().err
+    # Then it can be named in three ways
+    for line in (
+        ["--runtime-dir", str(tmp_path)],
+        ["--pidfile", str(tmp_path / "pid")],
+        ["-n", "elsewhere@*"],
+    ):
+        assert main(["health", *line]) == ExitCode.OK, line
+        assert "elsewhere@host" in capsys.readouterr().out
+
+
+def test_what_names_no_worker_is_said(
+    sockets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "pid").write_text(f"{dead.pid}\n")
+    (tmp_path / "nonsense").write_text("me\n")
+    expected = {
+        ("--pidfile", str(tmp_path / "pid")): "no worker with the process number in",
+        ("--pidfile", str(tmp_path / "nonsense")): "contains no process number but 'me'",
+        ("--pidfile", str(tmp_path / "gone")): "No such file",
+        ("--runtime-dir", str(sockets)): "no worker has a socket in",
+        ("--runtime-dir", str(tmp_path / "gone")): "No such file",
+    }
+    for line, text in expected.items():
+        assert main(["health", *line]) == ExitCode.FAILED
+        assert text in capsys.readouterr().err, line
 
 
 def test_a_worker_that_does_not_answer_is_not_healthy(

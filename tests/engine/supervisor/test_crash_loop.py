@@ -223,6 +223,7 @@ def test_a_worker_whose_children_die_at_every_message_slows_down_and_says_so(sup
     assert len(steps) <= int(str(crash_loop(worker)["step"])) + 1
     reasons = eventually(lambda: [r for r in worker.ask("health")["reasons"] if "died in a row" in r])
     assert "the last of signal 9" in reasons[0]
+    assert worker.ask("health")["notes"]
     # A stop does not wait for the pause.
     worker.signal(signal.SIGTERM)
     assert worker.wait(3.0) == 0
