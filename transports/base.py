@@ -34,6 +34,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Depth",
+    "Entombs",
     "Informs",
     "Message",
     "Outcome",
@@ -130,9 +131,11 @@ class Consumer(Protocol):
 class Informs(Protocol):
     """A consumer that can store a document without waiting, in step with what it settles."""
 
-    def inform(self, tag: bytes, results: Sequence[StoredResult]) -> None:
+    def inform(self, tag: bytes, results: Sequence[StoredResult], *, more: bool = False) -> None:
         """Store documents about a delivery, unless it is settled or taken back by then.
 
+        :param more: the next call is likely within milliseconds: this may leave with it, or after a
+            moment (200 ms at most), whatever this process does meanwhile.
         :raises ResultStoreUnavailable: the broker that keeps them is known to be away.
         """
 
@@ -164,6 +167,28 @@ class Wakeable(Protocol):
 
         Ask each time: it changes with the connection.
         """
+
+
+@runtime_checkable
+class Entombs(Protocol):
+    """A transport that cannot settle for a dead owner: the broker gives its messages to others.
+
+    It passes on what is known of the end of one of them.
+    """
+
+    def entomb(self, message_id: str, note: bytes) -> None:
+        """Leave word for whoever gets the message with this task id again.
+
+        :raises BrokerUnavailable: the broker cannot be reached.
+        """
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A consumer of a transport that `Entombs`."""
+
+    def obituary(self, tag: bytes) -> bytes | None:
+        """What was left about a suspect that this owner holds; None when nobody knows anything."""
 
 
 class Transport(Protocol):

@@ -91,7 +91,7 @@ def recover_held(
                 parcel = letter(received, REASON_CRASHES, (cause,), now_wall_s, dead_queue)
                 dead.append(_written(parcel, received, document, causes, now_wall_s))
             else:
-                properties = again(found.properties, starts=received.crashes, causes=causes)
+                properties = again(found.properties, starts=received.crashes, causes=causes, suspect=True)
                 parcel = Parcel("", received.queue, properties, found.body, received.queue)
                 returned += 1
                 if cause:

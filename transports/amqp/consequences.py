@@ -6,7 +6,7 @@ from typing import Any
 
 from ..base import Outcome, Verdict
 from ..identifiers import fresh_id
-from .documents import again, causes_of
+from .documents import again
 from .publisher import Parcel
 from .received import Received
 from .sending import delayed_parcel, parcel_of
@@ -41,21 +41,29 @@ def parcels_of(message: Received, outcome: Outcome, now_wall_s: float, dead_queu
     """
     parcels = [parcel_of(follow_up, now_wall_s) for follow_up in outcome.follow_ups]
     if outcome.verdict is Verdict.REQUEUE:
-        causes = causes_of(message.properties) + (outcome.causes if outcome.crashed else ())
-        crashes = message.crashes + int(outcome.crashed)
-        properties = again(message.properties, starts=crashes, causes=causes)
-        parcels.append(Parcel("", message.queue, properties, message.body, message.queue))
+        parcels.append(anew(message, crashed=outcome.crashed, causes=outcome.causes))
     elif outcome.verdict is Verdict.DEFER:
         assert outcome.due_wall_s is not None
-        parcels.append(_deferred(message, outcome.due_wall_s - now_wall_s))
+        parcels.append(put_off(message, outcome.due_wall_s - now_wall_s, suspect=message.suspect))
     elif outcome.verdict is Verdict.DEAD:
         parcels.append(letter(message, outcome.reason, outcome.causes, now_wall_s, dead_queue))
     return parcels
 
 
-def _deferred(message: Received, delay_s: float) -> Parcel:
-    causes = causes_of(message.properties)
-    properties = again(message.properties, starts=message.crashes, causes=causes)
+def anew(message: Received, *, crashed: bool = False, causes: tuple[str, ...] = ()) -> Parcel:
+    """A message that goes to the end of its queue, with its record."""
+    properties = again(
+        message.properties,
+        starts=message.crashes + int(crashed),
+        causes=message.causes + (causes if crashed else ()),
+        suspect=message.suspect,
+    )
+    return Parcel("", message.queue, properties, message.body, message.queue)
+
+
+def put_off(message: Received, delay_s: float, *, suspect: bool) -> Parcel:
+    """A message that comes again after a while, with its record."""
+    properties = again(message.properties, starts=message.crashes, causes=message.causes, suspect=suspect)
     if delay_s <= 0:
         return Parcel("", message.queue, properties, message.body, message.queue)
     return delayed_parcel(message.queue, message.queue, properties, message.body, delay_s)
@@ -70,7 +78,7 @@ def letter(
         **properties["headers"],
         HEADER_KEY: fresh_id(),
         HEADER_REASON: reason,
-        HEADER_LETTER_CAUSES: [*causes_of(message.properties), *causes],
+        HEADER_LETTER_CAUSES: [*message.causes, *causes],
         HEADER_QUEUE: message.queue,
         HEADER_DIED: now_wall_s,
         HEADER_CRASHES: message.crashes,

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
 from ..base import Delivery, Outcome, Verdict
-from ..errors import BrokerUnavailable, OwnerLost
-from .consequences import parcels_of
+from ..errors import BrokerFull, BrokerUnavailable, OwnerLost
+from .consequences import anew, parcels_of, put_off
 from .documents import HEADER_OWNER, again
-from .errors import Refused
+from .errors import DeclarationClash, Refused
 from .frames import ack_frame, requeue_frame
 from .intake import Intake
 from .link import CHANNEL_ERRORS
+from .obituaries import read_obituary
 from .publisher import Parcel, Publisher
 from .received import Received
 from .sending import check_due, check_outgoing
@@ -22,9 +23,6 @@ from .topology import HELD_EXCHANGE
 from .wire import Wire
 
 _WRITE_S = 5.0
-_RETURNS_MAX = 10
-"""A quorum queue that gets a message back more often than its delivery limit drops it; RabbitMQ 4
-limits to 20 when nothing is said. From half of that on a message is sent anew instead."""
 
 _log = logging.getLogger("prefork.amqp")
 
@@ -103,27 +101,56 @@ class AmqpConsumer:
         self._refresh()
         while True:
             intake.gather(wire, 1 if self._alone else max_n)
+            self._put_off_fresh()
             batch = self._choose(max_n)
             if batch:
-                intake.return_surplus(wire)
                 for one in batch:
                     self._held[one.tag] = one
                 return [one.delivery() for one in batch]
-            intake.listen(wire)
-            left_s = end_mono_s - monotonic()
-            if left_s <= 0:
-                return []
-            wire.pump(left_s)
+            if not self._alone:
+                intake.listen(wire)
+                left_s = end_mono_s - monotonic()
+                if left_s <= 0:
+                    return []
+                wire.pump(left_s)
+            self._alone = False
+
+    def _put_off_fresh(self) -> None:
+        """Let rest what another connection lost: its process may be what it killed.
+
+        Whoever saw that process end gets time to say what it died of, and what it ran (`obituary`).
+        The copy that comes back bears the mark of a suspect, which the broker's own does not: that
+        one is set, too, on what was merely returned.
+        """
+        fresh = [one for one in self._intake.inbox if one.redelivered]
+        if not fresh:
+            return
+        pause_s = self._settings.redelivery_pause_s
+        try:
+            self._publisher.publish([put_off(one, pause_s, suspect=True) for one in fresh])
+        except (DeclarationClash, Refused, ValueError) as error:
+            _log.error("redelivered messages run without a pause: %s", error)
+            for one in fresh:
+                one.redelivered, one.suspect = False, True
+            return
+        for one in fresh:
+            self._intake.inbox.remove(one)
+        self._acknowledge(fresh)
+        self._alone = True
 
     def _choose(self, max_n: int) -> list[Received]:
-        """Some of the inbox: everything that is not suspect, or one suspect alone."""
+        """Some of the inbox: everything that is not suspect, or one suspect alone; return the rest."""
         inbox = self._intake.inbox
         clean = [one for one in inbox if not one.suspect]
         # Where one came back, more will have: they are fetched one at a time, and none is held for nothing.
-        self._alone = len(clean) < len(inbox)
+        self._alone = self._alone or len(clean) < len(inbox)
         batch = clean[:max_n] or list(inbox)[:1]
         for one in batch:
             inbox.remove(one)
+        if inbox:
+            surplus = list(inbox)
+            inbox.clear()
+            self._give_back(surplus)
         return batch
 
     def _check_open(self) -> None:
@@ -173,24 +200,28 @@ class AmqpConsumer:
             return self._give_back(list(wanted.values()))
 
     def _give_back(self, messages: Sequence[Received]) -> int:
-        # Started suspects lie in a queue of their own, and others are near their delivery limit:
-        # these are sent anew. The rest keeps its place.
-        renewed = [one for one in messages if one.started or one.times_returned >= _RETURNS_MAX]
-        if renewed:
-            self._publisher.publish([_anew(one) for one in renewed])
-            self._acknowledge(renewed)
-        requeued = sorted((one for one in messages if one not in renewed), key=lambda one: one.delivery_tag)
-        if requeued:
-            wire = self._wire()
-            intake = self._intake
-            with intake.link.guarded("giving back"):
-                intake.stop_listening(wire)
-                frames = [requeue_frame(intake.channel_id, one.delivery_tag) for one in requeued]
-                wire.write(b"".join(frames), _WRITE_S)
-                wire.pump(0)
+        """Send them anew: what is returned otherwise bears the mark of a redelivered message for ever,
+        and a quorum queue counts it, and drops a message at its delivery limit."""
+        if not messages:
+            return 0
+        messages = sorted(messages, key=lambda one: one.delivery_tag)
+        try:
+            self._publisher.publish([anew(one) for one in messages])
+            self._acknowledge(messages)
+        except BrokerFull as error:
+            _log.warning("given back as they are: %s", error)
+            self._requeue(messages)
+        return len(messages)
+
+    def _requeue(self, messages: Sequence[Received]) -> None:
+        wire = self._wire()
+        intake = self._intake
+        frames = [requeue_frame(intake.channel_id, one.delivery_tag) for one in messages]
+        with intake.link.guarded("giving back"):
+            intake.stop_listening(wire)
+            wire.write(b"".join(frames), _WRITE_S)
         for one in messages:
             self._held.pop(one.tag, None)
-        return len(messages)
 
     def _acknowledge(self, done: Sequence[Received]) -> None:
         """Acknowledge; all that are older than anything still held with one frame."""
@@ -249,14 +280,14 @@ class AmqpConsumer:
             self._held_queue = self._publisher.declare(
                 lambda topology, channel: topology.held(channel, self._owner)
             )
-        properties = again(old.properties, starts=old.crashes + 1)
+        properties = again(old.properties, starts=old.crashes + 1, causes=old.causes, suspect=True)
         properties["headers"][HEADER_OWNER] = self._owner
         with intake.link.guarded("recording a start"):
             intake.hold_from(self._wire(), self._held_queue)
         self._publisher.publish([Parcel(HELD_EXCHANGE, old.queue, properties, old.body)])
         new = self._await_held()
         self._acknowledge([old])
-        new.tag, new.crashes, new.started, new.redelivered = old.tag, old.crashes, True, old.redelivered
+        new.tag, new.crashes, new.suspect, new.started = old.tag, old.crashes, True, True
         new.exchange, new.routing_key, new.queue = old.exchange, old.routing_key, old.queue
         self._held[old.tag] = new
 
@@ -273,6 +304,15 @@ class AmqpConsumer:
                 wire.pump(left_s)
         return intake.from_held.popleft()
 
+    def obituary(self, tag: bytes) -> bytes | None:
+        """What somebody left word of about a suspect, as in `Remembers.obituary`."""
+        with self._intake.link.lock:
+            self._notice()
+            received = self._held.get(tag)
+            if received is None or not received.message_id:
+                return None
+            return read_obituary(self._publisher, received.message_id)
+
     def fetch(self, tag: bytes) -> Delivery | None:
         """Read a delivery, as in `Consumer.fetch`."""
         with self._intake.link.lock:
@@ -285,16 +325,25 @@ class AmqpConsumer:
     def close(self) -> None:
         """Give back and close the connection, as in `Consumer.close`."""
         self._intake.link.renew_after_fork()
+        self.surrender(None, "")
+
+    def surrender(self, running: bytes | None, cause: str) -> int:
+        """Give back everything, for good; returns how many were held.
+
+        :param running: what ran is charged with the cause, if there is one.
+        """
         with self._intake.link.lock:
             if not self._open:
-                return
+                return 0
             self._open = False
             try:
                 self._notice()
-                if self._held or self._intake.inbox:
-                    held = [*self._held.values(), *self._intake.inbox]
-                    self._intake.inbox.clear()
-                    self._give_back(held)
+                ran = self._held.get(running) if running is not None and cause else None
+                if ran is not None:
+                    ran.crashes, ran.suspect = ran.crashes + 1, True
+                held = [*self._held.values(), *self._intake.inbox]
+                self._intake.inbox.clear()
+                self._give_back(held)
                 if self._held_queue:
                     name = self._held_queue
                     self._publisher.ask(lambda channel: channel.queue_delete(name, if_empty=True))
@@ -304,24 +353,7 @@ class AmqpConsumer:
                 self._held.clear()
                 self._intake.link.close()
                 self._on_closed(self)
-
-    def lose(self) -> int:
-        """End it as if its process had died; returns how many messages it held."""
-        with self._intake.link.lock:
-            if not self._open:
-                return 0
-            self._notice()
-            count = len(self._held)
-            self._open = False
-            self._held.clear()
-            self._intake.link.close()
-            self._on_closed(self)
-            return count
-
-
-def _anew(message: Received) -> Parcel:
-    properties = again(message.properties, starts=message.crashes)
-    return Parcel("", message.queue, properties, message.body, message.queue)
+            return len(held)
 
 
 def _check(outcome: Outcome) -> None:

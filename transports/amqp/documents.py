@@ -25,10 +25,12 @@ HEADER_STARTS = "x-prefork-starts"
 HEADER_CAUSES = "x-prefork-causes"
 """Why: one line of text each."""
 
+HEADER_SUSPECT = "x-prefork-suspect"
+"""A process that held it vanished, so that it may be what killed it."""
 HEADER_OWNER = "prefork-owner"
 """Who holds it while it runs, for a suspect. (A headers exchange does not look at names in x-.)"""
 
-_OURS = frozenset((HEADER_STARTS, HEADER_CAUSES, HEADER_OWNER))
+_OURS = frozenset((HEADER_STARTS, HEADER_CAUSES, HEADER_SUSPECT, HEADER_OWNER))
 # What the broker adds on the way; x-death must not go round again, or RabbitMQ takes the second pass
 # through a delay queue for a cycle, and drops the message.
 _BROKERS = re.compile(r"x-(death|first-death-.*|last-death-.*|delivery-count|acquired-count)\Z")
@@ -131,7 +133,7 @@ def to_document(
     for name in _PASSED:
         if name in properties:
             kept[name] = properties[name]
-    headers = own_headers(properties.get("headers") or {}, keep_ours=False)
+    headers = own_headers(properties.get("headers") or {})
     document = _Document(
         body,
         str(properties.get("content_encoding") or "utf-8"),
@@ -147,15 +149,11 @@ def to_document(
         return _encode(document)
 
 
-def own_headers(headers: Mapping[str, Any], *, keep_ours: bool = True) -> dict[str, Any]:
-    """Headers without those that the broker added (and, for the task, without our own)."""
+def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The sender's headers: without those that the broker added, and without our own."""
     if not any(name.startswith(("x-", HEADER_OWNER)) for name in headers):
         return headers if isinstance(headers, dict) else dict(headers)
-    return {
-        name: value
-        for name, value in headers.items()
-        if not _BROKERS.match(name) and name != HEADER_OWNER and (keep_ours or name not in _OURS)
-    }
+    return {name: value for name, value in headers.items() if not _BROKERS.match(name) and name not in _OURS}
 
 
 def without_ladder(routing_key: str) -> str:
@@ -176,24 +174,30 @@ def causes_of(properties: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(one) for one in value) if isinstance(value, list) else ()
 
 
-def again(
-    properties: Mapping[str, Any], *, starts: int | None = None, causes: tuple[str, ...] | None = None
-) -> dict[str, Any]:
-    """The properties under which a message is published once more.
+def suspect_of(properties: Mapping[str, Any]) -> bool:
+    """Whether it was made a suspect before."""
+    return (properties.get("headers") or {}).get(HEADER_SUSPECT) is True
 
-    :param starts: how many crashes it has now; None leaves its record as it is.
+
+def again(
+    properties: Mapping[str, Any], *, starts: int, causes: tuple[str, ...] = (), suspect: bool = False
+) -> dict[str, Any]:
+    """The properties under which a message is published once more, with the record that it has now.
+
+    :param starts: how many processes died while they ran it.
+    :param causes: why, one line of text each.
     """
     headers = own_headers(properties.get("headers") or {})
-    if starts is not None or causes is not None:
-        headers = {name: value for name, value in headers.items() if name not in _OURS}
-        if starts:
-            headers[HEADER_STARTS] = starts
-        if causes:
-            headers[HEADER_CAUSES] = list(causes)
+    if starts:
+        headers = {**headers, HEADER_STARTS: starts}
+    if causes:
+        headers = {**headers, HEADER_CAUSES: list(causes)}
+    if suspect:
+        headers = {**headers, HEADER_SUSPECT: True}
     # A lifetime given to the broker has begun when the message was first sent; it would begin anew.
     return {
         **{name: value for name, value in properties.items() if name != "expiration"},
-        "headers": headers,
+        "headers": dict(headers),
     }
 
 

@@ -31,7 +31,6 @@ from .frames import (
     get_frame,
     read_arrival,
     read_consumer_tag,
-    requeue_frame,
 )
 from .link import CHANNEL_ERRORS, Link
 from .received import Received
@@ -227,13 +226,6 @@ class Intake:
                     raise TimeoutError("no answer to basic.get")
             if not self._left.get(queue):
                 return
-
-    def return_surplus(self, wire: Wire) -> None:
-        """Return what has come and is not handed on, so that nothing waits for what runs first."""
-        if self.inbox:
-            frames = [requeue_frame(self.channel_id, one.delivery_tag) for one in self.inbox]
-            wire.write(b"".join(frames), _ANSWER_S)
-            self.inbox.clear()
 
     def hold_from(self, wire: Wire, queue: str) -> None:
         """Have the owner's started suspect pushed, as soon as it is there."""

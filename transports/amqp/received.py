@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..base import Delivery
-from .documents import starts_of, to_document
+from .documents import causes_of, starts_of, suspect_of, to_document
 
 
 class Received:
@@ -15,6 +15,7 @@ class Received:
     :param delivery_tag: names it to the broker, on the channel that it came on.
     :param queue: where it belongs.
     :ivar crashes: how many processes died while they ran it.
+    :ivar suspect: a process that held it vanished, so that it may be what killed it.
     :ivar started: its start is on record: it lies in the queue of its owner's started suspect.
     """
 
@@ -28,6 +29,7 @@ class Received:
         "redelivered",
         "routing_key",
         "started",
+        "suspect",
         "tag",
     )
 
@@ -52,18 +54,19 @@ class Received:
         self.routing_key = routing_key
         self.redelivered = redelivered
         self.crashes = starts_of(properties)
+        self.suspect = self.crashes > 0 or suspect_of(properties)
         self.started = False
 
     @property
-    def suspect(self) -> bool:
-        """Whether a process that held it vanished, so that it may be what killed it."""
-        return self.redelivered or self.crashes > 0
+    def causes(self) -> tuple[str, ...]:
+        """Why they died, as far as somebody knew."""
+        return causes_of(self.properties)
 
     @property
-    def times_returned(self) -> int:
-        """How often a quorum queue has got it back; 0 for a classic one, which does not count."""
-        count = (self.properties.get("headers") or {}).get("x-delivery-count")
-        return count if type(count) is int else 0
+    def message_id(self) -> str:
+        """The id of the task, as far as there is one."""
+        headers = self.properties.get("headers") or {}
+        return str(headers.get("id") or self.properties.get("correlation_id") or "")
 
     def delivery(self) -> Delivery:
         """As the engine sees it."""
@@ -75,5 +78,5 @@ class Received:
             priority=int(self.properties.get("priority") or 0),
             crashes=self.crashes,
             suspect=self.suspect,
-            redelivered=self.redelivered or self.crashes > 0,
+            redelivered=self.redelivered or self.suspect,
         )

@@ -53,6 +53,8 @@ class AmqpSettings:
     :param ladder_type: type of the queues of the delay ladder.
     :param dead_queue: where dead letters lie.
     :param held_ttl_ms: how long a suspect that was about to start stays with nobody.
+    :param redelivery_pause_s: how long a message rests after the process that held it vanished, so that
+        whoever ended that process can say so first.
     :param consumer_timeout_s: what the broker's own setting is; it cannot be read.
     """
 
@@ -67,6 +69,7 @@ class AmqpSettings:
     ladder_type: str = "quorum"
     dead_queue: str = DEAD_QUEUE
     held_ttl_ms: int = 5000
+    redelivery_pause_s: float = 0.5
     consumer_timeout_s: float = 1800.0
 
     def declaration(self, queue: str) -> QueueDeclaration:
@@ -101,6 +104,7 @@ def read_settings(url: str, options: Mapping[str, Any]) -> AmqpSettings:
         ladder_type=ladder_type,
         dead_queue=str(given.get("dead_letter_queue", DEAD_QUEUE)),
         held_ttl_ms=int(_seconds(given, "held_ttl", 5.0) * 1000),
+        redelivery_pause_s=_seconds(given, "redelivery_pause", 0.5),
         consumer_timeout_s=_seconds(given, "consumer_timeout", 1800.0),
     )
 

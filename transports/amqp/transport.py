@@ -15,6 +15,7 @@ from .consumer import AmqpConsumer
 from .documents import starts_of, to_document
 from .errors import Refused
 from .graveyard import Graveyard, browse
+from .obituaries import leave_word
 from .publisher import Publisher
 from .sending import check_outgoing, parcel_of
 from .settings import AmqpSettings
@@ -114,7 +115,7 @@ class AmqpTransport:
         """Close the consumers of a worker in this process; the broker has no list of workers."""
         for consumer, its_worker in list(self._consumers.values()):
             if its_worker == worker:
-                consumer.lose()
+                consumer.surrender(None, "")
 
     def owners(self, worker: str) -> list[str]:
         """List owners, as in `Transport.owners`: of this process."""
@@ -130,7 +131,7 @@ class AmqpTransport:
         the suspect that it had started, at once and with the cause.
         """
         found = self._consumers.get(owner)
-        returned = found[0].lose() if found is not None else 0
+        returned = found[0].surrender(running, cause) if found is not None else 0
         recovery = recover_held(
             self._publisher,
             owner,
@@ -144,6 +145,10 @@ class AmqpTransport:
             crashed=recovery.crashed,
             dead=recovery.dead,
         )
+
+    def entomb(self, message_id: str, note: bytes) -> None:
+        """Leave word about a message, as in `Entombs.entomb`."""
+        leave_word(self._publisher, message_id, note)
 
     def recover_lapsed(self, *, max_crashes: int = 3, cause: str = "worker lost") -> Recovery:
         """Nothing, as in `Transport.recover_lapsed`: the broker returns what a lost worker held."""
