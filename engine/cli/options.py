@@ -107,11 +107,15 @@ def with_urls_of(options: GlobalOptions, stream: TextIO) -> GlobalOptions:
 
     :raises CommandError: the stream has ended.
     """
-    for name in ("broker", "result_backend"):
-        if getattr(options, name) == "-":
-            url = stream.readline().strip()
-            if not url:
-                flag = name.replace("_", "-")
-                raise CommandError(f"--{flag} -: standard input has no URL for it", ExitCode.USAGE)
-            options = replace(options, **{name: url})
+    if options.broker == "-":
+        options = replace(options, broker=_line(stream, "--broker"))
+    if options.result_backend == "-":
+        options = replace(options, result_backend=_line(stream, "--result-backend"))
     return options
+
+
+def _line(stream: TextIO, flag: str) -> str:
+    url = stream.readline().strip()
+    if not url:
+        raise CommandError(f"{flag} -: standard input has no URL for it", ExitCode.USAGE)
+    return url

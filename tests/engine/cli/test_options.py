@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.engine.cli.options import GlobalOptions, collect, global_parser, split_at_command
+from prefork.engine.cli.failures import CommandError, ExitCode
+from prefork.engine.cli.options import (
+    GlobalOptions,
+    collect,
+    global_parser,
+    split_at_command,
+    with_urls_of,
+)
 
 WITH_VALUE = ["-A", "--app", "-b", "--broker", "--result-backend", "--config", "--workdir"]
 FLAGS = ["-C", "--no-color", "-q", "--quiet", "--skip-checks"]
@@ -77,3 +86,25 @@ def test_the_application_may_come_from_the_environment_but_the_option_wins() -> 
 def test_options_without_a_meaning_here_are_remembered() -> None:
     options = collect(global_parser().parse_args(["--loader", "x.Loader", "--skip-checks"]))
     assert options.ignored == ("--loader", "--skip-checks")
+
+
+def test_urls_come_from_a_stream_one_line_each() -> None:
+    stream = io.StringIO("redis://one\n redis://two \nthe rest\n")
+    options = with_urls_of(GlobalOptions(broker="-", result_backend="-", app="-"), stream)
+    assert options == GlobalOptions(broker="redis://one", result_backend="redis://two", app="-")
+    assert stream.read() == "the rest\n"
+
+
+def test_a_stream_is_not_touched_without_need() -> None:
+    stream = io.StringIO("redis://one\n")
+    given = GlobalOptions(broker="redis://b", result_backend=None)
+    assert with_urls_of(given, stream) == given
+    assert stream.read() == "redis://one\n"
+
+
+@pytest.mark.parametrize("flag", ["--broker", "--result-backend"])
+def test_a_stream_that_has_ended_is_a_mistake_of_the_caller(flag: str) -> None:
+    options = collect(global_parser().parse_args([flag, "-"]))
+    with pytest.raises(CommandError, match=f"{flag} -: standard input has no URL") as refused:
+        with_urls_of(options, io.StringIO("\n"))
+    assert refused.value.code == ExitCode.USAGE
