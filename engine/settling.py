@@ -43,6 +43,9 @@ class Settler:
         self._transport = transport
         self._store = store
         self._together = together or store is None
+        # Of the consumer that was asked last: a child has one, and looking at a protocol takes microseconds.
+        self._asked: Consumer | None = None
+        self._informer: Informs | None = None
 
     def settle(self, consumer: Consumer, outcomes: Sequence[Outcome]) -> list[bool]:
         """Settle; False for an outcome whose message somebody took back.
@@ -56,15 +59,19 @@ class Settler:
             return consumer.settle(outcomes)
         return self._one_after_the_other(consumer, outcomes)
 
-    def inform(self, consumer: Consumer, tag: bytes, result: StoredResult) -> None:
+    def inform(self, consumer: Consumer, tag: bytes, result: StoredResult, *, more: bool = False) -> None:
         """Store that something happens to a delivery, without waiting for the store.
 
         Whatever is settled later is stored later.
 
+        :param more: something else is likely to be stored or settled within milliseconds.
         :raises TransportError: the store is known to be away.
         """
-        if self._together and isinstance(consumer, Informs):
-            consumer.inform(tag, (result,))
+        if consumer is not self._asked:
+            self._asked = consumer
+            self._informer = consumer if self._together and isinstance(consumer, Informs) else None
+        if self._informer is not None:
+            self._informer.inform(tag, (result,), more=more)
         elif self._store is not None:
             self._store.store_soon((result,))
 

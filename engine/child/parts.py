@@ -118,7 +118,8 @@ class Parts:
         meta = {"pid": os.getpid(), "hostname": self.node}
         try:
             started = self.results.state(message.id, STARTED, meta, message)
-            self.settler.inform(self.consumer, tag, started)
+            # A short task is over before the packet of its own would be read.
+            self.settler.inform(self.consumer, tag, started, more=plan.kind.short)
         except TransportError as error:
             # It only informs; the task need not wait for it.
             _log.warning("cannot store that %s has started: %s", message.id, error)

@@ -15,6 +15,7 @@ from .keys import FLAG_SUSPECT, Keys, encode
 from .link import Arg, Link
 from .outcomes import Batch, Destinations
 from .owners import Sources, fence_of, read_tag
+from .result_script import lifetime_ms
 from .scripts import ACK, INFORM, MARK_STARTED, RESERVE, SETTLE
 
 BATCH_BYTES_MAX = 8 << 20
@@ -203,11 +204,15 @@ class RedisConsumer:
         answers = self._link.run(SETTLE, batch.keys, batch.args())
         return batch.answers(answers)
 
-    def inform(self, tag: bytes, results: Sequence[StoredResult]) -> None:
+    def inform(self, tag: bytes, results: Sequence[StoredResult], *, more: bool = False) -> None:
         """Store documents about a delivery without waiting; see the protocol `Informs`."""
-        batch = Batch(self._destinations, self._sources, self._fence, self._held)
-        keys, args = batch.informing(tag, results)
-        self._link.send_only(INFORM, keys, args)
+        to = self._destinations
+        keys = [self._held]
+        args: list[Arg] = [tag, to.settings.db, to.result_settings.db]
+        for result in results:
+            keys.append(to.result_keys.task(result.key))
+            args += (result.document, lifetime_ms(result.expires_s))
+        self._link.send_only(INFORM, keys, args, more=more)
 
     # --- the rest --------------------------------------------------------------------------------
 

@@ -127,11 +127,14 @@ class Link:
         self._known.add(script.sha)
         return self._checked(reply, script.name)
 
-    def send_only(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
+    def send_only(
+        self, script: Script, keys: Sequence[Arg], args: Sequence[Arg], *, more: bool = False
+    ) -> None:
         """Send a script and do not wait: its reply is read before the next one, and only logged.
 
         It is lost when the connection breaks, or when the server forgot the script just now.
 
+        :param more: other commands follow soon: it may leave with them, or after at most 200 ms.
         :raises BrokerUnavailable: it could not be sent.
         """
         data = pack(["EVALSHA", script.sha, len(keys), *keys, *args])
@@ -142,7 +145,7 @@ class Link:
             expected.insert(0, "SCRIPT LOAD")
             self._known.add(script.sha)
         try:
-            wire.write(data)
+            wire.write(data, more=more)
         except (OSError, hiredis.HiredisError) as error:
             raise self._broken(error, unknown=wire.sent_bytes >= len(data)) from None
         except BaseException:

@@ -111,11 +111,6 @@ class Batch:
         """The arguments of the script."""
         return [encode_for_lua(self._outcomes), fresh_id(), self._to.settings.db, self._to.result_settings.db]
 
-    def informing(self, tag: bytes, results: Sequence[StoredResult]) -> tuple[list[bytes], list[Any]]:
-        """Keys and arguments of inform.lua."""
-        encoded = [self._result(result) for result in results]
-        return self.keys, [tag, encode_for_lua(encoded), self._to.settings.db, self._to.result_settings.db]
-
     def answers(self, found: Sequence[int]) -> list[bool]:
         """The answers of the script, for all outcomes that were added."""
         answered = iter(found)

@@ -35,7 +35,9 @@ class PooledLink(Link):
         with self._pool.link() as link:
             return link.run(script, keys, args, timeout_s=timeout_s)
 
-    def send_only(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
+    def send_only(
+        self, script: Script, keys: Sequence[Arg], args: Sequence[Arg], *, more: bool = False
+    ) -> None:
         """Send a script and do not wait; see `Link.send_only`."""
         with self._pool.link() as link:
-            link.send_only(script, keys, args)
+            link.send_only(script, keys, args, more=more)

@@ -23,6 +23,8 @@ _BUFFER_BYTES = 65536
 _SLACK_S = 0.05
 _FEW = 16
 _MISSING = object()
+# A packet for each of many small commands costs more than the commands.
+_MORE = socket.MSG_MORE
 _pack_few = cast("Callable[[tuple[Arg, ...]], bytes]", hiredis.pack_command)
 
 
@@ -111,14 +113,16 @@ class Wire:
         if left_s < self._limit_s - _SLACK_S:
             self._apply(left_s)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, *, more: bool = False) -> None:
         """Send everything.
 
+        :param more: something follows: the system may keep this until then, at most 200 ms (a TCP socket
+            does, any other sends at once).
         :raises OSError: also for a timeout; `sent_bytes` says how much the system took.
         """
         self.sent_bytes = 0
         try:
-            sent = self._sock.send(data)
+            sent = self._sock.send(data, _MORE) if more and not self._wrapped else self._sock.send(data)
             self.sent_bytes = sent
             if sent != len(data):
                 view = memoryview(data)

@@ -221,6 +221,16 @@ def test_a_script_that_is_only_sent_runs_before_what_follows(link: Link, prefix:
     assert link.many([("LLEN", prefix + "k"), ("ECHO", "x")]) == [6, b"x"]
 
 
+def test_a_script_that_may_leave_with_what_follows_leaves_by_itself_soon(link: Link, prefix: str) -> None:
+    other = link_to(link.settings.shown)
+    for number in range(3):
+        link.send_only(PUT, [prefix + "k"], [number], more=True)
+    # Nothing follows, and this process does nothing about it.
+    eventually(lambda: other.call("LLEN", prefix + "k") == 3, deadline_s=2.0)
+    assert link.call("LLEN", prefix + "k") == 3
+    other.close()
+
+
 def test_a_refusal_of_a_script_that_is_only_sent_is_logged_once(
     link: Link, caplog: pytest.LogCaptureFixture
 ) -> None:
