@@ -18,6 +18,10 @@ from support.waiting import eventually
 
 MODULE = "end_to_end_project"
 SOURCE = """
+import os
+import signal
+import time
+
 from prefork.engine import App, allow_join_result, shared_task
 
 app = App("end-to-end", broker={url!r}, task_unknown_grace=0.5, task_unknown_retry_delay=0.2)
@@ -79,6 +83,22 @@ def parent(self):
 @shared_task
 def shared(x):
     return x * 2
+
+
+@app.task(time_limit=0.3)
+def hang():
+    time.sleep(60)
+
+
+@app.task
+def kill_own_process():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+def report(request, exc, traceback, path):
+    with open(path, "a") as stream:
+        stream.write(f"{{request.id}} {{request.task}} {{type(exc).__name__}}\\n")
 
 
 @app.task
@@ -167,6 +187,23 @@ def test_callbacks_are_called(project: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         failing.get(timeout=20)
     eventually(lambda: journal.read_text().endswith("('failed',)\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("hang", "TimeLimitExceeded"), ("kill_own_process", "WorkerLostError")]
+)
+def test_error_callbacks_are_called_for_what_was_ended_from_outside(
+    project: Any, tmp_path: Path, name: str, error: str
+) -> None:
+    journal = tmp_path / "journal"
+    journal.touch()
+    callbacks = [project.report.s(str(journal)), project.note.si(str(journal), "failed")]
+    result = getattr(project, name).apply_async(link_error=callbacks)
+    with pytest.raises(Exception, match="crashes|0.3") as raised:
+        result.get(timeout=20)
+    assert type(raised.value).__name__ == error
+    expected = {f"{result.id} {MODULE}.{name} {error}", "('failed',)"}
+    eventually(lambda: set(journal.read_text().splitlines()) == expected)
 
 
 def test_a_revoked_task_does_not_run(project: Any, tmp_path: Path) -> None:
