@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from ...transports.base import Consumer, Outcome, Outgoing, Recovery, StoredResult, Verdict
-from ..exceptions import TimeLimitExceeded, WorkerLostError
+from ...transports.base import Consumer, Entombs, Outcome, Outgoing, Recovery, StoredResult, Verdict
 from ..loaded_app import Loaded
+from ..obituary import error_of, note_of
 from ..process_link import ProcessLink
 from ..scoreboard import (
     A_MOVED,
@@ -157,8 +157,13 @@ class Recoverer:
         if decided.state is not None:
             # An early acknowledged message is no longer there to be read; its id is on the scoreboard.
             delivery = consumer.fetch(texts.tag)
-            results, follow_ups = self._failures.of_running(texts.task_id, delivery, bits, _error(message))
-        if decided.verdict is not None:
+            results, follow_ups = self._failures.of_running(texts.task_id, delivery, bits, error_of(message))
+        transport = self._storage.transport
+        if decided.verdict is not None and isinstance(transport, Entombs):
+            # The broker has given the message to somebody else by now, who settles by this word.
+            transport.entomb(texts.task_id, note_of(message))
+            self._failures.keep(results, ())
+        elif decided.verdict is not None:
             outcome = Outcome(
                 tag=texts.tag,
                 verdict=decided.verdict,
@@ -177,13 +182,6 @@ class Recoverer:
 
     def _owner(self, message: dict[str, Any]) -> str:
         return owner_name(self._link.worker_id, message["slot"], message["generation"])
-
-
-def _error(message: dict[str, Any]) -> Exception:
-    """What a task that was ended from outside is said to have raised."""
-    if message["verdict"] == "timeout":
-        return TimeLimitExceeded(message.get("limit_s"))
-    return WorkerLostError(f"Worker exited prematurely: {message['cause']}")
 
 
 def _recalled_tags(slot: Slot, batch: int, index: int) -> list[bytes]:

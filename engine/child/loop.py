@@ -53,6 +53,7 @@ from .idle import Idle
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
+from .suspects import judged
 from .trial import run_body
 
 # Outcomes are settled at the latest this long after the first of them.
@@ -216,6 +217,11 @@ class WorkerLoop:
                 self._done(self._outcomes.refused(delivery, message, refusal), index + 1 < held)
                 return None
             assert plan is not None  # an unknown task is always refused
+            if delivery.suspect:
+                judgement = self._attempt(lambda: judged(parts, self._outcomes, delivery, message, plan))
+                if judgement is not None:
+                    self._done(judgement, index + 1 < held)
+                    return None
             args, kwargs, embed = message.payload(parts.table)
         except MalformedMessage as error:
             self._done(self._outcomes.malformed(delivery, error), index + 1 < held)

@@ -1,0 +1,44 @@
+"""What is decided about a suspect instead of running it: it crashed too often, or was ended on purpose."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...transports.base import REASON_CRASHES, Delivery, Outcome, Remembers, Verdict
+from .. import states
+from ..einfo import ExceptionInfo
+from ..exceptions import WorkerLostError
+from ..execution import Executed
+from ..message import TaskMessage
+from ..obituary import error_of_note
+from .outcomes import Outcomes
+from .parts import Parts
+from .plan import RunPlan
+
+
+def judged(
+    parts: Parts, outcomes: Outcomes, delivery: Delivery, message: TaskMessage, plan: RunPlan
+) -> Outcome | None:
+    """The outcome of a suspect that does not run again; None when it may.
+
+    :raises TransportError: the broker cannot be asked.
+    """
+    if delivery.crashes >= parts.config.task_max_crashes:
+        return _crashed_too_often(parts, delivery, message)
+    if not isinstance(parts.consumer, Remembers):
+        return None
+    note = parts.consumer.obituary(delivery.tag)
+    if note is None:
+        return None
+    error = error_of_note(note)
+    request = outcomes.request(delivery, message, *message.payload(parts.table))
+    executed = Executed(states.FAILURE, error, ExceptionInfo(error))
+    outcome = outcomes.executed(delivery, message, plan, request, executed, 0)
+    return msgspec.structs.replace(outcome, verdict=Verdict.ACK, reason="", causes=())
+
+
+def _crashed_too_often(parts: Parts, delivery: Delivery, message: TaskMessage) -> Outcome:
+    """A dead letter. Its error callbacks are not sent: to read its arguments may be what kills."""
+    error = WorkerLostError(f"dead-lettered after {delivery.crashes} crashes")
+    results = parts.results.failure(error, task_id=message.id, message=message)
+    return Outcome(tag=delivery.tag, verdict=Verdict.DEAD, reason=REASON_CRASHES, results=results)
