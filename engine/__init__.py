@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .app import App as App
     from .app import App as Celery
+    from .bulk import BulkResult as BulkResult
     from .canvas import Signature as Signature
     from .canvas import chain as chain
     from .canvas import chunks as chunks
@@ -42,6 +43,7 @@ _PLACES = MappingProxyType(
     {
         "App": ".app",
         "AsyncResult": ".result",
+        "BulkResult": ".bulk",
         "Celery": ".app",
         "Context": ".request",
         "EagerResult": ".result",
@@ -74,6 +76,7 @@ _MODULES = frozenset({"canvas", "exceptions", "result", "schedules", "signals", 
 __all__ = [
     "App",
     "AsyncResult",
+    "BulkResult",
     "Celery",
     "Context",
     "EagerResult",

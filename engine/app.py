@@ -13,12 +13,13 @@ from . import app_settings, discovery
 from .app_configuration import Configurable
 from .async_result import AsyncResult
 from .builtin_tasks import add_builtin_tasks
+from .bulk import SendsInBulk
 from .canvas import Signature, signature
-from .client import Client
+from .client import NAMED_PLANS_MAX, Client
 from .exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from .local import apps, get_current_task, get_current_worker_task
 from .naming import gen_task_name
-from .options import plan_for
+from .options import TaskPlan, plan_for
 from .registry import TaskRegistry, task_from_function
 from .result_sets import GroupResult, ResultSet
 from .shared import shared_tasks
@@ -33,7 +34,7 @@ AnyTask = Task
 """Inside `App`, the name `Task` is its property."""
 
 
-class App(Configurable):
+class App(Configurable, SendsInBulk):
     """The tasks of a project, its configuration, and the way to its broker and results.
 
     Nothing is read, opened or connected before it is needed. One thread configures the app; any
@@ -249,11 +250,20 @@ class App(Configurable):
                 AlwaysEagerIgnored,
                 stacklevel=2,
             )
-        nameless = AnyTask[Any, Any]()
-        nameless.name, nameless.app, nameless.typing = name, self, False
-        plan = plan_for(nameless, self, config)
+        plan = self.client.named_plans.get(name)
+        if plan is None:
+            plan = self._plan_of_name(name)
         options.setdefault("ignore_result", None)
         return self.client.send(plan, tuple(args or ()), dict(kwargs or {}), task_id, options, producer)
+
+    def _plan_of_name(self, name: str) -> TaskPlan:
+        nameless = AnyTask[Any, Any]()
+        nameless.name, nameless.app, nameless.typing = name, self, False
+        plan = plan_for(nameless, self, self.config)
+        # Names may come from outside, without end.
+        if len(self.client.named_plans) < NAMED_PLANS_MAX:
+            self.client.named_plans[name] = plan
+        return plan
 
     def signature(self, varies: Any, *args: Any, **kwargs: Any) -> Signature:
         """A call that has not been made."""

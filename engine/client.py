@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from .options import TaskPlan
 
 
-_collected: ContextVar[list[Outgoing] | None] = ContextVar("prefork_collected", default=None)
+NAMED_PLANS_MAX = 1000
+"""How many tasks known by name alone have their way of being sent remembered."""
+
+Taker = Callable[[str, Sequence[Outgoing]], None]
+"""Takes what is published in place of the broker: the task's id, and its messages."""
+
+_taker: ContextVar[Taker | None] = ContextVar("prefork_taker", default=None)
 
 
 class _Handles:
@@ -79,6 +85,8 @@ class Client:
             seconds(config.result_expires) or None,
         )
         self._tables: dict[str, SerializerTable] = {}
+        # How tasks are sent that only their name is known of. Written by any thread that sends one.
+        self.named_plans: dict[str, TaskPlan] = {}
         self._handles = _Handles()
 
     # -- handles ------------------------------------------------------------------------------
@@ -217,6 +225,7 @@ class Client:
         document = encode_task(draft, table, now_wall_s=now_wall_s)
         self.publish(
             self.outgoing(destination, document, draft.priority, draft.eta_wall_s),
+            task_id,
             retry=options.get("retry"),
             policy=options.get("retry_policy"),
         )
@@ -245,16 +254,37 @@ class Client:
         return [Outgoing(queue, document, priority, due) for queue in queues]
 
     @contextmanager
+    def diverting(self, taker: Taker) -> Iterator[None]:
+        """Within it, what this flow of execution publishes is given to `taker` instead of sent."""
+        token = _taker.set(taker)
+        try:
+            yield
+        finally:
+            _taker.reset(token)
+
+    @contextmanager
     def collecting(self) -> Iterator[list[Outgoing]]:
         """Within it, what this flow of execution publishes is put into the list instead of sent."""
         messages: list[Outgoing] = []
-        token = _collected.set(messages)
-        try:
+        with self.diverting(lambda _task_id, some: messages.extend(some)):
             yield messages
-        finally:
-            _collected.reset(token)
 
     def publish(
+        self,
+        messages: Sequence[Outgoing],
+        task_id: str,
+        *,
+        retry: bool | None = None,
+        policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hand the messages of a task to the broker, or to whoever diverts them. See `deliver`."""
+        taker = _taker.get()
+        if taker is not None:
+            taker(task_id, messages)
+        else:
+            self.deliver(messages, retry=retry, policy=policy)
+
+    def deliver(
         self,
         messages: Sequence[Outgoing],
         *,
@@ -267,10 +297,6 @@ class Client:
         :param policy: None follows `task_publish_retry_policy`; never beyond `broker_publish_timeout`.
         :raises BrokerUnavailable: with `outcome_unknown` when a message may have been stored.
         """
-        collected = _collected.get()
-        if collected is not None:
-            collected.extend(messages)
-            return
         failed = 0
         give_up_mono_s = 0.0
         unknown = False

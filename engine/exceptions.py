@@ -8,6 +8,7 @@ sends never meets them.
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,40 @@ CeleryError = PreforkError
 
 OperationalError = BrokerUnavailable
 """Publishing failed after its retries (the field's name for it)."""
+
+
+class BulkSendError(BrokerUnavailable):
+    """The broker did not take everything that was sent in bulk.
+
+    :ivar accepted: how many tasks it took.
+    :ivar unsent: ids of tasks that were certainly not stored.
+    :ivar unknown: ids of tasks that may have been stored: sent again, under the same ids, they may run
+        twice; left alone, they may not run at all.
+    :ivar result: the `BulkResult` up to here, where the call would have returned one. What its iterable
+        had not given yet was not taken from it.
+    """
+
+    def __init__(
+        self,
+        accepted: int,
+        unsent: Sequence[str],
+        unknown: Sequence[str],
+        cause: Exception,
+        result: Any = None,
+    ) -> None:
+        super().__init__(
+            f"of {accepted + len(unsent) + len(unknown)} tasks the broker took {accepted}; {len(unsent)} "
+            f"were not sent and the fate of {len(unknown)} is unknown: {cause}",
+            outcome_unknown=bool(unknown),
+        )
+        self.accepted = accepted
+        self.unsent = tuple(unsent)
+        self.unknown = tuple(unknown)
+        self.cause = cause
+        self.result = result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.accepted, self.unsent, self.unknown, self.cause, self.result)
 
 
 class PreforkWarning(UserWarning):

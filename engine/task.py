@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 from .async_result import AsyncResult
 from .binder import ArgumentCheck
+from .bulk import CHUNK_TASKS, BulkResult, Call, send_all
 from .canvas import Signature, chunks, xmap, xstarmap
 from .clock import wall_s
 from .eager import apply_eagerly
@@ -136,6 +138,28 @@ class Task(TaskDefaults, Generic[P, R]):
         return cast(
             "AsyncResult[R]", plan.client.send(plan, positional, keywords, task_id, options, producer)
         )
+
+    def map_async(
+        self, items: Iterable[Any], *, chunk_size: int = CHUNK_TASKS, **options: Any
+    ) -> BulkResult[R]:
+        """Send the task once for every item, which is its only argument, with few round trips.
+
+        :param items: read no further than what was sent, so it may be long.
+        :param chunk_size: tasks per round trip.
+        :param options: of every call, as in `apply_async`.
+        :returns: a result per item. One that could not be sent, for example because it cannot be
+            serialized, has a failed one, and an entry in `errors`; the others go.
+        :raises BulkSendError: the broker is away; it says what was sent.
+        """
+        calls = (Call(self.name, partial(self.apply_async, (item,), **options)) for item in items)
+        return send_all(self.app, calls, chunk_size)
+
+    def starmap_async(
+        self, items: Iterable[Iterable[Any]], *, chunk_size: int = CHUNK_TASKS, **options: Any
+    ) -> BulkResult[R]:
+        """Like `map_async`, with items that hold all positional arguments of a call."""
+        calls = (Call(self.name, partial(self.apply_async, item, **options)) for item in items)
+        return send_all(self.app, calls, chunk_size)
 
     def apply(
         self,

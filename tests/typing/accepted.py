@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefork.engine import App, AsyncResult, Celery, Task, chain, group, shared_task
+from prefork.engine import App, AsyncResult, BulkResult, Celery, Task, chain, group, shared_task
 from prefork.engine.exceptions import Retry, SoftTimeLimitExceeded
 from prefork.engine.schedules import crontab
 
@@ -66,6 +66,14 @@ got: int = add.delay(1).get(timeout=1)
 later: AsyncResult[int] = add.apply_async((1,), {"y": 2}, countdown=3, queue="q", priority=5)
 found: AsyncResult[int] = add.AsyncResult("id")
 eager: int = add.apply((1,)).get()
+
+many: BulkResult[int] = add.map_async(range(3), priority=5)
+sums: list[int] = add.starmap_async([(1, 2), (3, 4)]).get(timeout=1)
+texts: BulkResult[str] = named.map_async(iter("abc"), chunk_size=100)
+mixed: BulkResult[Any] = app.send_tasks([add.s(1), (named, ("a",)), ("other.task", (1,), {"k": 2})])
+with app.bulk(chunk_size=100) as bulk:
+    bulked: AsyncResult[int] = add.delay(1)
+accepted: int = bulk.accepted
 
 workflow = chain(add.s(1), add.s(2)) | add.s(3)
 side_by_side = group(add.s(i) for i in range(3))
