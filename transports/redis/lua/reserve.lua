@@ -82,6 +82,7 @@ local function take_marked(source, key, list)
     end
     local line = string.find(entry, '\n', 1, true)
     local head = line and string.sub(entry, 1, line - 1) or '0:0:'
+    -- What has no record after all is delivered as it is.
     local crashes, flags, causes = string.match(head, '^(%d+):(%d+):(.*)$')
     flags = tonumber(flags or 0)
     local suspect = flags % 2 == 1
@@ -89,9 +90,12 @@ local function take_marked(source, key, list)
       return true
     end
     redis.call('RPOP', key)
-    local document = line and string.sub(entry, line + 1) or entry
+    local document = crashes and line and string.sub(entry, line + 1) or entry
     crashes, causes = tonumber(crashes or 0), causes or ''
-    local tag = 'r' .. number .. ':' .. source .. ':' .. crashes .. ':' .. flags .. ':' .. fence
+    local tag = number .. ':' .. source .. ':' .. fence
+    if crashes > 0 or flags > 0 then
+      tag = 'r' .. number .. ':' .. source .. ':' .. crashes .. ':' .. flags .. ':' .. fence
+    end
     redis.call('HSET', held, tag, document)
     if causes ~= '' then
       redis.call('HSET', held, '?' .. tag, causes)
