@@ -74,7 +74,24 @@ def broker_options(config: Any) -> dict[str, Any]:
         options["keep_connections"] = False
     else:
         options["max_connections"] = config.broker_pool_limit
+    options.update(_amqp_options(config))
     return {**options, **config.broker_transport_options}
+
+
+def _amqp_options(config: Any) -> dict[str, Any]:
+    """What only RabbitMQ is told: how queues are declared that nobody describes in full."""
+    options: dict[str, Any] = {
+        "native_delayed_delivery_queue_type": config.broker_native_delayed_delivery_queue_type,
+        "missing_queue_type": config.task_create_missing_queue_type,
+        "queue_max_priority": config.task_queue_max_priority,
+    }
+    if config.broker_login_method:
+        options["login_method"] = config.broker_login_method
+    if config.task_create_missing_queue_exchange_type:
+        options["missing_exchange_type"] = config.task_create_missing_queue_exchange_type
+    if not config.task_queues and config.task_default_queue_type == "quorum":
+        options["quorum_queues"] = (config.task_default_queue,)
+    return options
 
 
 def result_options(config: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def encode_table(table: Mapping[str, Any], depth: int = 0) -> bytes:
         raise Unencodable(f"tables nested more than {DEPTH_MAX} deep")
     parts: list[bytes] = []
     for key, value in table.items():
-        parts.append(short_text(key if isinstance(key, str) else str(key)))
+        parts.append(short_text(str(key)))
         parts.append(_encode_value(value, depth))
     data = b"".join(parts)
     return _U32.pack(len(data)) + data

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -233,7 +233,7 @@ def _untyped(value: Any) -> Any:
     return {key: _untyped(item) for key, item in value.items()}
 
 
-_UNTYPED = {
+_UNTYPED: dict[str, Callable[[str], Any]] = {
     "datetime": datetime.fromisoformat,
     "decimal": Decimal,
     "base64": base64.b64decode,

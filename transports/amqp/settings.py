@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from ..base import QueueDeclaration
-from ..url import InvalidUrl, Url, parse_failover
+from ..url import Url, parse_failover
 
 DEFAULT_PORT = 5672
 DEFAULT_TLS_PORT = 5671
@@ -50,6 +52,8 @@ class AmqpSettings:
     :param confirms: wait for the broker to say that it has a message (publisher confirms).
     :param tls: None for plain TCP; else it verifies chain and host name, unless an option says otherwise.
     :param declarations: how queues are described (interop §6.1).
+    :param missing_arguments: of a queue that nobody describes.
+    :param missing_exchange_type: of its exchange.
     :param ladder_type: type of the queues of the delay ladder.
     :param dead_queue: where dead letters lie.
     :param held_ttl_ms: how long a suspect that was about to start stays with nobody.
@@ -66,6 +70,8 @@ class AmqpSettings:
     login_method: str = "PLAIN"
     tls: ssl.SSLContext | None = None
     declarations: Mapping[str, QueueDeclaration] = field(default_factory=dict)
+    missing_arguments: Mapping[str, Any] = field(default_factory=dict)
+    missing_exchange_type: str = "direct"
     ladder_type: str = "quorum"
     dead_queue: str = DEAD_QUEUE
     held_ttl_ms: int = 5000
@@ -77,7 +83,13 @@ class AmqpSettings:
         found = self.declarations.get(queue)
         if found is not None:
             return found
-        return QueueDeclaration(name=queue, exchange=queue, routing_key=queue)
+        return QueueDeclaration(
+            name=queue,
+            exchange=queue,
+            exchange_type=self.missing_exchange_type,
+            routing_key=queue,
+            arguments=self.missing_arguments,
+        )
 
 
 def read_settings(url: str, options: Mapping[str, Any]) -> AmqpSettings:
@@ -88,10 +100,8 @@ def read_settings(url: str, options: Mapping[str, Any]) -> AmqpSettings:
     """
     urls = parse_failover(url)
     given = {**options, **urls[0].options}
-    ladder_type = str(given.get("native_delayed_delivery_queue_type", "quorum"))
-    if ladder_type not in QUEUE_TYPES:
-        why = f"use one of {', '.join(QUEUE_TYPES)}"
-        raise InvalidOption("native_delayed_delivery_queue_type", ladder_type, why)
+    max_priority = given.get("queue_max_priority")
+    missing = _queue_type(given, "missing_queue_type", "classic")
     return AmqpSettings(
         endpoints=tuple(_endpoint(one) for one in urls),
         shown=";".join(str(one) for one in urls),
@@ -100,13 +110,43 @@ def read_settings(url: str, options: Mapping[str, Any]) -> AmqpSettings:
         confirms=_flag(given, "confirm_publish", True),
         login_method=str(given.get("login_method") or "PLAIN"),
         tls=_tls(urls, given.get("ssl")),
-        declarations=options.get("declarations") or {},
-        ladder_type=ladder_type,
+        declarations=_declarations(options, max_priority),
+        missing_arguments=_arguments({}, quorum=missing == "quorum", max_priority=max_priority),
+        missing_exchange_type=str(given.get("missing_exchange_type") or "direct"),
+        ladder_type=_queue_type(given, "native_delayed_delivery_queue_type", "quorum"),
         dead_queue=str(given.get("dead_letter_queue", DEAD_QUEUE)),
         held_ttl_ms=int(_seconds(given, "held_ttl", 5.0) * 1000),
         redelivery_pause_s=_seconds(given, "redelivery_pause", 0.5),
         consumer_timeout_s=_seconds(given, "consumer_timeout", 1800.0),
     )
+
+
+def _queue_type(given: Mapping[str, Any], name: str, default: str) -> str:
+    value = str(given.get(name) or default)
+    if value not in QUEUE_TYPES:
+        raise InvalidOption(name, value, f"use one of {', '.join(QUEUE_TYPES)}")
+    return value
+
+
+def _declarations(options: Mapping[str, Any], max_priority: Any) -> dict[str, QueueDeclaration]:
+    quorum = frozenset(options.get("quorum_queues") or ())
+    declared: Mapping[str, QueueDeclaration] = options.get("declarations") or {}
+    return {
+        name: msgspec.structs.replace(
+            one, arguments=_arguments(one.arguments, quorum=name in quorum, max_priority=max_priority)
+        )
+        for name, one in declared.items()
+    }
+
+
+def _arguments(given: Mapping[str, Any], *, quorum: bool, max_priority: Any) -> dict[str, Any]:
+    """What is said of one queue wins over what is said of all (interop §6.1)."""
+    arguments = dict(given)
+    if quorum:
+        arguments.setdefault("x-queue-type", "quorum")
+    if max_priority is not None and arguments.get("x-queue-type") != "quorum":
+        arguments.setdefault("x-max-priority", int(max_priority))
+    return arguments
 
 
 def _endpoint(url: Url) -> Endpoint:
@@ -181,6 +221,3 @@ def _tls(urls: tuple[Url, ...], said: Any) -> ssl.SSLContext | None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-__all__ = ["AmqpSettings", "Endpoint", "InvalidOption", "InvalidUrl", "read_settings"]

@@ -124,14 +124,12 @@ class BrokerSettings:
         None,
         "SASL mechanism (AMQPLAIN, PLAIN, EXTERNAL).",
         old="BROKER_LOGIN_METHOD",
-        no_effect=NETWORK_BROKERS,
     )
     broker_native_delayed_delivery_queue_type: str = setting(
         choice("quorum", "classic"),
         "quorum",
         "Queue type of the RabbitMQ delay ladder: quorum or classic.",
         old="BROKER_NATIVE_DELAYED_DELIVERY_QUEUE_TYPE",
-        no_effect=NETWORK_BROKERS,
     )
     broker_pool_limit: int | None = setting(
         zero_is_none(COUNT),

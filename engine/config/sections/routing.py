@@ -37,7 +37,6 @@ class RoutingSettings:
         "classic",
         "Type of the default queue: classic or quorum.",
         old="CELERY_DEFAULT_QUEUE_TYPE",
-        no_effect=AMQP,
     )
     task_default_exchange: str | None = setting(
         optional(TEXT),
@@ -75,21 +74,18 @@ class RoutingSettings:
         "classic",
         "Type of such queues: classic or quorum.",
         old="CELERY_CREATE_MISSING_QUEUE_TYPE",
-        no_effect=AMQP,
     )
     task_create_missing_queue_exchange_type: str | None = setting(
         optional(TEXT),
         None,
         "Exchange type of such queues; none means task_default_exchange_type.",
         old="CELERY_CREATE_MISSING_QUEUE_EXCHANGE_TYPE",
-        no_effect=AMQP,
     )
     task_queue_max_priority: int | None = setting(
         optional(PRIORITY),
         None,
         "Highest priority that queues are declared with.",
         old="CELERY_QUEUE_MAX_PRIORITY",
-        no_effect=AMQP,
     )
     worker_direct: bool = setting(
         BOOLEAN,
