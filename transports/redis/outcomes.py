@@ -125,7 +125,7 @@ class Batch:
 
     def _result(self, result: StoredResult) -> tuple[Any, ...]:
         key = self._to.result_keys.task(result.key)
-        return (self._key(key), key, result.document, lifetime_ms(result.expires_s))
+        return (self._key(key), result.document, b"%d" % lifetime_ms(result.expires_s))
 
     def _follow_ups(self, link: Link, messages: Sequence[Outgoing]) -> list[tuple[Any, ...]]:
         keys = self._to.keys

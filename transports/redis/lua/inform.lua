@@ -10,7 +10,7 @@ if elsewhere then
   redis.call('SELECT', ARGV[3])
 end
 for i = 2, #KEYS do
-  store_result(KEYS[i], KEYS[i], ARGV[2 * i], tonumber(ARGV[2 * i + 1]))
+  store_result(KEYS[i], ARGV[2 * i], ARGV[2 * i + 1])
 end
 if elsewhere then
   redis.call('SELECT', ARGV[2])

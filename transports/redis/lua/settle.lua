@@ -3,7 +3,7 @@
 -- ARGV: outcomes (msgpack), unique text, our database, that of the results. An outcome is {tag, verdict, results, follow-ups, more}:
 --   verdict 0 acknowledge; 1 requeue: more = {list, marked, queue, step, crashed, causes};
 --   2 defer: more = {schedule, queue, step, due time}; 3 dead: more = {queue, step, reason, causes};
---   a result is {key, channel, document, lifetime in ms or 0}; a follow-up is {list, queue, step, document},
+--   a result is {key, document, lifetime in ms or '0'}; a follow-up is {list, queue, step, document},
 --   or with a due time {schedule, queue, step, document, due time}, or {0, channel, '', document} for the
 --   subscribers of a fanout.
 -- Returns for each 1, or 0 if it was not held.
@@ -109,7 +109,7 @@ if #to_store > 0 then
     redis.call('SELECT', ARGV[4])
   end
   for _, result in ipairs(to_store) do
-    store_result(KEYS[result[1]], result[2], result[3], result[4])
+    store_result(KEYS[result[1]], result[2], result[3])
   end
   if elsewhere then
     redis.call('SELECT', ARGV[3])

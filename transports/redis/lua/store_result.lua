@@ -1,9 +1,10 @@
 -- Fragment: writes one result and tells those who wait for it; a stored SUCCESS stays as it is.
 --
---   store_result(key, channel, document, ttl_ms) -> 1 written, 0 kept the SUCCESS that is there,
+--   store_result(key, document, ttl_ms) -> 1 written, 0 kept the SUCCESS that is there,
 --                                                   2 written, but this user may not publish
 --
--- `key` must be among KEYS; `channel` is the same text (interop §8.5); `ttl_ms` 0 keeps the document.
+-- `key` must be among KEYS, and is the channel too (interop §8.5); `ttl_ms` is a text ('0' keeps the
+-- document), because numbers of Lua are printed as fractions on their way to a command, slowly.
 -- It never raises once the first write of a script has been allowed, whatever the key holds, so it may
 -- follow writes that cannot be undone. The usual case, no document yet, costs one SET and one PUBLISH;
 -- else the state of the document that is there is read from its first bytes, and only where they do
@@ -33,9 +34,9 @@ local function is_success(document)
   return readable and type(content) == 'table' and content.status == 'SUCCESS'
 end
 
-local function store_result(key, channel, document, ttl_ms)
+local function store_result(key, document, ttl_ms)
   local written
-  if ttl_ms > 0 then
+  if ttl_ms ~= '0' then
     written = redis.call('SET', key, document, 'PX', ttl_ms, 'NX')
   else
     written = redis.call('SET', key, document, 'NX')
@@ -46,12 +47,12 @@ local function store_result(key, channel, document, ttl_ms)
     if type(present) == 'string' and is_success(present) then
       return 0
     end
-    if ttl_ms > 0 then
+    if ttl_ms ~= '0' then
       redis.call('SET', key, document, 'PX', ttl_ms)
     else
       redis.call('SET', key, document)
     end
   end
-  local told = redis.pcall('PUBLISH', channel, document)
+  local told = redis.pcall('PUBLISH', key, document)
   return type(told) == 'table' and 2 or 1
 end

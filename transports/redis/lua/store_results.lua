@@ -3,6 +3,6 @@
 --- include store_result
 local answers = {}
 for i, key in ipairs(KEYS) do
-  answers[i] = store_result(key, key, ARGV[2 * i - 1], tonumber(ARGV[2 * i]))
+  answers[i] = store_result(key, ARGV[2 * i - 1], ARGV[2 * i])
 end
 return answers
