@@ -238,7 +238,8 @@ def calls_of(app: App, tasks: Iterable[Any]) -> Iterator[Call]:
 
 
 def _call_of(app: App, item: Sequence[Any]) -> Call:
-    target, args, kwargs, options = (*item, *((), {}, {})[len(item) - 1 :])
+    parts = list(item) + [(), {}, {}][len(item) - 1 :]
+    target, args, kwargs, options = parts
     if not isinstance(target, str):
         return Call(target.name, partial(target.apply_async, args, kwargs, **options))
     return Call(target, partial(app.send_task, target, args, kwargs, **options))

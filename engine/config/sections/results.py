@@ -6,7 +6,7 @@ from typing import Any
 
 from ...unset import UNSET
 from ..kinds import BOOLEAN, COUNT, MAP, SECONDS, TEXT, URLS, WORD, integer, number, optional, zero_is_none
-from ..reasons import AMQP, CHORDS, STORES
+from ..reasons import AMQP, CHORDS
 from ..setting import section, setting
 
 
@@ -116,16 +116,15 @@ class ResultsSettings:
     result_backend_always_retry: bool = setting(
         BOOLEAN,
         False,
-        "Try again when the result store fails.",
+        "Try again, with growing pauses and for half a minute at most, when the Redis result store fails; "
+        "workers try again whatever this says.",
         old="CELERY_RESULT_BACKEND_ALWAYS_RETRY",
-        no_effect=STORES,
     )
     result_backend_max_retries: float = setting(
         number(0),
         float("inf"),
         "How often, at most.",
         old="CELERY_RESULT_BACKEND_MAX_RETRIES",
-        no_effect=STORES,
     )
     result_backend_base_sleep_between_retries_ms: int = setting(
         COUNT,
@@ -133,7 +132,6 @@ class ResultsSettings:
         "The first pause between tries.",
         unit="ms",
         old="CELERY_RESULT_BACKEND_BASE_SLEEP_BETWEEN_RETRIES_MS",
-        no_effect=STORES,
     )
     result_backend_max_sleep_between_retries_ms: int = setting(
         COUNT,
@@ -141,5 +139,4 @@ class ResultsSettings:
         "The longest pause between tries.",
         unit="ms",
         old="CELERY_RESULT_BACKEND_MAX_SLEEP_BETWEEN_RETRIES_MS",
-        no_effect=STORES,
     )
