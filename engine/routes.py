@@ -71,7 +71,12 @@ def _spec(name: str, described: Any, config: Any) -> QueueSpec:
     default_exchange = config.task_default_exchange or name
     exchange, kind = _exchange_of(facts.pop("exchange", None), default_exchange)
     kind = facts.pop("exchange_type", None) or kind or config.task_default_exchange_type or "direct"
-    key = facts.pop("routing_key", None) or facts.pop("binding_key", None) or name
+    key = facts.pop("routing_key", None) or facts.pop("binding_key", None)
+    if not key:
+        # An object without a key gets the default one, as Celery gives it; for a direct exchange, where
+        # messages go by the name of the queue, the name binds as well.
+        by_name = kind == "direct" or isinstance(described, Mapping)
+        key = name if by_name else config.task_default_routing_key or config.task_default_queue
     return QueueSpec(name, exchange, str(key), str(kind), facts or None)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.common import Broadcast
 
 from prefork.engine.exceptions import ImproperlyConfigured, QueueNotFound
 from prefork.engine.routes import Destination, Router, queue_specs, routers_of, topic_matches
@@ -119,6 +120,14 @@ def test_an_exchange_reaches_the_queues_bound_to_it() -> None:
     assert route(call={"exchange": "cast"}, task_queues=queues).queues == ("fan",)
     assert route(call={"exchange": "direct", "routing_key": "key"}, task_queues=queues).queues == ("one",)
     assert route(call={"queue": "sport"}, task_queues=queues).exchange == "news"
+
+
+def test_a_broadcast_without_a_key_gets_the_default_one_as_celerys_workers_give_it() -> None:
+    queues = [Broadcast("news", queue="all"), Broadcast("keyed", queue="some", routing_key="a.#")]
+    assert route(call={"queue": "all"}, task_queues=queues) == Destination(("all",), "news", "celery")
+    assert route(call={"queue": "some"}, task_queues=queues).routing_key == "a.#"
+    found = route(call={"queue": "all"}, task_queues=queues, task_default_routing_key="key")
+    assert found.routing_key == "key"
 
 
 @pytest.mark.parametrize(

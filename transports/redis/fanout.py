@@ -33,8 +33,15 @@ class Fanout:
         return self._bindings.declaration(queue).exchange_type == "fanout"
 
     def own(self, queues: Iterable[str], worker: str) -> list[str]:
-        """The queues that children of a worker reserve from, in place of these."""
-        return [f"{OWN}{worker}:{queue}" if self.concerns(queue) else queue for queue in queues]
+        """The queues that children of a worker reserve from: its copies come before the queue itself.
+
+        The list of a broadcast queue fills when a client of Celery's that has not declared it takes its
+        exchange for a direct one; one worker then runs what nobody would.
+        """
+        found: list[str] = []
+        for queue in queues:
+            found += [_name(queue, worker), queue] if self.concerns(queue) else [queue]
+        return found
 
     def listener(self, queues: Iterable[str], worker: str) -> FanoutListener | None:
         """What a worker's watch does with broadcasts; None if none of the queues takes any."""
@@ -44,14 +51,13 @@ class Fanout:
         places: dict[bytes, list[bytes]] = {}
         for queue in listened:
             pattern = self._bindings.subscription(self._bindings.declaration(queue)).encode()
-            (own,) = self.own([queue], worker)
-            places.setdefault(pattern, []).append(self._keys.list_of(own, 0))
+            places.setdefault(pattern, []).append(self._keys.list_of(_name(queue, worker), 0))
         return FanoutListener(places, self._pool)
 
     def forget(self, link: Link, queues: Iterable[str], worker: str) -> None:
         """Drop the copies of a worker that is gone."""
         keys = self._keys
-        for name in self.own(filter(self.concerns, queues), worker):
+        for name in (_name(queue, worker) for queue in queues if self.concerns(queue)):
             lists = [keys.list_of(name, step) for step in keys.steps]
             link.many(
                 [
@@ -61,6 +67,10 @@ class Fanout:
                     (b"SREM", keys.marked_lists, *lists),
                 ]
             )
+
+
+def _name(queue: str, worker: str) -> str:
+    return f"{OWN}{worker}:{queue}"
 
 
 class FanoutListener:

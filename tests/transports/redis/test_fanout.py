@@ -118,6 +118,13 @@ def test_a_pattern_of_keys_is_heard_as_kombu_publishes_it(
     assert len(one.child.reserve(10)) == hears
 
 
+def test_what_a_client_put_into_the_list_of_a_broadcast_queue_runs_once(start: Open) -> None:
+    one, two = start("one"), start("two")
+    two.transport.send([Outgoing("all", b"not published")])
+    assert one.received() == [b"not published"]
+    assert two.child.reserve(10) == []
+
+
 def test_kombu_finds_the_binding(start: Open, shared_redis: RedisServer, prefix: str) -> None:
     start("one")
     members = shared_redis.cli("SMEMBERS", f"{prefix}_kombu.binding.news")
