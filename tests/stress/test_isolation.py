@@ -53,7 +53,10 @@ def test_a_child_that_dies_every_100_ms_delays_and_repeats_nobody_elses_tasks(si
     late_s = max((run.start_ns - sent_ns[run.task_id]) / 1e9 for run in first.values())
     print(f"{found}, kills {len(site.kills)}, longest delay {late_s:.3f} s")
     assert found.clean, found
-    assert len(site.kills) >= 40
+    # One in two rounds is for finding the next victim, so that 40 is what there can be at most.
+    assert len(site.kills) >= 36
+    # Others get on with their work: this is no crash loop, and nobody is replaced late.
+    assert worker.stats()["crash_loop"]["step"] == 0
     assert found.hits >= 0.9 * len(site.kills)
     assert found.duplicates <= len(site.kills)
     # What ran in another child ran once there, and nowhere after that.
