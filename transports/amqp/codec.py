@@ -112,7 +112,7 @@ def _encode_int(value: int) -> bytes:
 
 def _encode_decimal(value: Decimal) -> bytes:
     sign, digits, exponent = value.as_tuple()
-    number = int("".join(map(str, digits)))
+    number = int("".join(map(str, digits)) or "0")
     if not isinstance(exponent, int) or not -255 <= exponent <= 0 or number >= 1 << 31:
         raise Unencodable(f"{value}: no decimal of AMQP; send text instead")
     return struct.pack(">cBi", b"D", -exponent, -number if sign else number)

@@ -47,6 +47,8 @@ _PASSED = (
     "cluster_id",
 )
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+
 _encode = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
@@ -141,11 +143,12 @@ def to_document(
         headers,
         kept,
     )
+    if not _is_plain(headers):
+        document.headers = _typed(headers)
     try:
         return _encode(document)
-    except (TypeError, UnicodeEncodeError, OverflowError):
-        document.headers = _typed(headers)
-        document.properties = _typed(kept)
+    except UnicodeEncodeError:
+        document.headers, document.properties = _typed(headers), _typed(kept)
         return _encode(document)
 
 
@@ -199,6 +202,16 @@ def again(
         **{name: value for name, value in properties.items() if name != "expiration"},
         "headers": dict(headers),
     }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is JSON as it stands: the encoder would give other values a form of its own."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if kind is dict:
+        return all(map(_is_plain, value.values()))
+    return kind is list and all(map(_is_plain, value))
 
 
 def _typed(value: Any) -> Any:
