@@ -16,9 +16,6 @@ from .execution import Executed
 from .message import TaskMessage, bounded_repr
 from .publishing import seconds
 
-RESULT_BYTES_MAX = 64 * 1024 * 1024
-"""Larger results become a FAILURE that says so; no store should be asked to hold them."""
-
 
 class ResultWriter:
     """Makes documents by one configuration.
@@ -31,6 +28,7 @@ class ResultWriter:
         self._serializer = table.by_name(config.result_serializer)
         self._expires_s = seconds(config.result_expires) or None  # 0 keeps them, too
         self._extended: bool = config.result_extended
+        self._bytes_max: int = config.result_max_bytes
         self._enabled = enabled
         self._node = node
 
@@ -50,9 +48,14 @@ class ResultWriter:
             stored = self._document(message, request, executed, state)
         except EncodeError:
             executed, stored = self._with_text_arguments(message, request, executed, state)
-        if len(stored.document) > RESULT_BYTES_MAX:
+        if len(stored.document) > self._bytes_max:
             size = len(stored.document)
-            executed = _failed(BackendStoreError(f"the result has {size} bytes; at most {RESULT_BYTES_MAX}"))
+            executed = _failed(
+                BackendStoreError(
+                    f"the result has {size} bytes, of at most {self._bytes_max}: keep it elsewhere and "
+                    "return where it is, or raise result_max_bytes"
+                )
+            )
             stored = self._document(message, request, executed, states.FAILURE, text_arguments=True)
         return executed, (stored,)
 

@@ -13,10 +13,12 @@ from prefork.engine.einfo import ExceptionInfo
 from prefork.engine.execution import Executed
 from prefork.engine.message import TaskMessage
 from prefork.engine.request import Context
-from prefork.engine.result_writer import RESULT_BYTES_MAX, ResultWriter
+from prefork.engine.result_writer import ResultWriter
 from prefork.serializers.registry import SerializerTable
 from prefork.transports.base import StoredResult
 from support.apps import memory_app, sent
+
+RESULT_BYTES_MAX = 100_000
 
 
 @pytest.fixture
@@ -35,7 +37,12 @@ def a_message(app: App) -> TaskMessage:
 
 def a_writer(*, enabled: bool = True, expires: Any = 60, extended: bool = False) -> ResultWriter:
     """A writer of JSON."""
-    config = SimpleNamespace(result_serializer="json", result_expires=expires, result_extended=extended)
+    config = SimpleNamespace(
+        result_serializer="json",
+        result_expires=expires,
+        result_extended=extended,
+        result_max_bytes=RESULT_BYTES_MAX,
+    )
     return ResultWriter(config, SerializerTable(), enabled=enabled, node="prefork@host")
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from ...unset import UNSET
-from ..kinds import BOOLEAN, COUNT, MAP, SECONDS, TEXT, URLS, WORD, integer, number, optional, zero_is_none
+from ..kinds import (
+    BOOLEAN,
+    COUNT,
+    MAP,
+    POSITIVE,
+    SECONDS,
+    TEXT,
+    URLS,
+    WORD,
+    integer,
+    number,
+    optional,
+    zero_is_none,
+)
 from ..reasons import AMQP, CHORDS
 from ..setting import section, setting
 
@@ -62,6 +75,13 @@ class ResultsSettings:
         unit="s",
         old="CELERY_RESULT_CHORD_EXPIRES",
         no_effect=CHORDS,
+    )
+    result_max_bytes: int = setting(
+        POSITIVE,
+        64 * 1024 * 1024,
+        "A larger result becomes a FAILURE that says so; no store should be asked to hold it.",
+        unit="bytes",
+        ours=True,
     )
     result_extended: bool = setting(
         BOOLEAN,

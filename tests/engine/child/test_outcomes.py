@@ -69,10 +69,8 @@ def test_a_failure_to_encode_obeys_the_policy_for_failures(app: App, child_of: M
     assert [reason for reason, _ in dead(app)] == ["raised"]
 
 
-def test_a_result_that_is_too_large_is_a_failure_that_says_so(
-    app: App, child_of: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("prefork.engine.result_writer.RESULT_BYTES_MAX", 1000)
+def test_a_result_that_is_too_large_is_a_failure_that_says_so(app: App, child_of: Make) -> None:
+    app.conf.result_max_bytes = 1000
 
     @app.task
     def large():
