@@ -93,19 +93,21 @@ class Batch:
 
     def add(self, link: Link, outcome: Outcome) -> None:
         """Add an outcome; one whose tag is nobody's is answered without the server."""
-        tag = read_tag(outcome.tag)
-        if tag is None or tag.fence != self._fence or self._sources.of(tag) is None:
-            self._sent.append(False)
-            return
+        verdict = int(outcome.verdict)
+        tag = None
+        if verdict:  # an acknowledgement needs nothing of the tag: the script looks for it among the held
+            tag = read_tag(outcome.tag)
+            if tag is None or tag.fence != self._fence or self._sources.of(tag) is None:
+                self._sent.append(False)
+                return
         self._sent.append(True)
         results = [self._result(result) for result in outcome.results]
         follow_ups = self._follow_ups(link, outcome.follow_ups) if outcome.follow_ups else []
-        verdict = int(outcome.verdict)
-        if verdict:
+        if tag is None:
+            self._outcomes.append((outcome.tag, verdict, results, follow_ups))
+        else:
             more = self._more(outcome, tag)
             self._outcomes.append((outcome.tag, verdict, results, follow_ups, more))
-        else:
-            self._outcomes.append((outcome.tag, verdict, results, follow_ups))
 
     def args(self) -> list[Any]:
         """The arguments of the script."""
