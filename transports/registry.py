@@ -49,6 +49,9 @@ BUILT_IN_RESULTS: Mapping[str, str] = MappingProxyType(
 BUILT_IN_RESULT_FAMILIES: Mapping[str, str] = MappingProxyType({"db+": ".database"})
 """Schemes that begin like this: what follows says which database it is."""
 
+BUILT_IN_TRANSPORT_FAMILIES: Mapping[str, str] = MappingProxyType({"kombu+": ".kombu"})
+"""Likewise; kombu is also asked for every other scheme that nobody provides."""
+
 EXTRAS: Mapping[str, str] = MappingProxyType({"hiredis": "redis", "sqlalchemy": "sqlalchemy"})
 """Packages that only some schemes need, and the extras of this distribution that bring them."""
 
@@ -64,7 +67,9 @@ class _Kind:
     factory: str
 
 
-_TRANSPORT = _Kind("transport", BUILT_IN_TRANSPORTS, MappingProxyType({}), TRANSPORT_GROUP, "open_transport")
+_TRANSPORT = _Kind(
+    "transport", BUILT_IN_TRANSPORTS, BUILT_IN_TRANSPORT_FAMILIES, TRANSPORT_GROUP, "open_transport"
+)
 _RESULTS = _Kind("result store", BUILT_IN_RESULTS, BUILT_IN_RESULT_FAMILIES, RESULTS_GROUP, "open_results")
 
 
@@ -123,6 +128,10 @@ def _factory(url: str, kind: _Kind) -> Callable[[str, Mapping[str, Any]], Any]:
     installed = importlib.import_module(".plugins", __package__).installed(kind.group)
     if scheme in installed:
         return cast("Callable[[str, Mapping[str, Any]], Any]", installed[scheme].load())
+    if kind is _TRANSPORT:
+        bridge = importlib.import_module(".kombu", __package__)
+        if bridge.knows(scheme):
+            return cast("Callable[[str, Mapping[str, Any]], Any]", bridge.open_transport)
     known = tuple(sorted({*kind.built_in, *(f"{prefix}*" for prefix in kind.families), *installed}))
     raise UnsupportedTransport(
         scheme,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from prefork.transports.base import ResultStore, Transport
 from prefork.transports.registry import open_results, open_transport
@@ -25,7 +27,9 @@ class Implementation:
         only reason why a test does not apply to it. A result store may have the gap ``any_bytes``:
         it takes documents apart, so it keeps nothing else.
     :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
-        ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker.
+        ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker;
+        ``places``, which messages that are given back keep;
+        ``quick``, for whom many rounds are affordable; ``forks_while_used``, by another thread.
     :param seen: how the suite sees the result store.
     :param expires_itself: the server drops expired documents, so that `ResultStore.expire` finds none.
     """
@@ -89,6 +93,57 @@ IMPLEMENTATIONS = (
         ),
         limits=frozenset({"long_names", "clean_returns", "results"}),
         options={"native_delayed_delivery_queue_type": "classic"},
+    ),
+)
+
+# kombu's own transports, through the bridge.
+_BRIDGED = frozenset(
+    {
+        "priorities",
+        "highest_priority_first",
+        "schedule",
+        "dead_letters",
+        "leases",
+        "stores_results",
+        "inspection",
+        "routes",
+        "announces_schedule",
+        "inspects_schedule",
+        "lists_queues",
+    }
+)
+
+
+class UnsyncedSqlite(sqlite3.Connection):
+    """Does not wait for the disk."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.execute("PRAGMA synchronous=OFF")
+
+
+_POLLING = {"polling_interval": 0.02}
+IMPLEMENTATIONS += (
+    Implementation(
+        "kombu+memory",
+        url=lambda root: "kombu+memory://",
+        gaps=_BRIDGED | {"several_processes"},
+        limits=frozenset({"results", "places"}),
+        options=_POLLING,
+    ),
+    Implementation(
+        "kombu+filesystem",
+        url=lambda root: f"kombu+filesystem://{root}",
+        gaps=_BRIDGED,
+        limits=frozenset({"results", "places", "long_names"}),
+        options=_POLLING,
+    ),
+    Implementation(
+        "kombu+sqla",
+        url=lambda root: f"sqla+sqlite:///{root}/queue.db",
+        gaps=_BRIDGED,
+        limits=frozenset({"results", "places", "quick", "forks_while_used"}),
+        options={**_POLLING, "connect_args": {"factory": UnsyncedSqlite}},
     ),
 )
 

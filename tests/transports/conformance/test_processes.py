@@ -25,6 +25,7 @@ def test_a_message_sent_by_another_process_arrives(broker: Broker, transport: Tr
     assert held.document == b"from the child"
 
 
+@pytest.mark.needs("forks_while_used")
 def test_a_waiting_process_is_woken_by_another(broker: Broker, transport: Transport, queue: str) -> None:
     waiting = Background(lambda: broker.consumer(transport, [queue]).reserve(1, timeout_s=10.0))
     in_child(lambda: broker.open().send([Outgoing(queue, b"m")]))
@@ -40,7 +41,7 @@ def test_a_result_of_another_process_ends_the_wait(broker: Broker) -> None:
     assert waiting.result(5.0) == {key: b'{"status": "SUCCESS"}'}
 
 
-@pytest.mark.needs("counts_in_work")
+@pytest.mark.needs("counts_in_work", "places")
 def test_what_a_killed_process_held_is_recovered_by_another(
     broker: Broker, transport: Transport, queue: str
 ) -> None:
@@ -63,6 +64,7 @@ def test_what_a_killed_process_held_is_recovered_by_another(
     assert received == [b"1", b"2", b"3", b"next"]
 
 
+@pytest.mark.needs("quick")
 def test_processes_that_race_share_the_messages_without_loss_or_double(
     broker: Broker, transport: Transport, queue: str
 ) -> None:

@@ -45,6 +45,7 @@ def ledger(broker: Broker, transport: Transport, done: str) -> list[bytes]:
     return sorted(finished, key=int)
 
 
+@pytest.mark.needs("quick")
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_an_owner_that_is_recovered_while_it_works_neither_loses_nor_doubles(
     broker: Broker, transport: Transport, send: Send, queue: str, round_: int
@@ -74,7 +75,7 @@ def test_an_owner_that_is_recovered_while_it_works_neither_loses_nor_doubles(
     assert ledger(broker, transport, done) == documents(MESSAGES)
 
 
-@pytest.mark.needs("recall_by_others")
+@pytest.mark.needs("recall_by_others", "quick")
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_two_that_recover_the_same_owner_at_once_return_its_messages_once(
     broker: Broker, transport: Transport, send: Send, queue: str, round_: int
@@ -101,7 +102,7 @@ def test_two_that_recover_the_same_owner_at_once_return_its_messages_once(
     assert [one.document for one in received if one.crashes] == [held[round_].document]
 
 
-@pytest.mark.needs("recall_by_others")
+@pytest.mark.needs("recall_by_others", "quick")
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_a_recall_while_the_owner_settles_neither_loses_nor_doubles(
     broker: Broker, transport: Transport, send: Send, queue: str, round_: int

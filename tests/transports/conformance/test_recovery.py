@@ -48,7 +48,7 @@ def lapse(transport: Transport, worker: str, *, max_crashes: int = 3) -> Recover
     )
 
 
-@pytest.mark.needs("recall_by_others")
+@pytest.mark.needs("recall_by_others", "places")
 def test_a_dead_owner_returns_its_messages_untouched_and_in_place(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
@@ -393,7 +393,7 @@ def test_unregistering_forgets_a_worker_that_holds_nothing(
     assert transport.owners(worker) == []
 
 
-@pytest.mark.needs("recall_by_others")
+@pytest.mark.needs("recall_by_others", "places")
 def test_an_attached_consumer_settles_gives_back_and_fetches_for_the_owner(
     broker: Broker, send: Send, consumer: Consumer, transport: Transport, queue: str
 ) -> None:

@@ -241,6 +241,7 @@ def test_the_first_message_ends_the_wait_and_no_full_batch_is_waited_for(
     assert time.monotonic() - started_mono_s < 5.0
 
 
+@pytest.mark.needs("quick")
 def test_consumers_that_race_share_the_messages_without_loss_or_double(broker: Broker, queue: str) -> None:
     total, senders, takers = 600, 3, 3
     start = threading.Barrier(senders + takers)

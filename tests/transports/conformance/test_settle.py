@@ -206,7 +206,7 @@ def test_a_false_leaves_no_result(
     assert store.get([key]) == [None]
 
 
-@pytest.mark.needs("clean_returns")
+@pytest.mark.needs("clean_returns", "places")
 def test_messages_given_back_keep_their_place(send: Send, consumer: Consumer) -> None:
     send(*(b"%d" % i for i in range(6)))
     deliveries = consumer.reserve(4)
@@ -272,7 +272,7 @@ def test_a_held_delivery_can_be_read_again(send: Send, take: Take, consumer: Con
     assert consumer.fetch(delivery.tag) is None
 
 
-@pytest.mark.needs("clean_returns")
+@pytest.mark.needs("clean_returns", "places")
 def test_closing_a_consumer_gives_back_what_it_holds(
     broker: Broker, transport: Transport, send: Send, queue: str
 ) -> None:
