@@ -66,6 +66,10 @@ class Keys:
         """What an owner holds: tag -> document as it came."""
         return self._own + b"held:" + encode(owner)
 
+    def scratch(self, owner: str) -> bytes:
+        """Used for a moment, to find out what this user may do."""
+        return self._own + b"preflight:" + encode(owner)
+
     def worker(self, worker: str) -> bytes:
         """The owners of a worker."""
         return self._own + b"worker:" + encode(worker)

@@ -20,7 +20,7 @@ from ..base import (
     Watch,
 )
 from ..errors import BrokerUnavailable
-from . import deadletters, inspection, recovery, release, schedule
+from . import deadletters, inspection, recovery, registration, release, schedule
 from .consumer import RedisConsumer
 from .fanout import Fanout
 from .foreign import Restorer
@@ -31,7 +31,7 @@ from .owners import Registered, Sources, read_registered
 from .pool import Pool
 from .pooled import PooledLink
 from .publish import Publisher
-from .scripts import HEARTBEAT, REGISTER
+from .scripts import HEARTBEAT
 from .settings import RedisSettings
 from .watch import RedisWatch
 
@@ -43,7 +43,6 @@ CAPABILITIES = Capabilities(
     shares_queues=True,
     announces_schedule=True,
 )
-FIRST_LEASE_S = 15.0
 RELEASE_DEADLINE_S = 3600.0
 
 _log = logging.getLogger("prefork.transports.redis")
@@ -102,17 +101,7 @@ class RedisTransport:
 
         def register() -> None:
             self._destinations.declare(link, queues)
-            link.run(
-                REGISTER,
-                [keys.owners, keys.worker(worker), keys.workers, keys.queues],
-                [
-                    encode(owner),
-                    registered.encoded(),
-                    encode(worker),
-                    FIRST_LEASE_S,
-                    *map(encode, registered.queues),
-                ],
-            )
+            registration.register(link, keys, owner, registered)
 
         sources = Sources(keys, registered.queues, registered.steps)
         consumer = RedisConsumer(link, keys, owner, sources, self._destinations, register=register)

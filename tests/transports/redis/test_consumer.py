@@ -384,6 +384,23 @@ def test_a_right_that_is_missing_is_named_with_the_user(prefix: str) -> None:
         transport.close()
 
 
+@pytest.mark.parametrize("command", ["hset", "rpop", "hdel", "xadd", "zrem", "rpush", "set", "unlink"])
+def test_nothing_is_taken_by_a_user_who_could_not_finish_it(prefix: str, command: str) -> None:
+    user = f"worker on >secret ~* &* +@all -{command}"
+    with running_redis(users=[user]) as server:
+        sender = open_transport(server.url, {})
+        send(sender, b"m")
+        transport = open_transport(server.url_of(0, user="worker", password="secret"), {})
+        consumer = transport.consumer(["q"], "owner", "worker")
+        with pytest.raises(BrokerUnavailable, match=command.upper()):
+            consumer.reserve(1)
+        assert sender.depth("q") == Depth(ready=1, delayed=0, in_work=0)
+        server.cli("acl", "setuser", "worker", f"+{command}")
+        assert documents(consumer.reserve(1)) == [b"m"]
+        transport.close()
+        sender.close()
+
+
 def test_a_waiting_reserve_does_not_spin(transport: RedisTransport, server: redis.Redis) -> None:
     consumer = transport.consumer(["q"], "owner", "worker")
     consumer.reserve(1)
