@@ -53,6 +53,11 @@ class ResultChannel:
         return self._wire.fileno()
 
     @property
+    def owes(self) -> bool:
+        """Whether the server has yet to answer something."""
+        return bool(self._asked)
+
+    @property
     def look_mono_s(self) -> float:
         """When `check` wants to be called, if nothing is heard before."""
         return self._heard_mono_s + (self._answer_s if self._asked else QUIET_S)

@@ -77,6 +77,7 @@ class ResultWait:
         self._pipe: tuple[int, int] | None = None
         # Of the leader alone.
         self._channel: ResultChannel | None = None
+        self._heard: list[tuple[bytes, bytes]] = []
         self._worked = False
         self._failed = 0
         self._lost_mono_s = 0.0
@@ -215,6 +216,7 @@ class ResultWait:
         while not waiter.over:
             now_mono_s = self._now()
             if end_mono_s is not None and now_mono_s >= end_mono_s:
+                self._tell()
                 return
             try:
                 self._turn(now_mono_s, end_mono_s)
@@ -231,12 +233,14 @@ class ResultWait:
                 self._sleep(None, self._try_mono_s, end_mono_s)
                 return
             channel = self._open(end_mono_s)
-        else:
+        elif not channel.owes:
             self._ask(channel)
         if self._sleep(channel, channel.look_mono_s, end_mono_s):
-            heard = channel.receive()
+            self._heard += [one for one in channel.receive() if is_final(one[1])]
             self._worked, self._failed, self._last_error = True, 0, None
-            self._give([(key, document) for key, document in heard if is_final(document)])
+            if not channel.owes:
+                # Together, so that whoever asked for many gets all that are there.
+                self._tell()
         else:
             channel.check(self._now())
 
@@ -276,11 +280,12 @@ class ResultWait:
             os.read(woken, 4096)
         return channel is not None and channel.fileno() in ready
 
-    def _give(self, documents: Sequence[tuple[bytes, bytes]]) -> None:
-        if not documents:
+    def _tell(self) -> None:
+        heard, self._heard = self._heard, []
+        if not heard:
             return
         with self._lock:
-            for key, document in documents:
+            for key, document in heard:
                 for waiter in self._waiting.get(key, ()):
                     waiter.found[key] = document
                     waiter.turn.set()
@@ -288,6 +293,7 @@ class ResultWait:
     def _lost(self, error: Exception) -> None:
         """The connection is broken, or there was none to be had; try again soon, but not for ever."""
         self._drop()
+        self._tell()
         now_mono_s = self._now()
         if self._last_error is None:
             self._lost_mono_s = now_mono_s
