@@ -10,10 +10,10 @@ from time import time
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
 from ..base import StoredResult
-from ..errors import ResultStoreUnavailable, UnsupportedTransport
+from ..errors import ResultStoreUnavailable
 from ..result_state import SUCCESS
 from ..url import InvalidUrl, redact
 from .polling import ResultPolling
@@ -28,7 +28,7 @@ from .rows import (
     key_of,
     row_of,
 )
-from .settings import DatabaseSettings
+from .settings import DatabaseSettings, InvalidOption, require_driver
 from .tables import Tables, prepare
 
 KEYS_PER_STATEMENT = 500
@@ -287,7 +287,7 @@ def _engine(settings: DatabaseSettings) -> sa.Engine:
 
     :raises UnsupportedTransport: the driver is missing.
     :raises InvalidUrl: the driver cannot use the URL.
-    :raises ValueError: it has no use for an option.
+    :raises InvalidOption: it has no use for an option.
     """
     options = dict(settings.engine_options)
     if not settings.pooled:
@@ -295,17 +295,14 @@ def _engine(settings: DatabaseSettings) -> sa.Engine:
             name: value for name, value in options.items() if not name.startswith(("pool", "max_over"))
         }
         options["poolclass"] = _NO_POOL
+    if "module" not in options:
+        require_driver(settings.url)
     try:
         engine = sa.create_engine(settings.url, **options)
-    except (NoSuchModuleError, ImportError) as error:
-        scheme = f"db+{settings.url.drivername}"
-        raise UnsupportedTransport(
-            scheme, (), f"{scheme}:// needs a driver that is not installed ({error}); install it with pip"
-        ) from error
     except ArgumentError as error:
         raise InvalidUrl(settings.shown, str(error).partition("\n")[0]) from error
     except TypeError as error:
-        raise ValueError(f"{settings.shown}: database_engine_options cannot be used: {error}") from error
+        raise InvalidOption("database_engine_options", str(error)) from error
     if settings.engine_callback is not None:
         settings.engine_callback(engine)
     return engine

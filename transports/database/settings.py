@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from ..errors import UnsupportedTransport
+from ..errors import TransportError, UnsupportedTransport
 from ..url import InvalidUrl, redact
 from .codec import CODECS, Codec
 
@@ -30,6 +30,19 @@ _NAMES: Mapping[str, str] = MappingProxyType(
 )
 
 ENGINE_OPTIONS: Mapping[str, Any] = MappingProxyType({"pool_pre_ping": True, "pool_recycle": 3600})
+
+
+class InvalidOption(TransportError, ValueError):
+    """An option of a database result store has no meaning for it.
+
+    :param name: the option.
+    :param why: what is wrong with it.
+    """
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"the option {name} cannot be used: {why}")
+        self.name = name
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,20 @@ def read_settings(url: str, options: Mapping[str, Any]) -> DatabaseSettings:
         engine_options={**ENGINE_OPTIONS, **(options.get("database_engine_options") or {})},
         engine_callback=options.get("database_engine_callback"),
     )
+
+
+def require_driver(url: URL) -> None:
+    """Import the driver of a database; connects to nothing.
+
+    :raises UnsupportedTransport: it is not installed.
+    """
+    scheme = SCHEME_PREFIX + url.drivername
+    try:
+        url.get_dialect().import_dbapi()
+    except (NoSuchModuleError, ImportError) as error:
+        raise UnsupportedTransport(
+            scheme, (), f"{scheme}:// needs a driver that is not installed ({error}); install it with pip"
+        ) from error
 
 
 def _seconds(value: Any) -> float | None:

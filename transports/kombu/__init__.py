@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import UnsupportedTransport
 from .address import known_schemes, knows, read_address
 from .line import check_library
 from .transport import KombuTransport
 
-__all__ = ["KombuTransport", "known_schemes", "knows", "open_transport"]
+__all__ = ["KombuTransport", "check_options", "known_schemes", "knows", "open_transport"]
 
 
 def open_transport(url: str, options: Mapping[str, Any]) -> KombuTransport:
@@ -24,3 +25,19 @@ def open_transport(url: str, options: Mapping[str, Any]) -> KombuTransport:
     address = read_address(url, options)
     check_library(address)
     return KombuTransport(address)
+
+
+def check_options(url: str, options: Mapping[str, Any]) -> None:
+    """Refuse what a pool of processes could not work with; connects to nothing.
+
+    :raises UnsupportedTransport: as in `open_transport`; or one process alone can use the broker.
+    """
+    address = read_address(url, options)
+    check_library(address)
+    if address.local:
+        raise UnsupportedTransport(
+            address.scheme,
+            known_schemes(),
+            f"{address.shown} passes messages between the threads of one process only, and a pool of "
+            "processes would wait for ever; use filesystem://, a broker with a server, or -P solo",
+        )

@@ -11,7 +11,7 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, get_transport_cls, virtual
 
 from ..base import QueueDeclaration
-from ..errors import UnsupportedTransport
+from ..errors import TransportError, UnsupportedTransport
 from ..url import parse_failover
 
 PREFIX = "kombu+"
@@ -30,6 +30,19 @@ _OWN_OPTIONS = frozenset(
 )
 _POLL_S_LOCAL = 0.1
 _POLL_S = 1.0
+
+
+class InvalidOption(TransportError, ValueError):
+    """An option of the bridge has a value that it cannot have.
+
+    :param name: the option.
+    :param why: what it must be.
+    """
+
+    def __init__(self, name: str, value: object, why: str) -> None:
+        super().__init__(f"the option {name} = {value!r} {why}")
+        self.name = name
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ def read_address(url: str, options: Mapping[str, Any]) -> Address:
 
     :raises InvalidUrl: it is no URL.
     :raises UnsupportedTransport: kombu does not have it, or a package that it needs is missing.
+    :raises InvalidOption: an option of ours has a value that it cannot have.
     """
     urls = parse_failover(url)
     scheme = _kombu_name(urls[0].scheme)
@@ -94,7 +108,7 @@ def read_address(url: str, options: Mapping[str, Any]) -> Address:
         # kombu keeps one engine per process, which a fork would copy with its connections.
         own.setdefault("poolclass", importlib.import_module("sqlalchemy.pool").NullPool)
     takes = _takes(transport)
-    poll_s = own.pop("polling_interval", None)
+    poll_s = _poll_s(own.pop("polling_interval", None), takes)
     return Address(
         url=";".join(one.strip().removeprefix(PREFIX) for one in url.split(";")),
         scheme=scheme,
@@ -105,8 +119,16 @@ def read_address(url: str, options: Mapping[str, Any]) -> Address:
         ssl=options.get("ssl"),
         local=transport.driver_type == "memory",
         takes=takes,
-        poll_s=(_POLL_S_LOCAL if takes else _POLL_S) if poll_s is None else float(poll_s),
+        poll_s=poll_s,
     )
+
+
+def _poll_s(given: Any, takes: bool) -> float:
+    if given is None:
+        return _POLL_S_LOCAL if takes else _POLL_S
+    if isinstance(given, (int, float)) and given > 0:
+        return float(given)
+    raise InvalidOption("polling_interval", given, "must be a number of seconds above 0")
 
 
 def _folders(path: str) -> dict[str, str]:

@@ -17,8 +17,9 @@ import pytest
 import sqlalchemy as sa
 
 from prefork.transports.base import ResultStore, StoredResult
-from prefork.transports.database import open_results, read_settings
+from prefork.transports.database import check_options, open_results, read_settings
 from prefork.transports.database.codec import CODECS
+from prefork.transports.database.settings import InvalidOption
 from prefork.transports.errors import ResultStoreUnavailable, UnsupportedTransport
 from prefork.transports.url import InvalidUrl
 from support.forked import in_child
@@ -351,8 +352,16 @@ def test_a_missing_driver_is_named(url: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["db+nosuch://h/d", "db+sqlite://"])
+def test_what_cannot_be_opened_is_refused_before_processes_are_forked(url: str) -> None:
+    with pytest.raises((UnsupportedTransport, InvalidUrl)):
+        check_options(url, {})
+    with pytest.raises(UnsupportedTransport, match="yaml"):
+        check_options("db+sqlite:///x", {"result_serializer": "yaml"})
+
+
 def test_an_option_without_meaning_is_refused(path: Path) -> None:
-    with pytest.raises(ValueError, match="database_engine_options"):
+    with pytest.raises(InvalidOption, match="database_engine_options"):
         open_results(f"db+sqlite:///{path}", {"database_engine_options": {"no_such_option": 1}})
 
 
