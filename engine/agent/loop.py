@@ -112,6 +112,8 @@ class Agent:
             self._serve()
         if watch.fileno() in ready:
             self._look(watch)
+        else:
+            self._waker.remind()
 
     def _poll(self, watch: Watch, timeout_s: float) -> set[int]:
         poller = select.poll()

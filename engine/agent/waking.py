@@ -29,6 +29,19 @@ class Waker:
         waiting = None if self._counts is None else self._counts.waiting()
         if waiting is None:
             waiting = self._transport.ready(self._queues)
+        return self._wake_for(waiting)
+
+    def remind(self) -> None:
+        """Wake idle children for what is known to wait, without asking the broker.
+
+        A child that was woken while it could not reserve (paused, or its own connection broken) looks
+        again soon, and not only when something changes.
+        """
+        waiting = None if self._counts is None else self._counts.waiting()
+        if waiting:
+            self._wake_for(waiting)
+
+    def _wake_for(self, waiting: int) -> bool:
         self._board.words[A_WAITING] = waiting
         if not waiting:
             return False

@@ -108,6 +108,8 @@ class WorkerLoop:
                 self._idle.wait(token)
                 continue
             deliveries = self._reserve()
+            if self._exit_code != EXIT_AS_TOLD:
+                break
             if deliveries:
                 words[C_STATE] = State.WORKING
                 self._idle.worked()

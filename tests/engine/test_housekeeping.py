@@ -109,3 +109,31 @@ def test_what_maintenance_finds_is_said(app: App, clock: Clock, caplog: pytest.L
     transport.maintain = lambda: ["a foreign object was set aside"]  # type: ignore[attr-defined]
     keeping(transport).turn()
     assert "a foreign object" in caplog.text
+
+
+def test_a_broker_that_tells_is_asked_for_due_messages_when_it_did(app: App, clock: Clock) -> None:
+    transport = Faulty(app.client.transport)
+    keeper = keeping(transport, told=True)
+    for _ in range(100):
+        keeper.turn()
+        clock.now_s += 0.1
+    assert transport.calls["promote"] == 1
+    keeper.look_at_schedule()
+    for _ in range(20):
+        keeper.look_at_schedule()
+        keeper.turn()
+        clock.now_s += 0.05
+    assert 4 <= transport.calls["promote"] <= 6
+
+
+def test_a_broker_that_tells_is_asked_when_the_next_message_is_due(app: App, clock: Clock) -> None:
+    transport = Faulty(app.client.transport)
+    transport.send([Outgoing("celery", b"later", 0, wall_s() + 3.0)])
+    keeper = keeping(transport, told=True)
+    keeper.turn()
+    clock.now_s += 2.5
+    keeper.turn()
+    assert transport.calls["promote"] == 1
+    clock.now_s += 0.6
+    keeper.turn()
+    assert transport.calls["promote"] == 2

@@ -145,3 +145,62 @@ def test_a_process_that_sleeps_on_its_slot_wakes_up(scene: Scene) -> None:
     scene.send(1)
     assert scene.waker.wake() is False
     assert os.waitstatus_to_exitcode(ended.result()) == 0
+
+
+class CountingWatch:
+    """A watch that knows how many messages wait, or does not."""
+
+    def __init__(self, waiting: int | None) -> None:
+        self.known = waiting
+
+    def waiting(self) -> int | None:
+        return self.known
+
+    def fileno(self) -> int:
+        return -1
+
+    def drain(self) -> None:
+        """Nothing fired."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_watch_that_counts_saves_the_question(scene: Scene) -> None:
+    scene.children(State.IDLE, State.IDLE, State.IDLE)
+    watch = CountingWatch(2)
+    scene.waker.follow(watch)
+    assert scene.waker.wake() is False
+    assert (sum(scene.woken()), scene.board.words[A_WAITING]) == (2, 2)
+
+
+def test_a_watch_that_does_not_know_makes_it_ask(scene: Scene) -> None:
+    scene.children(State.IDLE)
+    scene.waker.follow(CountingWatch(None))
+    scene.waker.remind()
+    assert sum(scene.woken()) == 0
+    scene.send(1)
+    scene.waker.wake()
+    assert (sum(scene.woken()), scene.board.words[A_WAITING]) == (1, 1)
+
+
+def test_a_watch_that_does_not_count_is_not_believed(scene: Scene) -> None:
+    scene.children(State.IDLE)
+    scene.waker.follow(scene.transport.watch(["q"]))
+    scene.send(1)
+    scene.waker.remind()
+    assert sum(scene.woken()) == 0
+    scene.waker.wake()
+    assert sum(scene.woken()) == 1
+
+
+def test_children_are_reminded_of_what_is_known_to_wait(scene: Scene) -> None:
+    """One that was woken while it was paused looks again."""
+    scene.children(State.IDLE)
+    scene.waker.follow(CountingWatch(1))
+    scene.waker.wake()
+    scene.waker.remind()
+    assert scene.woken() == [2]
+    scene.waker.follow(CountingWatch(0))
+    scene.waker.remind()
+    assert scene.woken() == [2]
