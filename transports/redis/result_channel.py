@@ -17,9 +17,14 @@ from .wire import Wire, pack
 QUIET_S = 2.0
 """After so long without a word the server is asked whether it is still there."""
 
+LOOK_BYTES = 8192
+"""Longer documents are not read over this connection.
+
+A server ends a subscriber's connection that has more than 32 MB (client-output-buffer-limit) to take.
+"""
+
 _LISTEN_KEYS = 500
-# Documents may be large, and a reply is held in memory as a whole, here and there.
-_READ_KEYS = 100
+_READ_KEYS = 1000
 
 
 class ResultChannel:
@@ -43,8 +48,9 @@ class ResultChannel:
         self._answer_s = answer_s
         self._refused = refused
         self._now = now
-        # What was asked and not answered yet; empty keys stand for a question for life.
-        self._asked: deque[Sequence[bytes]] = deque()
+        # Keys whose documents were asked for and have not come yet, in order; None is a sign of life.
+        self._asked: deque[bytes | None] = deque()
+        self._to_ask: deque[bytes] = deque()
         self._heard_mono_s = now()
         self.listening: set[bytes] = set()
 
@@ -55,12 +61,12 @@ class ResultChannel:
     @property
     def owes(self) -> bool:
         """Whether the server has yet to answer something."""
-        return bool(self._asked)
+        return bool(self._asked or self._to_ask)
 
     @property
     def look_mono_s(self) -> float:
         """When `check` wants to be called, if nothing is heard before."""
-        return self._heard_mono_s + (self._answer_s if self._asked else QUIET_S)
+        return self._heard_mono_s + (self._answer_s if self.owes else QUIET_S)
 
     def ask(self, listen: Collection[bytes], unlisten: Collection[bytes], read: Sequence[bytes]) -> None:
         """Subscribe and unsubscribe, then ask for documents: whatever is written later is announced.
@@ -69,39 +75,54 @@ class ResultChannel:
         """
         parts = [pack(("SUBSCRIBE", *some)) for some in _pieces(listen, _LISTEN_KEYS)]
         parts += [pack(("UNSUBSCRIBE", *some)) for some in _pieces(unlisten, _LISTEN_KEYS)]
-        for some in _pieces(read, _READ_KEYS):
-            parts.append(pack(("MGET", *some)))
-            self._expect(some)
+        self._to_ask.extend(read)
+        parts += self._questions()
         if parts:
             self._write(b"".join(parts))
         self.listening.update(listen)
         self.listening.difference_update(unlisten)
 
-    def receive(self) -> list[tuple[bytes, bytes]]:
-        """Keys and documents that were announced or read by now.
+    def receive(self) -> list[tuple[bytes, bytes | None]]:
+        """Keys and documents that were announced or read by now; None for one that is too long.
 
         :raises OSError: the connection is broken.
         :raises TransportError: the server refused something.
         """
-        found: list[tuple[bytes, bytes]] = []
+        found: list[tuple[bytes, bytes | None]] = []
         self._wire.begin(self._answer_s)
         while self._wire.can_read():
             item = self._wire.read()
             self._heard_mono_s = self._now()
-            if isinstance(item, hiredis.PushNotification):
-                if item[0] == b"message":
-                    found.append((item[1], item[2]))
-            elif isinstance(item, ServerError):
-                raise self._refused(item, "reading results")
-            else:
-                found += self._answered(item)
+            if not isinstance(item, hiredis.PushNotification):
+                self._answered(item, found)
+            elif item[0] == b"message":
+                found.append((item[1], item[2]))
+        questions = self._questions()
+        if questions:
+            self._write(b"".join(questions))
         return found
 
-    def _answered(self, item: Any) -> list[tuple[bytes, bytes]]:
+    def _questions(self) -> list[bytes]:
+        """The next questions, once all others were answered."""
+        if self._asked:
+            return []
+        some = [self._to_ask.popleft() for _ in range(min(_READ_KEYS, len(self._to_ask)))]
+        for key in some:
+            self._expect(key)
+        return [pack(("GETRANGE", key, 0, LOOK_BYTES - 1)) for key in some]
+
+    def _answered(self, item: Any, found: list[tuple[bytes, bytes | None]]) -> None:
+        if isinstance(item, ServerError):
+            if item.word == "WRONGTYPE" and self._asked:
+                self._asked.popleft()  # the key holds something that is no result
+                return
+            raise self._refused(item, "reading results")
         if not self._asked:
             raise ConnectionError(f"a reply that nobody asked for: {item!r:.80}")
-        keys = self._asked.popleft()
-        return [(key, document) for key, document in zip(keys, item if keys else ()) if document is not None]
+        key = self._asked.popleft()
+        # A key that does not exist reads as empty text, and so would an empty document.
+        if key is not None and item:
+            found.append((key, item if len(item) < LOOK_BYTES else None))
 
     def check(self, now_mono_s: float) -> None:
         """Ask a silent server for a sign of life.
@@ -110,15 +131,15 @@ class ResultChannel:
         """
         if now_mono_s < self.look_mono_s:
             return
-        if self._asked:
+        if self.owes:
             raise TimeoutError("it did not answer in time")
-        self._expect(())
+        self._expect(None)
         self._write(pack(("PING",)))
 
-    def _expect(self, keys: Sequence[bytes]) -> None:
+    def _expect(self, key: bytes | None) -> None:
         if not self._asked:
             self._heard_mono_s = self._now()
-        self._asked.append(keys)
+        self._asked.append(key)
 
     def _write(self, data: bytes) -> None:
         self._wire.begin(self._answer_s)

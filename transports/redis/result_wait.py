@@ -58,12 +58,18 @@ class ResultWait:
     """Serves every waiter of one process. Safe to use from several threads; not across a fork.
 
     :param connect: opens the subscription connection, by a time of the monotonic clock, if any.
+    :param read: reads documents that are too long for it.
     """
 
     def __init__(
-        self, connect: Callable[[float | None], ResultChannel], *, now: Callable[[], float] = monotonic
+        self,
+        connect: Callable[[float | None], ResultChannel],
+        read: Callable[[Sequence[bytes]], Sequence[bytes | None]],
+        *,
+        now: Callable[[], float] = monotonic,
     ) -> None:
         self._connect = connect
+        self._read = read
         self._now = now
         self._lock = threading.Lock()
         # Under the lock: who waits for what; what the leader has yet to ask for, and to unsubscribe from.
@@ -236,8 +242,9 @@ class ResultWait:
         elif not channel.owes:
             self._ask(channel)
         if self._sleep(channel, channel.look_mono_s, end_mono_s):
-            self._heard += [one for one in channel.receive() if is_final(one[1])]
+            heard = channel.receive()
             self._worked, self._failed, self._last_error = True, 0, None
+            self._heard += self._final(heard)
             if not channel.owes:
                 # Together, so that whoever asked for many gets all that are there.
                 self._tell()
@@ -279,6 +286,12 @@ class ResultWait:
         if woken in ready:
             os.read(woken, 4096)
         return channel is not None and channel.fileno() in ready
+
+    def _final(self, heard: Sequence[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes]]:
+        long = [key for key, document in heard if document is None]
+        read = dict(zip(long, self._read(long))) if long else {}
+        known = [(key, read.get(key) if document is None else document) for key, document in heard]
+        return [(key, document) for key, document in known if document is not None and is_final(document)]
 
     def _tell(self) -> None:
         heard, self._heard = self._heard, []

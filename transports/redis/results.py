@@ -26,7 +26,7 @@ from .settings import RedisSettings
 
 logger = logging.getLogger(__name__)
 
-READ_KEYS = 500
+READ_KEYS = 100
 _NAME = "prefork:results"
 _NOT_ANNOUNCED = 2
 _CONNECT_S = 0.5
@@ -36,14 +36,16 @@ _ANSWER_S = 3.0
 class _Opened:
     """What one process holds. Opens nothing before it is used."""
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(
+        self, settings: RedisSettings, read: Callable[[Sequence[bytes]], Sequence[bytes | None]]
+    ) -> None:
         self.pid = os.getpid()
         # The link of this lock stores; it reads, too, unless another thread has it.
         self.lock = threading.Lock()
         self.link = Link(settings, name=_NAME)
         self.pool = Pool(settings, name=_NAME)
         # Holds no connection: it makes those that are waited on, and knows which address worked last.
-        self.waiting = ResultWait(partial(_channel, Link(settings, name=_NAME)))
+        self.waiting = ResultWait(partial(_channel, Link(settings, name=_NAME)), read)
 
     def abandon(self) -> None:
         """In a child: close what the parent opened, which goes on using it, without a word."""
@@ -82,13 +84,13 @@ class RedisResults:
         self.settings = replace(settings, global_keyprefix=separated(settings.global_keyprefix))
         self._keys = ResultKeys(self.settings.global_keyprefix)
         self._rule: RetryRule = read_rule(settings.options)
-        self._opened = _Opened(self.settings)
+        self._opened = _Opened(self.settings, self._read)
         self._warned = False
 
     def _mine(self) -> _Opened:
         opened = self._opened
         if opened.pid != os.getpid():
-            self._opened = _Opened(self.settings)
+            self._opened = _Opened(self.settings, self._read)
             opened.abandon()
             opened = self._opened
         return opened
@@ -125,7 +127,9 @@ class RedisResults:
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Read documents, as in `ResultStore.get`."""
-        named = [self._keys.task(key) for key in keys]
+        return self._read([self._keys.task(key) for key in keys])
+
+    def _read(self, named: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for start in range(0, len(named), READ_KEYS):
             some = named[start : start + READ_KEYS]

@@ -16,6 +16,7 @@ import pytest
 from prefork.transports.base import StoredResult
 from prefork.transports.errors import ResultStoreUnavailable
 from prefork.transports.redis import open_results, result_wait
+from prefork.transports.redis.result_channel import LOOK_BYTES
 from prefork.transports.redis.result_wait import ResultWait
 from prefork.transports.redis.results import RedisResults
 from support.redis_server import RedisServer
@@ -101,6 +102,49 @@ def test_twenty_thousand_results_leave_memory_and_connections_as_they_were(
     assert connections(own_redis) == before <= 3
     eventually(lambda: subscriptions(own_redis) == 0)
     assert threading.active_count() < 10
+
+
+def long_document(size: int) -> bytes:
+    return json.dumps({"status": "SUCCESS", "result": "x" * size}).encode()
+
+
+@pytest.mark.parametrize("size", [LOOK_BYTES - 60, LOOK_BYTES, 200_000, 40_000_000])
+def test_a_document_of_any_length_ends_the_wait(size: int, stores: Callable[..., RedisResults]) -> None:
+    """A server drops subscribers that have more than 32 MB to take."""
+    store, writer = stores(), stores()
+    document = long_document(size)
+    waiting = Background(lambda: store.wait(["x"], 20.0))
+    eventually(lambda: store._mine().waiting._waiters)
+    writer.store([StoredResult("x", document)])
+    assert waiting.result(30.0) == {"x": document}
+    assert store.wait(["x"], 5.0) == {"x": document}
+
+
+def test_many_long_documents_are_not_too_much_at_once(stores: Callable[..., RedisResults]) -> None:
+    store, writer = stores(), stores()
+    keys = [str(number) for number in range(2500)]
+    for key in keys:
+        writer.store([StoredResult(key, long_document(20_000))])
+    found = store.wait(keys, 20.0)
+    assert len(found) == len(keys) and set(map(len, found.values())) == {len(long_document(20_000))}
+
+
+def test_a_long_document_on_the_way_does_not_end_the_wait(stores: Callable[..., RedisResults]) -> None:
+    store, writer = stores(), stores()
+    writer.store([StoredResult("x", long_document(20_000).replace(b"SUCCESS", b"STARTED"))])
+    assert store.wait(["x"], 0.1) == {}
+
+
+def test_a_key_that_holds_something_else_is_no_result(
+    own_redis: RedisServer, stores: Callable[..., RedisResults]
+) -> None:
+    own_redis.cli("LPUSH", "celery-task-meta-x", "no result")
+    store, writer = stores(), stores()
+    assert store.wait(["x"], 0.1) == {}
+    waiting = Background(lambda: store.wait(["x", "y"], 20.0))
+    eventually(lambda: subscriptions(own_redis) == 2)
+    put(writer, "x")
+    assert waiting.result() == {"x": SUCCESS}
 
 
 def test_all_threads_share_one_connection(
