@@ -385,6 +385,7 @@ def test_a_child_whose_owner_was_recovered_ends_so_that_another_takes_its_place(
     with pytest.raises(OwnerLost):
         child.parts.consumer.reserve(1)
     assert child.run() == EXIT_OWNER_LOST
+    assert child.idle.waits == 0, "it slept first, with nobody to take its place"
     assert depth(app) == (1, 0, 0)
 
 
