@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from ..serializers.base import EncodeError
+from ..serializers.compression import decompress
 from . import exceptions, states
 from .einfo import bounded, safe_text
 from .exceptions import RemoteTaskError
@@ -28,6 +29,7 @@ ARG_TEXT_MAX = 16 * 1024
 DOCUMENT_BYTES_MAX = 128 * 1024 * 1024
 """Larger documents are not read: nobody but an attacker, or a mistake, writes one."""
 
+_COMPRESSED = b"\x00celery-compressed\x00"
 _OWN_MODULE = exceptions.__name__
 _LIMITS_MODULE = "billiard.exceptions"
 _FIELD_MODULES = frozenset({"celery.exceptions", _OWN_MODULE})
@@ -167,10 +169,12 @@ def decode(document: bytes, serializer: Codec) -> ResultDocument:
     """Read a document; every shape that is not one is refused.
 
     :raises MalformedResult: it is no result document.
-    :raises DecodeError: the bytes are not of this serializer.
+    :raises DecodeError: the bytes are not of this serializer, or compressed in a way that is not known.
     """
     if len(document) > DOCUMENT_BYTES_MAX:
         raise MalformedResult(f"it has {len(document)} bytes, of at most {DOCUMENT_BYTES_MAX}")
+    if document.startswith(_COMPRESSED):
+        document = _decompressed(document)
     data = serializer.loads(document)
     if not isinstance(data, dict):
         raise MalformedResult(f"it is a {type(data).__name__}, not a map")
@@ -188,6 +192,14 @@ def decode(document: bytes, serializer: Codec) -> ResultDocument:
         parent_id=_text_or_none(data.get("parent_id")),
         extended={key: value for key, value in data.items() if key not in _FIELDS},
     )
+
+
+def _decompressed(document: bytes) -> bytes:
+    """What Celery 5.7 wrote with `result_compression` (interop §8.5)."""
+    method, mark, data = document[len(_COMPRESSED) :].partition(b"\0")
+    if not mark:
+        raise MalformedResult("it does not say how it is compressed")
+    return decompress(data, method.decode("ascii", "replace"), DOCUMENT_BYTES_MAX)
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.base import DecodeError, Serializer
 from ..transports.base import ResultStore, StoredResult
 from . import result_document, states
-from .clock import wall_s
+from .clock import mono_s, wall_s
 from .einfo import traceback_text
 from .exceptions import ImproperlyConfigured, TaskRevokedError
 from .result_document import ResultDocument
@@ -21,6 +22,9 @@ NO_RESULTS = (
     "there is no result store: set result_backend (the embedded broker and memory:// keep results by "
     "themselves), or send with ignore_result=True and do not ask"
 )
+
+LOOK_AGAIN_S = 0.1
+"""How often a document is read again whose store cannot tell whether it is final."""
 
 
 class StoredResults:
@@ -71,13 +75,25 @@ class StoredResults:
 
     def wait(self, task_id: str, timeout_s: float) -> ResultDocument | None:
         """Wait for the final document of an id; None when the time is over."""
-        found = self._store().wait([task_id], timeout_s).get(task_id)
-        return None if found is None else result_document.decode(found, self._serializer)
+        return self.wait_any([task_id], timeout_s).get(task_id)
 
     def wait_any(self, task_ids: Sequence[str], timeout_s: float) -> dict[str, ResultDocument]:
-        """Wait until at least one of the ids has its final document."""
-        found = self._store().wait(task_ids, timeout_s)
-        return {key: result_document.decode(data, self._serializer) for key, data in found.items()}
+        """Wait until at least one of the ids has its final document.
+
+        A store cannot see the state in every form of a document (a compressed one hides it), and then
+        takes it for final; such a one is looked at again and again.
+        """
+        end_mono_s = mono_s() + timeout_s
+        while True:
+            found = self._store().wait(task_ids, max(0.0, end_mono_s - mono_s()))
+            read = {key: result_document.decode(data, self._serializer) for key, data in found.items()}
+            final = {
+                key: document for key, document in read.items() if document.status in states.READY_STATES
+            }
+            left_s = end_mono_s - mono_s()
+            if final or not read or left_s <= 0.0:
+                return final
+            time.sleep(min(LOOK_AGAIN_S, left_s))
 
     def forget(self, task_ids: Sequence[str]) -> None:
         """Delete what is stored under these ids."""

@@ -272,3 +272,21 @@ def test_the_results_of_a_set_come_in_the_order_of_their_ends(json_pair: Pair) -
     assert next(arriving)[0] == "1499"
     json_pair.write("3", "x")
     assert next(arriving) == ("3", {"status": "SUCCESS", "result": "x"})
+
+
+@pytest.mark.parametrize("method", ["zlib", "bzip2", "lzma"])
+def test_compressed_results_of_celery_are_read_and_waited_for(server: RedisServer, method: str) -> None:
+    pair = Pair(server, "json")
+    pair.theirs.conf.result_compression = method
+    writer = RedisBackend(app=pair.theirs, url=server.url)
+    try:
+        writer.store_result("x", {"pid": 1}, "STARTED")
+        assert pair.backend.client.get("celery-task-meta-x").startswith(b"\0celery-compressed\0")
+        assert pair.ours.AsyncResult("x").state == "STARTED"
+        with pytest.raises(TimeoutError):
+            pair.ours.AsyncResult("x").get(timeout=0.2)
+        waiting = Background(lambda: pair.ours.AsyncResult("x").get(timeout=10))
+        writer.store_result("x", "y" * 1000, "SUCCESS")
+        assert waiting.result() == "y" * 1000
+    finally:
+        pair.close()

@@ -329,3 +329,12 @@ def test_a_time_limit_comes_back_as_itself_in_a_process_that_never_met_one() -> 
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_compressed_document_that_cannot_be_read_says_why() -> None:
+    with pytest.raises(MalformedResult, match="how it is compressed"):
+        decode(b"\0celery-compressed\0", JSON)
+    with pytest.raises(DecodeError, match="application/x-nothing"):
+        decode(b"\0celery-compressed\0application/x-nothing\0abc", JSON)
+    with pytest.raises(DecodeError):
+        decode(b"\0celery-compressed\0application/x-gzip\0abc", JSON)
