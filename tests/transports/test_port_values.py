@@ -20,6 +20,7 @@ from prefork.transports.base import (
     Outgoing,
     QueueDeclaration,
     Recovery,
+    Released,
     StoredResult,
     Verdict,
     Waiting,
@@ -72,7 +73,13 @@ VALUES: dict[type[msgspec.Struct], st.SearchStrategy[msgspec.Struct]] = {
         st.lists(documents, max_size=3).map(tuple),
         st.lists(letters, max_size=2).map(tuple),
     ),
-    Capabilities: st.builds(Capabilities, texts, *[st.booleans()] * 11, lines),
+    Released: st.builds(Released, counts, counts, counts, lines),
+    Capabilities: st.builds(
+        Capabilities,
+        name=texts,
+        gaps=lines,
+        **{name: st.booleans() for name in Capabilities.__struct_fields__ if name not in ("name", "gaps")},
+    ),
     QueueDeclaration: st.builds(
         QueueDeclaration,
         texts,
