@@ -90,9 +90,10 @@ def test_every_measure_is_taken_in_turn_and_a_failure_costs_only_its_round(
     wanted = [Job(DRAIN, PREFORK, well, 2), Job(DRAIN, HUEY, well, 2), Job(DRAIN, CELERY, badly, 1)]
     said: list[str] = []
     run(wanted, redis, tmp_path, raw, said.append, keep)
-    assert taken == ["prefork", "prefork", "Huey"]
+    assert list(dict.fromkeys(taken)) == ["prefork", "Huey"]
     assert raw[DRAIN][CELERY.name] == [{"failed": 1.0}]
-    assert raw[DRAIN][HUEY.name] == [{"per_s": 7.0}, {"per_s": 1.0}]
+    assert [entry["per_s"] for entry in raw[DRAIN][HUEY.name]] == [7.0, 1.0]
+    assert 0.0 <= raw[DRAIN][HUEY.name][1]["others"] <= 1.0
     assert any("not today" in line for line in said)
     assert keep.exists()
 

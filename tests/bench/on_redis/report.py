@@ -26,6 +26,9 @@ _METHOD: Final = """\
   worker processes for each engine; {size.rounds} rounds, the engines in turn within each, so that a busy
   moment of the machine meets all of them. Figures are medians over the rounds; a ratio is the median of
   the rounds' ratios.
+* Before each round the harness waits (10 s at most) until other programs leave the processors alone, and
+  a round during which they took more than a tenth of them is done again, three times at most; the calmest
+  counts. The table below says what they took.
 * The task does nothing but append one record (24 bytes, one `write`) to one file that all processes
   share. A round counts only if every message is in the log exactly once after the worker has been
   stopped in order.
@@ -33,8 +36,8 @@ _METHOD: Final = """\
   the last. **CPU** is what all processes of the worker used, from the moment when a tenth had run, a
   task.
 * **Sending**: one process, one call after the other, {first:,} (RQ, Celery) to {most:,} messages;
-  compared with a bare `LPUSH` of 800 bytes through redis-py in the same round. **Bulk**: one `map_async`
-  of 100,000.
+  compared with a bare `LPUSH` of 800 bytes through redis-py in the same round. **Bulk**: `map_async` of
+  10,000 at a time.
 * **Latency**: {size.probes} sends a round to an idle worker at irregular intervals of 10 to 30 ms, from
   just before the call to the first line of the task; **round trip**: from the call to the result in the
   caller's hands.
@@ -161,6 +164,7 @@ def section(raw: Raw, facts: dict[str, str], size: Size, notes: str) -> str:
             *(f"* {engine.name}: {engine.options}." for engine in (*ENGINES, WITH_LIMITS)),
             *("", "### Machine of the Redis figures", "", "| | |", "|---|---|"),
             *(f"| {name} | {value} |" for name, value in facts.items()),
+            f"| share of the processors that others took during a round: median, most | {_others(raw)} |",
             *("", notes.strip(), ""),
             *(
                 "### What falls short on Redis",
@@ -171,6 +175,11 @@ def section(raw: Raw, facts: dict[str, str], size: Size, notes: str) -> str:
             ),
         ]
     )
+
+
+def _others(raw: Raw) -> str:
+    shares = [e["others"] for rows_ in raw.values() for es in rows_.values() for e in es if "others" in e]
+    return f"{statistics.median(shares):.0%}, {max(shares):.0%}" if shares else "unknown"
 
 
 def _failures(raw: Raw) -> list[str]:

@@ -186,6 +186,9 @@ def with_backlog(one: Round, backlog: int) -> Waiting:
 def with_delayed(one: Round, delayed: int, tasks: int, depth: Callable[[], int]) -> Waiting:
     """Empty a queue of `tasks` messages while `delayed` others wait for their time.
 
+    A first worker puts those off, one by one as it finds them in the queue; its memory is looked at
+    when it has. A second one runs the tasks.
+
     :param depth: tells how many messages wait for their time in the broker's schedule.
     """
     one.environ["BENCH_CLOCK"] = "cpu"
@@ -197,9 +200,11 @@ def with_delayed(one: Round, delayed: int, tasks: int, depth: Callable[[], int])
             if time.monotonic() > deadline_s or process.poll() is not None:
                 raise RuntimeError(f"{depth()} of {delayed} delayed messages are in the schedule")
             time.sleep(0.2)
-        one.enqueue(tasks, "bulk")
-        one.await_runs(tasks, process)
+        time.sleep(_SETTLED_S)
         held_mb = pss_mb(process.pid)
+    one.enqueue(tasks, "bulk")
+    with one.worker() as process:
+        one.await_runs(tasks, process)
     executions = one.log.read()
     executions.check(tasks)
     return Waiting(cost_us(executions.by_process(), _WARM_UP_RUNS), held_mb)

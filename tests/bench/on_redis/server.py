@@ -22,6 +22,7 @@ class Server(NamedTuple):
 
     url: str
     client: Redis
+    pid: int
 
     def empty(self) -> None:
         """Drop everything in it."""
@@ -53,7 +54,7 @@ def server(directory: Path) -> Iterator[Server]:
     client = Redis(port=port)
     try:
         _await(client)
-        yield Server(f"redis://127.0.0.1:{port}/0", client)
+        yield Server(f"redis://127.0.0.1:{port}/0", client, process.pid)
     finally:
         client.close()
         process.terminate()
