@@ -124,6 +124,13 @@ class Context:
         """The soft limit in seconds that came with the message."""
         return self.timelimit[1] if self.timelimit else None
 
+    def __getattr__(self, name: str) -> Any:
+        """A custom header by its name, as Celery has it; asked only for what is no field."""
+        headers = None if name.startswith("_") else self.headers
+        if not headers or name not in headers:
+            raise AttributeError(f"the request has neither a field nor a custom header {name!r}")
+        return headers[name]
+
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set fields, as `dict.update` does."""
         self.__dict__.update(*args, **kwargs)

@@ -53,19 +53,19 @@ def _note(kind: int, task_id: str, attempt: int) -> None:
 
 
 def _add_values(app: Any) -> None:
-    @app.task(name="fleet.echo")
+    @app.task(name="fleet.echo", shared=False)
     def echo(value: Any) -> Any:
         return value
 
-    @app.task(name="fleet.add")
+    @app.task(name="fleet.add", shared=False)
     def add(x: int, y: int) -> int:
         return x + y
 
-    @app.task(name="fleet.when")
+    @app.task(name="fleet.when", shared=False)
     def when() -> float:
         return time.time()
 
-    @app.task(name="fleet.request", bind=True)
+    @app.task(name="fleet.request", shared=False, bind=True)
     def request(self: Any) -> dict[str, Any]:
         seen = self.request
         info = seen.delivery_info or {}
@@ -86,21 +86,21 @@ def _add_values(app: Any) -> None:
 
 
 def _add_behaviour(app: Any) -> None:
-    @app.task(name="fleet.fail")
+    @app.task(name="fleet.fail", shared=False)
     def fail(text: str) -> None:
         raise FleetError(text, 3)
 
-    @app.task(name="fleet.again", bind=True, max_retries=5)
+    @app.task(name="fleet.again", shared=False, bind=True, max_retries=5)
     def again(self: Any, times: int, countdown: float) -> tuple[int, float]:
         if self.request.retries < times:
             raise self.retry(countdown=countdown, args=(times, countdown))
         return (self.request.retries, time.time())
 
-    @app.task(name="fleet.give_up", bind=True, max_retries=1)
+    @app.task(name="fleet.give_up", shared=False, bind=True, max_retries=1)
     def give_up(self: Any) -> None:
         raise self.retry(exc=FleetError("at last"), countdown=0)
 
-    @app.task(name="fleet.work", bind=True, ignore_result=True)
+    @app.task(name="fleet.work", shared=False, bind=True, ignore_result=True)
     def work(self: Any, s: float = 0.0) -> None:
         _note(ledger.START, self.request.id, self.request.retries)
         try:
@@ -108,7 +108,7 @@ def _add_behaviour(app: Any) -> None:
         finally:
             _note(ledger.END, self.request.id, self.request.retries)
 
-    @app.task(name="fleet.told")
+    @app.task(name="fleet.told", shared=False)
     def told(path: str, *args: Any) -> None:
         with open(path, "a") as file:
             file.write(f"{args!r}\n")
