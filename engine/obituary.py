@@ -5,11 +5,13 @@ one who gets it (AMQP): written by the agent, read by that child.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from .exceptions import TimeLimitExceeded, WorkerLostError
+
+CONSUMER_TIMEOUT: Final = "consumer_timeout"
 
 
 class _Note(msgspec.Struct, omit_defaults=True):
@@ -34,10 +36,23 @@ def error_of(report: Mapping[str, Any]) -> Exception:
     return WorkerLostError(f"Worker exited prematurely: {report.get('cause', '')}")
 
 
-def error_of_note(note: bytes) -> Exception:
-    """The same, from what was left. Damaged word is word all the same: the process is dead."""
+class Obituary(NamedTuple):
+    """What was left about a task.
+
+    :param dead: its message goes to the dead letters; else it is done with.
+    """
+
+    error: Exception
+    dead: bool
+    cause: str
+
+
+def read_note(note: bytes) -> Obituary:
+    """What was left. Damaged word is word all the same: the process is dead."""
     try:
         read = msgspec.json.decode(note, type=_Note)
     except msgspec.MsgspecError:
-        return WorkerLostError("Worker exited prematurely")
-    return error_of(msgspec.structs.asdict(read))
+        read = _Note("crash", "unknown")
+    if read.verdict == CONSUMER_TIMEOUT:
+        return Obituary(WorkerLostError(read.cause), True, read.cause)
+    return Obituary(error_of(msgspec.structs.asdict(read)), False, read.cause)

@@ -173,7 +173,9 @@ class Wakeable(Protocol):
 class Entombs(Protocol):
     """A transport that cannot settle for a dead owner: the broker gives its messages to others.
 
-    It passes on what is known of the end of one of them.
+    It passes on what is known of the end of one of them, as a JSON object: ``verdict``, one of
+    timeout, memory, crash and shutdown (or consumer_timeout, which the transport itself may leave),
+    ``cause``, a line of text, and ``limit_s``.
     """
 
     def entomb(self, message_id: str, note: bytes) -> None:

@@ -10,7 +10,7 @@ from ..einfo import ExceptionInfo
 from ..exceptions import WorkerLostError
 from ..execution import Executed
 from ..message import TaskMessage
-from ..obituary import error_of_note
+from ..obituary import CONSUMER_TIMEOUT, read_note
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
@@ -30,10 +30,13 @@ def judged(
     note = parts.consumer.obituary(delivery.tag)
     if note is None:
         return None
-    error = error_of_note(note)
+    left = read_note(note)
     request = outcomes.request(delivery, message, *message.payload(parts.table))
-    executed = Executed(states.FAILURE, error, ExceptionInfo(error))
+    executed = Executed(states.FAILURE, left.error, ExceptionInfo(left.error))
     outcome = outcomes.executed(delivery, message, plan, request, executed, 0)
+    if left.dead:
+        reason = CONSUMER_TIMEOUT.replace("_", "-")
+        return msgspec.structs.replace(outcome, verdict=Verdict.DEAD, reason=reason, causes=(left.cause,))
     return msgspec.structs.replace(outcome, verdict=Verdict.ACK, reason="", causes=())
 
 

@@ -14,7 +14,7 @@ from .errors import DeclarationClash, Refused
 from .frames import ack_frame, requeue_frame
 from .intake import Intake
 from .link import CHANNEL_ERRORS
-from .obituaries import read_obituary
+from .obituaries import TIMED_OUT_NOTE, leave_word, read_obituary
 from .publisher import Parcel, Publisher
 from .received import Received
 from .sending import check_due, check_outgoing
@@ -104,8 +104,6 @@ class AmqpConsumer:
             self._put_off_fresh()
             batch = self._choose(max_n)
             if batch:
-                for one in batch:
-                    self._held[one.tag] = one
                 return [one.delivery() for one in batch]
             if not self._alone:
                 intake.listen(wire)
@@ -139,7 +137,7 @@ class AmqpConsumer:
         self._alone = True
 
     def _choose(self, max_n: int) -> list[Received]:
-        """Some of the inbox: everything that is not suspect, or one suspect alone; return the rest."""
+        """Hold some of the inbox: what is not suspect, or one suspect alone; return the rest."""
         inbox = self._intake.inbox
         clean = [one for one in inbox if not one.suspect]
         # Where one came back, more will have: they are fetched one at a time, and none is held for nothing.
@@ -147,6 +145,7 @@ class AmqpConsumer:
         batch = clean[:max_n] or list(inbox)[:1]
         for one in batch:
             inbox.remove(one)
+            self._held[one.tag] = one
         if inbox:
             surplus = list(inbox)
             inbox.clear()
@@ -248,7 +247,22 @@ class AmqpConsumer:
 
     def _notice(self) -> None:
         self._intake.notice()
+        if self._intake.timed_out:
+            self._intake.timed_out = False
+            self._tell_of_timeout()
         self._refresh()
+
+    def _tell_of_timeout(self) -> None:
+        """What was held too long comes again; for what had its second chance, word is left."""
+        for one in self._held.values():
+            _log.error(
+                "task %s was held longer than RabbitMQ's consumer_timeout: it runs %s; raise "
+                "consumer_timeout at the broker, or shorten the task",
+                one.message_id or "without an id",
+                "no more" if one.started else "once more",
+            )
+            if one.started and one.message_id:
+                leave_word(self._publisher, one.message_id, TIMED_OUT_NOTE)
 
     def _wire(self) -> Wire:
         wire = self._intake.link.current()

@@ -52,6 +52,8 @@ class Intake:
 
     :ivar inbox: what has come and was not handed on yet.
     :ivar from_held: what came from the queue of the owner's started suspect.
+    :ivar timed_out: the broker closed the channel because something was held beyond its
+        ``consumer_timeout``; whoever deals with it takes it back.
     """
 
     def __init__(self, settings: AmqpSettings, queues: tuple[str, ...], owner: str) -> None:
@@ -71,6 +73,7 @@ class Intake:
         self._clashes: dict[str, float] = {}
         self._first = 0
         self._held_queue = ""
+        self.timed_out = False
 
     # --- connection -------------------------------------------------------------------------------
 
@@ -156,6 +159,7 @@ class Intake:
     def channel_closed(self, error: BaseException) -> None:
         """The broker closed the channel: it has everything back; start afresh."""
         _log.warning("RabbitMQ closed the channel: %s", error)
+        self.timed_out = "timed out" in str(error)
         self.link.drop()
         self.forget()
 

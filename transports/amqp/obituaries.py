@@ -16,6 +16,7 @@ from .publisher import Parcel, Publisher
 
 _PREFIX = "prefork.ended."
 _KEPT_MS = 3_600_000
+TIMED_OUT_NOTE = b'{"verdict":"consumer_timeout","cause":"held beyond consumer_timeout of RabbitMQ, twice"}'
 
 
 def queue_of(message_id: str) -> str:

@@ -96,9 +96,9 @@ class Wire(amqp.Connection):  # type: ignore[misc]
         :raises OSError: the connection was lost.
         :raises amqp.AMQPError: the broker closed the connection or a channel.
         """
+        end_mono_s = monotonic() + timeout_s
         if self._handle() or (self._fill(timeout_s) and self._handle()):
             return True
-        end_mono_s = monotonic() + timeout_s
         while (left_s := end_mono_s - monotonic()) > 0:
             if self._fill(left_s) and self._handle():
                 return True

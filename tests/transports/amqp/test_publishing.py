@@ -1,0 +1,271 @@
+"""Sending to a real RabbitMQ: confirmed, within its time, and every refusal an error with a name."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import amqp
+import pytest
+
+from prefork.transports.amqp import DeclarationClash, Unroutable
+from prefork.transports.amqp.codec import Unencodable
+from prefork.transports.amqp.ladder import KEY_BYTES_MAX
+from prefork.transports.base import Message, Outcome, Outgoing, QueueDeclaration
+from prefork.transports.envelope import encode
+from prefork.transports.errors import BrokerFull, BrokerUnavailable
+from support.forked import in_child
+from support.rabbitmq_server import RabbitMQ
+from support.tcp_proxy import Mode, TcpProxy
+from support.waiting import Background, eventually
+
+from .conftest import Open
+
+
+def raw_channel(rabbitmq: RabbitMQ) -> Any:
+    connection = amqp.Connection(f"127.0.0.1:{rabbitmq.port}", connect_timeout=5)
+    connection.connect()
+    return connection.channel()
+
+
+def test_a_peer_sees_the_message_that_celery_would_send(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str
+) -> None:
+    headers = {"task": "t", "id": "i", "eta": None, "timelimit": [None, 3], "retries": 0}
+    document = encode(
+        Message(
+            b"[[1], {}, {}]", "application/json", "utf-8", headers, {"correlation_id": "i", "reply_to": "r"}
+        )
+    )
+    open_amqp().send([Outgoing(queue, document, priority=4)])
+    channel = raw_channel(rabbitmq)
+    message = channel.basic_get(queue, no_ack=True)
+    assert message.body == "[[1], {}, {}]" or message.body == b"[[1], {}, {}]"
+    assert message.properties == {
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "application_headers": headers,
+        "delivery_mode": 2,
+        "priority": 4,
+        "correlation_id": "i",
+        "reply_to": "r",
+    }
+    assert message.delivery_info["exchange"] == ""
+    channel.connection.close()
+
+
+def test_queues_are_declared_as_celery_declares_them(open_amqp: Open, rabbitmq: RabbitMQ, queue: str) -> None:
+    open_amqp().send([Outgoing(queue, b"m")])
+    channel = raw_channel(rabbitmq)
+    channel.exchange_declare(queue, "direct", durable=True, auto_delete=False)
+    channel.queue_declare(queue, durable=True, auto_delete=False)
+    channel.basic_publish(amqp.Message("x"), exchange=queue, routing_key=queue)
+    eventually(lambda: channel.queue_declare(queue, passive=True).message_count == 2)
+    channel.connection.close()
+
+
+def test_a_queue_of_quorum_and_one_of_priorities(open_amqp: Open, queue: str) -> None:
+    declarations = {
+        f"{queue}.q": QueueDeclaration(f"{queue}.q", arguments={"x-queue-type": "quorum"}),
+        f"{queue}.p": QueueDeclaration(f"{queue}.p", arguments={"x-max-priority": 9}),
+    }
+    transport = open_amqp(declarations=declarations)
+    for name in declarations:
+        transport.send([Outgoing(name, b"low"), Outgoing(name, b"high", priority=9)])
+    by_priority = transport.consumer([f"{queue}.p"], f"{queue}.o1", "w").reserve(2)
+    assert [one.document for one in by_priority] == [b"high", b"low"]
+    in_order = transport.consumer([f"{queue}.q"], f"{queue}.o2", "w").reserve(2)
+    assert [one.document for one in in_order] == [b"low", b"high"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "routing_key", "arrives"),
+    [
+        ("topic", "orders.*", "orders.new", True),
+        ("topic", "orders.*", "invoices.new", False),
+        ("fanout", "", "whatever", True),
+        ("direct", "k", "k", True),
+    ],
+)
+def test_an_exchange_leads_where_its_bindings_lead(
+    open_amqp: Open, queue: str, kind: str, key: str, routing_key: str, arrives: bool
+) -> None:
+    described = QueueDeclaration(queue, exchange=f"{queue}.x", exchange_type=kind, routing_key=key or queue)
+    transport = open_amqp(declarations={queue: described})
+    message = Outgoing(queue, b"m", exchange=f"{queue}.x", routing_key=routing_key)
+    if arrives:
+        transport.send([message])
+    else:
+        with pytest.raises(Unroutable) as raised:
+            transport.send([message])
+        assert (raised.value.exchange, raised.value.routing_key) == (f"{queue}.x", routing_key)
+    assert transport.depth(queue).ready == int(arrives)
+
+
+def test_a_clash_names_queue_and_argument_and_hurts_no_other_queue(open_amqp: Open, queue: str) -> None:
+    open_amqp().send([Outgoing(queue, b"m")])
+    other = f"{queue}.other"
+    declarations = {queue: QueueDeclaration(queue, arguments={"x-max-priority": 9})}
+    transport = open_amqp(declarations=declarations)
+    with pytest.raises(DeclarationClash) as raised:
+        transport.send([Outgoing(queue, b"m")])
+    assert (raised.value.name, raised.value.argument) == (queue, "x-max-priority")
+    transport.send([Outgoing(other, b"m")])
+    consumer = transport.consumer([queue, other], f"{queue}.o", "w")
+    assert [one.queue for one in consumer.reserve(10)] == [other]
+
+
+def test_a_queue_that_was_deleted_is_declared_again_by_the_next_message(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str
+) -> None:
+    transport = open_amqp()
+    transport.send([Outgoing(queue, b"lost with its queue")])
+    channel = raw_channel(rabbitmq)
+    channel.queue_delete(queue)
+    transport.send([Outgoing(queue, b"one"), Outgoing(queue, b"two")])
+    assert transport.depth(queue).ready == 2
+    channel.connection.close()
+
+
+def test_what_has_no_form_in_amqp_is_refused_before_anything_is_sent(open_amqp: Open, queue: str) -> None:
+    transport = open_amqp()
+    huge = encode(Message(b"[]", "application/json", "utf-8", {"n": 1 << 70}, {}))
+    for bad in (
+        Outgoing(queue, huge),
+        Outgoing("q" * 256, b"m"),
+        Outgoing(queue + "q" * KEY_BYTES_MAX, b"m", due_wall_s=time.time() + 60),
+        Outgoing(queue, b"m", due_wall_s=time.time() + 2.0**28 + 60),
+    ):
+        with pytest.raises((Unencodable, ValueError)):
+            transport.send([Outgoing(queue, b"good"), bad])
+    assert transport.depth(queue).ready == 0
+
+
+def test_without_confirms_nothing_is_waited_for(open_amqp: Open, queue: str) -> None:
+    transport = open_amqp(confirm_publish=False)
+    for _ in range(50):
+        transport.send([Outgoing(queue, b"m")])
+    deadline = time.monotonic() + 5
+    while transport.depth(queue).ready < 50:
+        assert time.monotonic() < deadline
+
+
+def test_many_messages_of_any_size_are_one_call(open_amqp: Open, queue: str) -> None:
+    transport = open_amqp()
+    sizes = [0, 1, 131_064, 131_065, 300_000]
+    transport.send([Outgoing(queue, b"x" * size) for size in sizes] + [Outgoing(queue, b"m")] * 2000)
+    received = transport.consumer([queue], f"{queue}.o", "w").reserve(5)
+    assert [len(one.document) for one in received] == sizes
+    assert transport.depth(queue).ready == 2000
+
+
+def test_threads_share_one_connection(open_amqp: Open, queue: str) -> None:
+    transport = open_amqp()
+    start = threading.Barrier(8)
+
+    def sending() -> None:
+        start.wait()
+        for _ in range(25):
+            transport.send([Outgoing(queue, b"m")])
+
+    for one in [Background(sending) for _ in range(8)]:
+        one.result(30)
+    assert transport.depth(queue).ready == 200
+
+
+def test_a_fork_opens_a_connection_of_its_own_and_leaves_the_parents_alone(
+    open_amqp: Open, queue: str
+) -> None:
+    transport = open_amqp()
+    transport.send([Outgoing(queue, b"parent")])
+
+    def child() -> None:
+        transport.send([Outgoing(queue, b"child")])
+        transport.close()
+
+    in_child(child)
+    transport.send([Outgoing(queue, b"parent again")])
+    assert transport.depth(queue).ready == 3
+
+
+def test_the_next_server_of_a_failover_list_takes_over(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str
+) -> None:
+    transport = open_amqp(f"amqp://guest:hush@127.0.0.1:1//;{rabbitmq.url}")
+    transport.send([Outgoing(queue, b"m")])
+    assert transport.depth(queue).ready == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "path", "said"),
+    [("guest:wrong-secret", "//", "ACCESS_REFUSED"), ("guest:guest", "/no-such-vhost", "no-such-vhost")],
+)
+def test_who_is_not_let_in_is_told_why_and_without_secrets(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str, user: str, path: str, said: str
+) -> None:
+    transport = open_amqp(f"amqp://{user}@127.0.0.1:{rabbitmq.port}{path}")
+    with pytest.raises(BrokerUnavailable) as raised:
+        transport.send([Outgoing(queue, b"m")])
+    assert said in str(raised.value)
+    assert "wrong-secret" not in str(raised.value)
+    assert raised.value.outcome_unknown is False
+
+
+@pytest.mark.parametrize("mode", [Mode.BLACK_HOLE, Mode.RESET, Mode.HALF_OPEN])
+def test_a_broken_network_ends_in_an_error_within_the_deadline(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str, mode: Mode
+) -> None:
+    proxy = TcpProxy(rabbitmq.port)
+    transport = open_amqp(f"amqp://guest:guest@127.0.0.1:{proxy.port}//", publish_deadline=1.0)
+    try:
+        transport.send([Outgoing(queue, b"m")])
+        proxy.set(mode)
+        started_mono_s = time.monotonic()
+        with pytest.raises(BrokerUnavailable) as raised:
+            transport.send([Outgoing(queue, b"m")])
+        assert time.monotonic() - started_mono_s < 2.0
+        assert raised.value.outcome_unknown is True
+        proxy.set(Mode.PASS)
+        transport.send([Outgoing(queue, b"m")])
+        assert transport.depth(queue).ready >= 2
+    finally:
+        transport.close()
+        proxy.close()
+
+
+def test_an_alarm_is_an_error_within_the_deadline_and_ends_with_the_alarm(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str
+) -> None:
+    transport = open_amqp(publish_deadline=1.0)
+    transport.send([Outgoing(queue, b"before"), Outgoing(queue, b"before too")])
+    consumer = transport.consumer([queue], f"{queue}.o", "w")
+    (held,) = consumer.reserve(1)
+    rabbitmq.control("set_vm_memory_high_watermark", "0.0000001")
+    try:
+        started_mono_s = time.monotonic()
+        for _ in range(2):
+            with pytest.raises(BrokerFull):
+                transport.send([Outgoing(queue, b"during")])
+        assert time.monotonic() - started_mono_s < 4.0
+        assert consumer.settle([Outcome(held.tag)]) == [True], "acknowledgements go on"
+        (given,) = consumer.reserve(1)
+        assert consumer.give_back([given.tag]) == 1, "and so does giving back"
+    finally:
+        rabbitmq.control("set_vm_memory_high_watermark", "0.6")
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            transport.send([Outgoing(queue, b"after")])
+            break
+        except BrokerFull:
+            assert time.monotonic() < deadline
+
+
+def test_a_queue_at_its_limit_refuses(open_amqp: Open, queue: str) -> None:
+    arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    transport = open_amqp(declarations={queue: QueueDeclaration(queue, arguments=arguments)})
+    transport.send([Outgoing(queue, b"fits")])
+    with pytest.raises(BrokerFull):
+        transport.send([Outgoing(queue, b"does not")])
+    assert transport.depth(queue).ready == 1
