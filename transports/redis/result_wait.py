@@ -128,7 +128,9 @@ class ResultWait:
     def _enter(self, waiter: _Waiter) -> None:
         with self._lock:
             if self._pipe is None:
-                self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+                self._pipe = os.pipe()
+                for fd in self._pipe:
+                    os.set_blocking(fd, False)
             self._closed = False
             self._waiters[waiter] = None
             for key in waiter.keys:

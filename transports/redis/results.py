@@ -48,9 +48,11 @@ class _Opened:
         self.waiting = ResultWait(partial(_channel, Link(settings, name=_NAME)), read)
 
     def abandon(self) -> None:
-        """In a child: close what the parent opened, which goes on using it, without a word."""
+        """In a child: close what the parent opened, which goes on using it, without a word.
+
+        No lock is taken: a thread that does not exist here may hold it. The pool's descriptors go with it.
+        """
         self.link.close()
-        self.pool.close()
         self.waiting.abandon()
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +146,21 @@ def test_a_key_that_holds_something_else_is_no_result(
     eventually(lambda: subscriptions(own_redis) == 2)
     put(writer, "x")
     assert waiting.result() == {"x": SUCCESS}
+
+
+def test_waiting_works_over_tls_and_over_a_socket(certificates: Path) -> None:
+    for server in (RedisServer(tls=certificates), RedisServer(unix=True)):
+        store, writer = open_results(server.url, {}), open_results(server.url, {})
+        waiting = [Background(lambda s=store, key=str(n): s.wait([key], 20.0)) for n in range(5)]
+        eventually(lambda s=store: len(s._mine().waiting._waiters) == 5)
+        put(writer, *(str(number) for number in range(4)))
+        writer.store([StoredResult("4", long_document(300_000))])
+        assert [one.result()[str(n)] for n, one in enumerate(waiting)] == [SUCCESS] * 4 + [
+            long_document(300_000)
+        ]
+        store.close()
+        writer.close()
+        server.close()
 
 
 def test_all_threads_share_one_connection(
