@@ -9,6 +9,7 @@ import pytest
 
 from prefork.engine.child.plan import RunPlan
 from prefork.engine.child.readahead import Kind
+from prefork.engine.obituary import error_of, read_note
 from prefork.engine.result_document import decode
 from prefork.engine.scoreboard import (
     A_MOVED,
@@ -331,3 +332,31 @@ def test_attached_consumers_are_closed(scene: Scene) -> None:
     scene.recall()
     scene.dead()
     assert closed == [f"{WORKER}.0.1"] * 2
+
+
+# --- brokers that give a dead child's messages to others at once ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verdict", "options"), [("timeout", {}), ("crash", {"reject_on_worker_lost": False})]
+)
+def test_word_is_left_where_nobody_can_settle_for_a_dead_child(
+    scene: Scene, verdict: str, options: dict[str, Any]
+) -> None:
+    left: list[tuple[str, bytes]] = []
+    scene.transport.entomb = lambda task_id, note: left.append((task_id, note))
+    scene.run(scene.hold(1)[0], **options)
+    scene.dead(verdict)
+    ((task_id, note),) = left
+    assert task_id == "id-0"
+    assert read_note(note).error.args == error_of({"verdict": verdict, "cause": CAUSE, "limit_s": 2.0}).args
+    assert scene.state() == "FAILURE"
+    assert scene.depth() == (1, 0), "its message comes again, and is settled by whoever gets it"
+
+
+def test_no_word_is_left_of_what_runs_again_or_was_acknowledged_before(scene: Scene) -> None:
+    left: list[str] = []
+    scene.transport.entomb = lambda task_id, note: left.append(task_id)
+    scene.run(scene.hold(1)[0])
+    scene.dead("crash")
+    assert left == []

@@ -1,0 +1,112 @@
+"""Suspects that do not run again: they crashed too often, or somebody left word about their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from prefork.engine.app import App
+from prefork.engine.result_document import decode
+from prefork.transports.base import REASON_CRASHES, Delivery
+from prefork.transports.errors import BrokerUnavailable
+from support.one_child import OneChild
+
+Make = Callable[..., OneChild]
+
+
+class Telling:
+    """A consumer whose messages have a past, as one of RabbitMQ has."""
+
+    def __init__(self, inner: Any, *, crashes: int = 0, notes: list[bytes | Exception | None]) -> None:
+        self._inner = inner
+        self._crashes = crashes
+        self._notes = notes
+        self.started = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def reserve(self, max_n: int, timeout_s: float = 0.0) -> list[Delivery]:
+        return [
+            Delivery(one.tag, one.queue, one.document, one.priority, self._crashes, True, True)
+            for one in self._inner.reserve(1, timeout_s)
+        ]
+
+    def mark_started(self, tag: bytes) -> bool:
+        self.started += 1
+        return bool(self._inner.mark_started(tag))
+
+    def obituary(self, tag: bytes) -> bytes | None:
+        note = self._notes.pop(0)
+        if isinstance(note, Exception):
+            raise note
+        return note
+
+
+def run(
+    app: App, child_of: Make, *, crashes: int = 0, notes: tuple[bytes | Exception | None, ...] = (None,)
+) -> tuple[list[int], Telling, Any]:
+    """Run one suspect; returns what ran, the consumer, and the stored result."""
+    ran: list[int] = []
+
+    @app.task(name="suspect")
+    def suspect(n):
+        ran.append(n)
+        return n
+
+    @app.task(name="after")
+    def after(*args):
+        return None
+
+    child = child_of(app)
+    telling = Telling(child.parts.consumer, crashes=crashes, notes=list(notes))
+    child.parts.consumer = telling
+    child.parts.pause = lambda seconds: None  # type: ignore[method-assign]
+    suspect.apply_async((1,), task_id="s", link_error=after.s().set(queue="errors"))
+    child.run()
+    document = app.client.results.get(["s"])[0]
+    return ran, telling, None if document is None else decode(document, app.client.table.by_name("json"))
+
+
+def test_a_suspect_of_which_nobody_knows_anything_runs_with_its_start_on_record(
+    app: App, child_of: Make
+) -> None:
+    ran, telling, result = run(app, child_of)
+    assert (ran, telling.started, result.status) == ([1], 1, "SUCCESS")
+
+
+def test_word_of_its_end_settles_a_suspect_and_sends_its_error_callbacks(app: App, child_of: Make) -> None:
+    ran, telling, result = run(app, child_of, notes=(b'{"verdict":"timeout","limit_s":2.0}',))
+    assert (ran, telling.started) == ([], 0)
+    assert (result.status, result.result["exc_type"]) == ("FAILURE", "TimeLimitExceeded")
+    assert app.client.transport.depth("errors").ready == 1
+    assert app.client.transport.depth("celery").ready == 0
+    assert list(app.client.transport.dead_letters()) == []
+
+
+def test_what_was_held_too_long_twice_is_a_dead_letter(app: App, child_of: Make) -> None:
+    ran, _telling, result = run(app, child_of, notes=(b'{"verdict":"consumer_timeout","cause":"long"}',))
+    assert (ran, result.status) == ([], "FAILURE")
+    (letter,) = app.client.transport.dead_letters()
+    assert (letter.reason, letter.causes) == ("consumer-timeout", ("long",))
+
+
+def test_one_crash_too_many_is_a_dead_letter_whose_arguments_nobody_reads(app: App, child_of: Make) -> None:
+    ran, _telling, result = run(app, child_of, crashes=3)
+    assert (ran, result.status, result.result["exc_type"]) == ([], "FAILURE", "WorkerLostError")
+    (letter,) = app.client.transport.dead_letters()
+    assert letter.reason == REASON_CRASHES
+    assert app.client.transport.depth("errors").ready == 0
+
+
+def test_while_the_broker_is_away_it_is_asked_again(app: App, child_of: Make) -> None:
+    away = BrokerUnavailable("away")
+    ran, _telling, result = run(app, child_of, notes=(away, away, None))
+    assert (ran, result.status) == ([1], "SUCCESS")
+
+
+@pytest.mark.parametrize("crashes", [0, 2])
+def test_below_the_limit_it_runs(app: App, child_of: Make, crashes: int) -> None:
+    assert run(app, child_of, crashes=crashes)[0] == [1]
