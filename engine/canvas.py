@@ -26,6 +26,9 @@ __all__ = [
     "xstarmap",
 ]
 
+SENT_TOGETHER = 500
+"""How many messages of a group go in one round trip."""
+
 
 class _Composite(Signature):
     """A signature that is made of others, kept under ``kwargs["tasks"]``."""
@@ -131,15 +134,20 @@ class group(_Composite):
         super().__init__("celery.group", (), {"tasks": parts}, options, app=app)
 
     def apply_async(self, args: Iterable[Any] = (), kwargs: Any = None, **options: Any) -> Any:
-        """Send every task."""
+        """Send every task, with few round trips; none if one of them cannot be sent."""
         merged = {**self.options, **options}
         group_id = merged.pop("task_id", None) or fresh_id()
         app = self.app
         results = []
-        for index, task in enumerate(self._copies()):
-            if task.subtask_type is None:
-                task.options.update(group_id=group_id, group_index=index)
-            results.append(task.apply_async(args, kwargs, **merged))
+        with app.client.collecting() as messages:
+            for index, task in enumerate(self._copies()):
+                if task.subtask_type is None:
+                    task.options.update(group_id=group_id, group_index=index)
+                results.append(task.apply_async(args, kwargs, **merged))
+        for start in range(0, len(messages), SENT_TOGETHER):
+            some = messages[start : start + SENT_TOGETHER]
+            retry, policy = merged.get("retry"), merged.get("retry_policy")
+            app.client.publish(some, group_id, retry=retry, policy=policy)
         return app.GroupResult(group_id, results)
 
     def apply(self, args: Iterable[Any] = (), kwargs: Any = None, **options: Any) -> Any:

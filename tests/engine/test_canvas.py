@@ -22,6 +22,7 @@ from prefork.engine.canvas import (
 )
 from prefork.engine.execution import execute
 from prefork.engine.request import Context
+from prefork.serializers.base import EncodeError
 from support.apps import memory_app, payload, sent
 
 
@@ -265,3 +266,29 @@ def test_accumulate_collects_its_arguments(app: App) -> None:
 
 def test_cleaning_up_expires_results(app: App) -> None:
     assert app.tasks["celery.backend_cleanup"]() is None
+
+
+def test_a_group_goes_with_few_round_trips_or_not_at_all(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @app.task
+    def one(x: Any) -> Any:
+        return x
+
+    transport = app.client.transport
+    calls: list[int] = []
+    send = transport.send
+
+    def counted(messages: Any) -> None:
+        calls.append(len(messages))
+        send(messages)
+
+    monkeypatch.setattr(transport, "send", counted)
+    result = group(one.s(number) for number in range(1100)).apply_async()
+    assert calls == [500, 500, 100] and len(result) == 1100
+    assert [message.id for message in sent(app, limit=2000)] == [child.id for child in result]
+    with pytest.raises(EncodeError):
+        group(one.s(1), one.s(object())).apply_async()
+    assert calls == [500, 500, 100]
+    with app.bulk():
+        group(one.s(number) for number in range(3)).apply_async()
+        assert len(calls) == 3
+    assert calls == [500, 500, 100, 3]
