@@ -154,7 +154,7 @@ def test_a_binding_table_of_another_type_stops_no_message(
 
 def test_a_full_server_refuses_the_whole_call(own_redis: RedisServer) -> None:
     scene = Scene(own_redis, "")
-    scene.link.call("CONFIG", "SET", "maxmemory", "1mb")
+    scene.link.call("CONFIG", "SET", "maxmemory", "1")
     for messages in ([Outgoing("q", b"m")], [Outgoing("q", b"m"), Outgoing("r", b"m", 0, 1e12)]):
         with pytest.raises(BrokerFull):
             scene.publisher.send(messages)

@@ -195,6 +195,6 @@ def test_a_key_of_another_type_stops_it_before_anything_is_lost(scene: Scene, wh
 def test_a_full_server_can_be_released(own_redis: RedisServer) -> None:
     scene = Scene(own_redis, "")
     scene.send(*(b"%03d" % number for number in range(250)), due=time.time() + 1000)
-    scene.link.call("CONFIG", "SET", "maxmemory", "1mb")
+    scene.link.call("CONFIG", "SET", "maxmemory", "1")
     assert scene.transport.release() == Released(delayed=250)
     assert len(scene.list()) == 250

@@ -222,7 +222,9 @@ def test_a_connection_that_the_server_ends_is_replaced(own_redis: RedisServer) -
 @pytest.mark.parametrize(
     ("user", "config"),
     [
-        ("worker on >word ~* &* +@all -client|tracking", {}),
+        ("worker on >word ~* &* +@all -client", {}),
+        # In the words of 6.2, which cannot take a single sub-command away.
+        ("worker on >word ~* &* +@all -client +client|id +client|setname", {}),
         ("worker on >word ~* &* +@all", {"rename-command": 'HELLO ""'}),
     ],
 )
