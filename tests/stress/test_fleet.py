@@ -1,0 +1,187 @@
+"""One queue, workers and clients of both makes, killed in turn: nothing is lost (I29)."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.celery_worker import FleetWorker
+from support.fleet_app import MAKES, make_app
+from support.ledger import Kill, Ledger, boot_ns, check
+from support.redis_server import RedisServer, running_redis
+from support.waiting import eventually
+
+ROUNDS = 8
+PER_ROUND = 150
+VISIBILITY_S = 5.0
+LEASE = {"worker_lease": 2.0, "worker_lease_renew_interval": 0.5}
+DEADLINE_S = 60.0
+
+
+class MixedFleet:
+    """A worker and a client of each make on the default queue of one server."""
+
+    def __init__(self, root: Path, server: RedisServer, visibility_s: float = VISIBILITY_S) -> None:
+        self.root = root
+        self.server = server
+        self.ledger = Ledger(root / "ledger")
+        self.settings: dict[str, Any] = {
+            "broker_url": server.url,
+            "result_backend": server.url,
+            "task_acks_late": True,
+            "worker_prefetch_multiplier": 1,
+            "broker_transport_options": {
+                "visibility_timeout": visibility_s,
+                "unacked_restore_interval": 1,
+                "unacked_restore_throttle": 1,
+            },
+        }
+        self.clients = {make: make_app(make, self.settings) for make in MAKES}
+        self.accepted: list[str] = []
+        self.kills: list[Kill] = []
+        self.workers: dict[str, FleetWorker] = {}
+
+    def worker(self, make: str, concurrency: int = 1) -> FleetWorker:
+        settings = {**self.settings, **(LEASE if make == "prefork" else {})}
+        made = FleetWorker(
+            *(self.root, make, make, settings, "-c", str(concurrency)), FLEET_LEDGER=str(self.ledger.path)
+        )
+        self.workers[make] = made
+        return made
+
+    def send(self, client: str, *args: Any, **options: Any) -> str:
+        task_id = str(self.clients[client].tasks["fleet.work"].apply_async(args, **options).id)
+        self.accepted.append(task_id)
+        return task_id
+
+    def kill_at_work(self, make: str) -> bool:
+        """End all processes of a worker just after one of them has begun a task; False if it had none.
+
+        At that moment a Celery worker pops nothing, for it holds what it may hold: between its pop and
+        its note of it a message is nowhere, and would be lost by no fault of ours.
+        """
+        worker = self.workers[make]
+        victims = worker.processes()
+
+        def begun() -> bool:
+            now_ns = boot_ns()
+            running = self.ledger.read().running()
+            return any(pid in running and now_ns - running[pid].boot_ns < 5_000_000 for pid in victims)
+
+        try:
+            eventually(begun, deadline_s=5.0, every_s=0.001)
+            hit = True
+        except AssertionError:
+            hit = False
+        for pid in victims:
+            self.kills.append(Kill(pid, boot_ns()))
+            os.kill(pid, signal.SIGKILL)
+        worker.kill()
+        return hit
+
+    def finished(self, ids: list[str], within_s: float = DEADLINE_S) -> None:
+        try:
+            eventually(lambda: set(ids) <= self.ledger.read().finished, deadline_s=within_s, every_s=0.02)
+        except AssertionError:
+            missing = sorted(set(ids) - self.ledger.finished)
+            logs = "\n".join(worker.log[-3000:] for worker in self.workers.values())
+            keys = self.server.cli("KEYS", "*")
+            raise AssertionError(f"{len(missing)} not finished: {missing[:5]}\n{keys}\n{logs}") from None
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+        for client in self.clients.values():
+            client.close()
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with running_redis() as running:
+        yield running
+
+
+def storm(fleet: MixedFleet, dice: random.Random, rounds: int, per_round: int) -> int:
+    """Kill a worker of each make in turn, under load, and start it again; returns how many hit a task."""
+    hits = 0
+    for number in range(rounds):
+        make = MAKES[number % 2]
+        for one in range(per_round):
+            options: dict[str, Any] = {"countdown": dice.uniform(0.0, 2.0)} if one % 10 == 0 else {}
+            fleet.send(MAKES[one % 2], dice.uniform(0.010, 0.040), **options)
+        hits += fleet.kill_at_work(make)
+        fleet.workers[make].launch().await_ready()
+    return hits
+
+
+@pytest.mark.timeout(240)
+def test_a_mixed_fleet_whose_workers_are_killed_in_turn_loses_nothing(
+    tmp_path: Path, server: RedisServer, dice: random.Random
+) -> None:
+    fleet = MixedFleet(tmp_path, server)
+    try:
+        for make in MAKES:
+            fleet.worker(make).launch()
+        for worker in fleet.workers.values():
+            worker.await_ready()
+        hits = storm(fleet, dice, ROUNDS, PER_ROUND)
+        fleet.finished(fleet.accepted)
+        _judge(fleet, ROUNDS, hits)
+    finally:
+        fleet.close()
+
+
+def _judge(fleet: MixedFleet, rounds: int, hits: int) -> None:
+    # What was cut off at the end of the storm may be run again by whoever restores it.
+    runs = fleet.ledger.executions()
+    found = check(fleet.accepted, runs, fleet.kills, per_kill=None)
+    print(f"{found}; kills of workers {rounds}, of which {hits} at work")
+    assert found.clean, found
+    assert hits == rounds
+
+
+def test_what_prefork_holds_is_restored_by_no_celery_worker_however_long_it_takes(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    fleet = MixedFleet(tmp_path, server, visibility_s=1.0)
+    try:
+        fleet.worker("prefork", 2).launch().await_ready()
+        begun_s = time.monotonic()
+        long = [fleet.send(client, 8.0) for client in MAKES]
+        eventually(lambda: len(fleet.ledger.executions()) == 2)
+        fleet.worker("celery").launch().await_ready()
+        short = []
+        while time.monotonic() - begun_s < 7.5:
+            short += [fleet.send(client, 0.001) for client in MAKES]
+            fleet.finished(short)
+        fleet.finished(long)
+        runs = fleet.ledger.executions()
+        print(f"{len(short)} short tasks of the Celery worker beside 2 of 8 s, visibility timeout 1 s")
+        assert len(runs) == len(fleet.accepted) == len(short) + 2
+        assert "Restoring" not in fleet.workers["celery"].log
+        eventually(lambda: server.cli("EXISTS", "unacked", "celery") == "0")
+    finally:
+        fleet.close()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_mixed_fleet_at_full_size(tmp_path: Path, server: RedisServer, dice: random.Random) -> None:
+    fleet = MixedFleet(tmp_path, server)
+    try:
+        for make in MAKES:
+            fleet.worker(make, 2).launch()
+        for worker in fleet.workers.values():
+            worker.await_ready()
+        hits = storm(fleet, dice, 40, 300)
+        fleet.finished(fleet.accepted, 600.0)
+        _judge(fleet, 40, hits)
+    finally:
+        fleet.close()
