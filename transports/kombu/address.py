@@ -104,6 +104,8 @@ def read_address(url: str, options: Mapping[str, Any]) -> Address:
         own.setdefault("wait_time_seconds", 0)  # a look must not block for ten seconds
     if scheme == "filesystem" and urls[0].path.strip("/"):
         own = {**_folders(urls[0].path), **own}
+    if scheme in ("amqp", "amqps", "pyamqp"):
+        own.setdefault("confirm_publish", True)
     if scheme in ("sqla", "sqlalchemy"):
         # kombu keeps one engine per process, which a fork would copy with its connections.
         own.setdefault("poolclass", importlib.import_module("sqlalchemy.pool").NullPool)

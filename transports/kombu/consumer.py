@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic, sleep
+from types import MappingProxyType
 
 from ..base import Delivery, Outcome, Verdict
 from ..errors import BrokerUnavailable, OwnerLost
 from . import outbox
 from .holdings import Claim, Holdings, delivery
+from .journal import Entry
 from .line import Line
 
 
@@ -27,7 +31,9 @@ class KombuConsumer:
         self._holdings = holdings
         self._queues = None if queues is None else list(dict.fromkeys(queues))
         self._poll_s = poll_s
-        self._closed = False
+        # Only a recovery by another thread of this process ever contends for it.
+        self._lock = threading.RLock()
+        self._closed = False  # written under _lock
         # How many follow-ups of a delivery are sent although it is not settled yet.
         self._sent: dict[bytes, int] = {}
 
@@ -36,15 +42,21 @@ class KombuConsumer:
         """See `Consumer.owner`."""
         return self._owner
 
+    @property
+    def closed(self) -> bool:
+        """Whether it will take nothing more."""
+        return self._closed
+
     def reserve(self, max_n: int, timeout_s: float = 0.0) -> list[Delivery]:
         """Take messages, as in `Consumer.reserve`; one queue after the other."""
         if self._queues is None:
             raise OwnerLost(self._owner, "a consumer that is attached to another's owner never reserves")
         end_mono_s = monotonic() + timeout_s
         while True:
-            if self._closed or not self._holdings.alive():
-                raise OwnerLost(self._owner, "recovered or closed; open a consumer with a new owner")
-            taken = self._take(max_n)
+            with self._lock:
+                if self._closed or not self._holdings.alive():
+                    raise OwnerLost(self._owner, "recovered or closed; open a consumer with a new owner")
+                taken = self._take(max_n)
             left_s = end_mono_s - monotonic()
             if taken or max_n <= 0 or left_s <= 0:
                 return taken
@@ -81,7 +93,8 @@ class KombuConsumer:
         """
         for outcome in outcomes:
             _check(outcome)
-        return [self._settle(outcome) for outcome in outcomes]
+        with self._lock:
+            return [self._settle(outcome) for outcome in outcomes]
 
     def _settle(self, outcome: Outcome) -> bool:
         claim = self._holdings.claim(outcome.tag)
@@ -101,16 +114,17 @@ class KombuConsumer:
     def give_back(self, tags: Sequence[bytes]) -> int:
         """Return messages, as in `Consumer.give_back`; where kombu has no way to do it, to the end."""
         returned = 0
-        for tag in tags:
-            claim = self._holdings.claim(tag)
-            if claim is None:
-                continue
-            try:
-                claim.give_back()
-            except BrokerUnavailable:
-                claim.undo()
-                raise
-            returned += 1
+        with self._lock:
+            for tag in tags:
+                claim = self._holdings.claim(tag)
+                if claim is None:
+                    continue
+                try:
+                    claim.give_back()
+                except BrokerUnavailable:
+                    claim.undo()
+                    raise
+                returned += 1
         return returned
 
     def mark_started(self, tag: bytes) -> bool:
@@ -124,13 +138,27 @@ class KombuConsumer:
 
     def close(self) -> None:
         """Give back and forget, as in `Consumer.close`; for an attached one, nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._queues is not None:
-            self.give_back(self._holdings.tags())
-            self._holdings.close()
-        self._line.close()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._queues is not None:
+                self.give_back(self._holdings.tags())
+                self._holdings.close()
+            self._line.close()
+
+    @contextmanager
+    def retired(self) -> Iterator[tuple[Line, Holdings]]:
+        """Let it take nothing more, and have what it holds."""
+        with self._lock:
+            self._closed = True
+            yield self._line, self._holdings
+
+    def held(self) -> list[Entry]:
+        """The messages that it holds."""
+        with self._lock:
+            found = [self._holdings.read(tag) for tag in self._holdings.tags()]
+        return [entry for entry in found if entry is not None]
 
 
 def _acknowledge(line: Line, claim: Claim, outcome: Outcome) -> None:
@@ -156,12 +184,14 @@ def _bury(line: Line, claim: Claim, outcome: Outcome) -> None:
     claim.done()
 
 
-_ENDS: dict[Verdict, Callable[[Line, Claim, Outcome], None]] = {
-    Verdict.ACK: _acknowledge,
-    Verdict.REQUEUE: _requeue,
-    Verdict.DEFER: _defer,
-    Verdict.DEAD: _bury,
-}
+_ENDS: Mapping[Verdict, Callable[[Line, Claim, Outcome], None]] = MappingProxyType(
+    {
+        Verdict.ACK: _acknowledge,
+        Verdict.REQUEUE: _requeue,
+        Verdict.DEFER: _defer,
+        Verdict.DEAD: _bury,
+    }
+)
 
 
 def _check(outcome: Outcome) -> None:

@@ -89,7 +89,7 @@ def parts_of(document: bytes, priority: int, marks: Mapping[str, Any] | None = N
 
 
 def received(handle: Any, queue: str) -> Received:
-    """Read a message of kombu; its body must not have been decompressed."""
+    """Read a message of kombu; its headers must agree with its body about compression."""
     headers = dict(handle.headers or {})
     marks = {name: headers.pop(name) for name in OWN_HEADERS if name in headers}
     properties = dict(handle.properties or {})

@@ -76,8 +76,13 @@ class Line:
         with self._translated():
             channel = self._open()
             self._declare(channel, queue)
-            handle = channel.basic_get(queue)
-            return None if handle is None else received(handle, queue)
+            found = channel.basic_get(queue)
+            if found is None:
+                return None
+            handle = channel.message_to_python(found)
+            if not isinstance(handle, CompressedMessage) and not handle.errors:
+                handle.headers.pop(_COMPRESSION, None)  # kombu has decompressed it
+            return received(handle, queue)
 
     def acknowledge(self, message: Received) -> None:
         """Let a message go."""

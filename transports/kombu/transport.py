@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from time import monotonic, time
 
 from ..base import (
-    REASON_CRASHES,
     Capabilities,
     DeadLetter,
     Depth,
@@ -25,9 +24,10 @@ from .address import Address
 from .consumer import KombuConsumer
 from .gaps import capabilities_of
 from .holdings import BrokerHoldings, Holdings, JournalHoldings, NoHoldings
-from .journal import Entry, Journal, Shelf
+from .journal import Journal
 from .line import Line
 from .parking import Parking
+from .recovery import recover
 from .watch import PollingWatch
 
 FIRST_LEASE_S = 15.0
@@ -50,6 +50,9 @@ class KombuTransport:
         self._parking_worker = f"parking-{fresh_id()}"
         self._names = set(address.declarations)  # written under _lock
         self._watches: list[PollingWatch] = []  # written under _lock
+        # Those of this process, where no journal knows them; written under _lock.
+        self._consumers: dict[str, tuple[str, KombuConsumer]] = {}
+        self._abandoned: set[str] = set()  # their workers are forgotten; written under _lock
         identity = f"{address.identity}-{self._pid}" if address.local else address.identity
         self._journal = Journal(identity) if address.takes else None
 
@@ -80,9 +83,13 @@ class KombuTransport:
         line = Line(self._address)
         for queue in queues:
             line.declare(queue)
+        holdings = self._holdings(owner, worker, line)
+        consumer = KombuConsumer(owner, line, holdings, queues, self._address.poll_s)
         with self._lock:
             self._names.update(queues)
-        return KombuConsumer(owner, line, self._holdings(owner, worker, line), queues, self._address.poll_s)
+            if self._journal is None:
+                self._consumers[owner] = (worker, consumer)
+        return consumer
 
     def _holdings(self, owner: str, worker: str, line: Line) -> Holdings:
         if self._journal is None:
@@ -115,32 +122,57 @@ class KombuTransport:
         """Forget a worker, as in `Transport.unregister`."""
         if self._journal is not None:
             self._journal.forget_worker(worker)
+            return
+        for owner in self.owners(worker):
+            with self._lock:
+                consumer = self._consumers[owner][1]
+                if consumer.held():
+                    self._abandoned.add(owner)
+                else:
+                    del self._consumers[owner]
 
     def owners(self, worker: str) -> list[str]:
-        """List owners, as in `Transport.owners`; those on this host."""
-        return [] if self._journal is None else self._journal.owners(worker)
+        """List owners, as in `Transport.owners`; those on this host, or of this process."""
+        if self._journal is not None:
+            return self._journal.owners(worker)
+        with self._lock:
+            alive = {owner: known for owner, known in self._consumers.items() if not known[1].closed}
+            self._consumers = alive
+        return sorted(owner for owner, (its_worker, _) in alive.items() if its_worker == worker)
 
     def recover(
         self, owner: str, *, running: bytes | None = None, cause: str = "", max_crashes: int = 3
     ) -> Recovery:
         """Take back what an owner held, as in `Transport.recover`.
 
-        Where the broker itself keeps what is not acknowledged, it returns it, and nothing is counted.
+        Where the broker itself keeps what is not acknowledged, it returns what another process held,
+        and nothing is counted.
         """
-        shelf = None if self._journal is None else self._journal.shelf(owner)
+        charged = running if cause else None
+        if self._journal is None:
+            with self._lock:
+                _worker, consumer = self._consumers.pop(owner, ("", None))
+            if consumer is None:
+                return Recovery()
+            with consumer.retired() as (line, holdings):
+                return recover(line, holdings, charged, cause, max_crashes, self._wall())
+        shelf = self._journal.shelf(owner)
         if shelf is None:
             return Recovery()
         with self._using() as line:
-            return _recover(line, shelf, running if cause else None, cause, max_crashes, self._wall())
+            kept = JournalHoldings(owner, shelf.retire(), line)
+            return recover(line, kept, charged, cause, max_crashes, self._wall())
 
     def recover_lapsed(self, *, max_crashes: int = 3, cause: str = "worker lost") -> Recovery:
         """Take back what lapsed workers of this host held, as in `Transport.recover_lapsed`.
 
         Nobody is charged: whether a message had been started is not known.
         """
-        if self._journal is None:
-            return Recovery()
         returned = 0
+        if self._journal is None:
+            with self._lock:
+                abandoned, self._abandoned = self._abandoned, set()
+            return Recovery(returned=sum(self.recover(owner).returned for owner in sorted(abandoned)))
         for worker in self._journal.lapsed(self._wall()):
             for owner in self._journal.owners(worker):
                 returned += self.recover(owner).returned
@@ -163,8 +195,13 @@ class KombuTransport:
             return sorted(self._names)
 
     def depth(self, queue: str) -> Depth:
-        """Count messages, as in `Transport.depth`; what is held, on this host."""
-        entries = [] if self._journal is None else list(self._journal.entries())
+        """Count messages, as in `Transport.depth`; what is held, on this host or in this process."""
+        if self._journal is not None:
+            entries = list(self._journal.entries())
+        else:
+            with self._lock:
+                consumers = [consumer for _, consumer in self._consumers.values()]
+            entries = [entry for consumer in consumers for entry in consumer.held()]
         return Depth(
             ready=self.ready([queue]),
             delayed=sum(entry.home == queue for entry in entries),
@@ -236,47 +273,3 @@ class KombuTransport:
         raise BrokerUnavailable(
             f"{self._address.shown} was opened by process {self._pid}; a forked process opens its own"
         )
-
-
-def _recover(
-    line: Line, shelf: Shelf, running: bytes | None, cause: str, max_crashes: int, now_wall_s: float
-) -> Recovery:
-    """Return everything on a shelf; what was running is charged with the cause."""
-    retired = shelf.retire()
-    returned = 0
-    crashed: list[bytes] = []
-    dead: list[DeadLetter] = []
-    for tag in retired.tags():
-        claimed = retired.take(tag)
-        if claimed is None:
-            continue  # another process recovers the same owner
-        entry = claimed.entry
-        try:
-            if tag == running:
-                entry = outbox.charge(entry, (cause,))
-            if tag == running and entry.crashes >= max_crashes:
-                outbox.bury(line, entry, REASON_CRASHES, ())
-                dead.append(_letter(tag, entry, now_wall_s))
-            else:
-                outbox.give_back(line, entry)
-                returned += 1
-                crashed += [entry.document] if tag == running else []
-        except BrokerUnavailable:
-            claimed.undo()
-            raise
-        claimed.remove()
-    retired.discard()
-    return Recovery(returned=returned, crashed=tuple(crashed), dead=tuple(dead))
-
-
-def _letter(tag: bytes, entry: Entry, now_wall_s: float) -> DeadLetter:
-    return DeadLetter(
-        key=tag.hex(),
-        queue=entry.queue,
-        reason=REASON_CRASHES,
-        causes=entry.causes,
-        document=entry.document,
-        priority=entry.priority,
-        crashes=entry.crashes,
-        died_wall_s=now_wall_s,
-    )
