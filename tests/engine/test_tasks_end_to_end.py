@@ -14,6 +14,7 @@ from prefork.engine import group
 from prefork.engine.embed import Worker
 from prefork.engine.exceptions import NotRegistered, RemoteTaskError, TaskRevokedError
 from prefork.engine.local import apps
+from support.redis_server import running_redis
 from support.waiting import eventually
 
 MODULE = "end_to_end_project"
@@ -24,7 +25,7 @@ import time
 
 from prefork.engine import App, allow_join_result, shared_task
 
-app = App("end-to-end", broker={url!r}, task_unknown_grace=0.5, task_unknown_retry_delay=0.2)
+app = App("end-to-end", broker={url!r}, result_backend={results!r}, task_unknown_grace=0.5, task_unknown_retry_delay=0.2)
 
 
 @app.on_configure.connect
@@ -108,13 +109,25 @@ def note(path, *args):
 """
 
 
+@pytest.fixture(scope="module", params=["filesystem", "redis", "redis, results in another database"])
+def urls(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """The addresses of a broker and of a result store."""
+    if request.param == "filesystem":
+        url = f"filesystem://{tmp_path_factory.mktemp('broker')}"
+        yield url, url
+        return
+    with running_redis() as server:
+        yield server.url, server.url_of(0 if request.param == "redis" else 1)
+
+
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def project(urls: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A project whose tasks run in a worker of two children."""
     root = tmp_path_factory.mktemp("end-to-end")
-    broker = root / "broker"
-    broker.mkdir(mode=0o700)
-    (root / f"{MODULE}.py").write_text(SOURCE.format(url=f"filesystem://{broker}"))
+    url, results = urls
+    (root / f"{MODULE}.py").write_text(SOURCE.format(url=url, results=results))
     sys.path.insert(0, str(root))
     before = apps.current
     module = import_module(MODULE)
