@@ -65,12 +65,17 @@ def peek_delayed(link: Link, keys: Keys, queue: str, limit: int) -> list[Waiting
     return found
 
 
-def purge(link: Link, keys: Keys, queue: str) -> int:
-    """Drop the ready and delayed messages of a queue."""
+def purge(link: Link, keys: Keys, queue: str, *, forget: bool = False) -> int:
+    """Drop the ready and delayed messages of a queue.
+
+    :param forget: `queues` does not name it any more, until somebody uses it again.
+    """
     lists = Sources(keys, [queue], keys.steps).pairs()
     dropped: int = link.run(
         PURGE, [keys.due(queue), keys.due_queues, keys.marked_lists, *lists], [encode(queue)]
     )
+    if forget:
+        link.call("SREM", keys.queues, encode(queue))
     return dropped
 
 

@@ -191,9 +191,10 @@ class RedisTransport:
             return inspection.peek(link, self._keys, queue, limit)
 
     def purge(self, queue: str) -> int:
-        """Drop the ready and delayed messages of a queue; see the port."""
+        """Drop the ready and delayed messages of a queue; one that expires is forgotten. See the port."""
+        expires = self._publisher.bindings.expires_ms(queue) is not None
         with self._pool.link() as link:
-            return inspection.purge(link, self._keys, queue)
+            return inspection.purge(link, self._keys, queue, forget=expires)
 
     def dead_letters(self, limit: int = 100) -> Iterator[DeadLetter]:
         """Dead letters, oldest first."""

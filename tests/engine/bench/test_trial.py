@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from prefork.engine.bench.figures import Setting
 from prefork.engine.bench.tasks import RECORD, probe
 from prefork.engine.bench.trial import Load, Trial, TrialFailed
 from prefork.transports.registry import open_transport
+from support.redis_server import running_redis
 
 
 def ready(broker: str) -> int:
@@ -63,3 +65,13 @@ def test_the_task_records_its_number_and_its_start(tmp_path: Path) -> None:
     number, start_ns = RECORD.unpack(Path(path).read_bytes())
     assert number == 7
     assert begin_ns <= start_ns <= time.monotonic_ns() - 5_000_000
+
+
+def test_a_trial_on_redis_leaves_no_trace_of_its_queue(tmp_path: Path) -> None:
+    with running_redis() as server:
+        load = Load(messages=60, probes=3, task_ms=0.0, seconds=5.0, timeout_s=60.0)
+        figures = Trial({"broker_url": server.url}, Setting(1, 0), load, tmp_path).run()
+        assert figures.per_s > 0
+        with Redis(port=server.port) as client:
+            left = {key: client.dump(key) for key in client.scan_iter()}
+    assert [key for key, value in left.items() if b"prefork-bench" in key + (value or b"")] == []

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from prefork.transports.base import Depth, Outcome, Outgoing, Verdict
+from prefork.transports.base import Depth, Outcome, Outgoing, QueueDeclaration, Verdict
 from prefork.transports.redis import RedisTransport, open_transport
 from prefork.transports.redis.keys import Keys
 from prefork.transports.redis.settings import read_settings
@@ -129,3 +129,15 @@ def test_the_work_of_many_owners_is_counted(transport: RedisTransport) -> None:
     both = transport.depth("q"), transport.depth("other")
     assert sum(one.in_work for one in both) == 110
     assert sum(one.ready for one in both) == 10
+
+
+def test_an_expiring_queue_is_forgotten_when_it_is_purged(shared_redis: RedisServer, prefix: str) -> None:
+    passing = QueueDeclaration("passing", arguments={"x-expires": 60_000})
+    opened = open_transport(
+        shared_redis.url, {"global_keyprefix": prefix, "declarations": {"passing": passing}}
+    )
+    opened.send([Outgoing("passing", b"1"), Outgoing("staying", b"2")])
+    assert opened.queues() == ["passing", "staying"]
+    assert [opened.purge("passing"), opened.purge("staying")] == [1, 1]
+    assert opened.queues() == ["staying"]
+    opened.close()
