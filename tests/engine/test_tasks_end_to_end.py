@@ -14,6 +14,7 @@ from prefork.engine import group
 from prefork.engine.embed import Worker
 from prefork.engine.exceptions import NotRegistered, RemoteTaskError, TaskRevokedError
 from prefork.engine.local import apps
+from support.rabbitmq_server import shared
 from support.redis_server import running_redis
 from support.waiting import eventually
 
@@ -109,7 +110,7 @@ def note(path, *args):
 """
 
 
-@pytest.fixture(scope="module", params=["filesystem", "redis", "redis, results in another database"])
+@pytest.fixture(scope="module", params=["filesystem", "redis", "redis, results in another database", "amqp"])
 def urls(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
@@ -119,7 +120,10 @@ def urls(
         yield url, url
         return
     with running_redis() as server:
-        yield server.url, server.url_of(0 if request.param == "redis" else 1)
+        if request.param == "amqp":
+            yield shared().vhost_url(), server.url
+        else:
+            yield server.url, server.url_of(0 if request.param == "redis" else 1)
 
 
 @pytest.fixture(scope="module")
