@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.tls_front import TlsFront
 from support.waiting import eventually
 
 PLACES = "/usr/local/bin:/usr/bin:/usr/sbin:/opt/redis/bin"
@@ -27,6 +28,13 @@ def redis_binary(name: str = "redis-server") -> str:
     raise AssertionError(
         f"{name} is not installed; run tests/support/provide_brokers.py as root, or install redis 6.2"
     )
+
+
+def speaks_tls() -> bool:
+    """Whether the server program was built with TLS: it says which line it does not know."""
+    config = b"tls-port 0\nport 99999999\n"
+    done = subprocess.run([redis_binary(), "-"], input=config, capture_output=True, timeout=20, check=False)
+    return b">>> 'tls-port" not in done.stdout + done.stderr
 
 
 def free_port() -> int:
@@ -59,6 +67,8 @@ class RedisServer:
         self.port = 0 if unix else free_port()
         self.path = self.directory / "redis.sock" if unix else None
         self.tls = tls
+        self._plain_port = 0 if tls is None or speaks_tls() else free_port()
+        self._front = TlsFront(self.port, self._plain_port, tls) if tls and self._plain_port else None
         self.password = password
         self._config = dict(config or {})
         self._users = list(users)
@@ -82,6 +92,11 @@ class RedisServer:
         if self.tls is not None:
             return f"rediss://{login}localhost:{self.port}/{db}?ssl_ca_certs={self.tls / 'ca.crt'}"
         return f"redis://{login}127.0.0.1:{self.port}/{db}"
+
+    @property
+    def _asked_port(self) -> int:
+        """Where this process itself asks."""
+        return self._plain_port or self.port
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -109,6 +124,8 @@ class RedisServer:
             lines += ['save ""', "appendonly no"]
         if self.path is not None:
             lines += [f"unixsocket {self.path}", "port 0"]
+        elif self._plain_port:
+            lines.append(f"port {self._plain_port}")
         elif self.tls is not None:
             lines += ["port 0", f"tls-port {self.port}", "tls-auth-clients no"]
             lines += [f"tls-ca-cert-file {self.tls / 'ca.crt'}", f"tls-cert-file {self.tls / 'server.crt'}"]
@@ -152,7 +169,7 @@ class RedisServer:
                 sock.close()
                 raise
             return sock
-        return socket.create_connection(("127.0.0.1", self.port), timeout=2.0)
+        return socket.create_connection(("127.0.0.1", self._asked_port), timeout=2.0)
 
     def ask(self, inline: bytes) -> bytes:
         """Send one inline command over a connection of its own, and return what comes first."""
@@ -162,8 +179,10 @@ class RedisServer:
 
     def cli(self, *args: str) -> str:
         """Run redis-cli against it."""
-        where = ["-s", str(self.path)] if self.path is not None else ["-p", str(self.port)]
-        if self.tls is not None:
+        where = (
+            ["-s", str(self.path)] if self.path is not None else ["-p", str(self._plain_port or self.port)]
+        )
+        if self.tls is not None and not self._plain_port:
             where += ["--tls", "--cacert", str(self.tls / "ca.crt")]
         login = ["--no-auth-warning", "-a", self.password] if self.password is not None else []
         command = [redis_binary("redis-cli"), *where, *login, *args]
@@ -193,6 +212,8 @@ class RedisServer:
     def close(self) -> None:
         """End it and remove its directory. Safe to call twice."""
         self.kill()
+        if self._front is not None:
+            self._front.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
