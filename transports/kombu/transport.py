@@ -17,7 +17,7 @@ from ..base import (
     ResultStore,
     Waiting,
 )
-from ..errors import BrokerUnavailable
+from ..errors import BrokerUnavailable, OwnerLost
 from ..identifiers import fresh_id
 from . import outbox
 from .address import Address
@@ -187,7 +187,13 @@ class KombuTransport:
                 holdings = self._holdings(fresh_id(), self._parking_worker, line)
                 self._parking = Parking(line, holdings, self._address.poll_s)
             self.heartbeat(self._parking_worker, _PARKING_LEASE_S)
-            return self._parking.turn(limit, self._wall(), monotonic())
+            try:
+                return self._parking.turn(limit, self._wall(), monotonic())
+            except OwnerLost:
+                # This process was stopped for so long that another has taken over what waited here.
+                parking, self._parking = self._parking, None
+                parking.close()
+                return None
 
     def queues(self) -> list[str]:
         """List queues, as in `Transport.queues`: those that are configured, or used in this process."""
@@ -247,10 +253,13 @@ class KombuTransport:
         if os.getpid() != self._pid:
             return  # connections and messages are those of the process that opened them
         with self._lock:
+            consumers, self._consumers = self._consumers, {}
             parking, self._parking = self._parking, None
             watches, self._watches = self._watches, []
             for watch in watches:
                 watch.close()
+            for _worker, consumer in consumers.values():
+                consumer.close()
             if parking is not None:
                 parking.close()
                 self.unregister(self._parking_worker)
