@@ -10,8 +10,10 @@ import enum
 from typing import Final, NamedTuple
 
 COLD_S: Final = 6.0  # longer than an unkillable child takes to be counted as dead
-HANDOVER_S: Final = 3.0
-PARTING_S: Final = 3.0
+# Together less than two seconds: with a broker that swallows everything nothing can be given back, however long
+# one waits, and whoever stops a service counts on its time-out. Parting has what handover leaves.
+HANDOVER_S: Final = 1.25
+PARTING_S: Final = 0.5
 # The program that embeds the worker has died: everything goes within a second.
 HURRY_S: Final = 0.25
 
@@ -105,7 +107,10 @@ def advance(state: Shutdown, now_s: float, *, children: int, unrecovered: int, a
         case Stage.COLD if children == 0 or expired:
             return _enter(Stage.HANDOVER, now_s, exit_code=state.exit_code, hurry=state.hurry)
         case Stage.HANDOVER if unrecovered == 0 or expired:
-            return _enter(Stage.PARTING, now_s, exit_code=state.exit_code, hurry=state.hurry)
+            parting = _enter(Stage.PARTING, now_s, exit_code=state.exit_code, hurry=state.hurry)
+            if state.hurry or state.deadline_s is None:
+                return parting
+            return parting._replace(deadline_s=max(now_s, state.deadline_s) + PARTING_S)
         case Stage.PARTING if not agent or expired:
             return state._replace(stage=Stage.DONE, deadline_s=None)
         case _:

@@ -297,6 +297,15 @@ def test_a_stop_within_a_time(state: Shutdown, graceful_s: float | None, expecte
     assert stop_within(state, 10.0, graceful_s) == expected
 
 
+def test_handover_and_parting_share_less_than_two_seconds() -> None:
+    handover = advance(Shutdown(Stage.WARM), 10.0, children=0, unrecovered=1, agent=True)
+    assert (handover.stage, handover.deadline_s) == (Stage.HANDOVER, 10.0 + HANDOVER_S)
+    soon = advance(handover, 10.1, children=0, unrecovered=0, agent=True)
+    late = advance(handover, 10.0 + HANDOVER_S, children=0, unrecovered=1, agent=True)
+    assert soon.stage is late.stage is Stage.PARTING
+    assert soon.deadline_s == late.deadline_s == 10.0 + HANDOVER_S + PARTING_S < 12.0
+
+
 steps = st.lists(
     st.one_of(
         st.sampled_from(list(Ask)),
