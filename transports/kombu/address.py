@@ -105,8 +105,7 @@ def read_address(url: str, options: Mapping[str, Any]) -> Address:
     if scheme == "filesystem" and urls[0].path.strip("/"):
         own = {**_folders(urls[0].path), **own}
     if scheme in ("amqp", "amqps", "pyamqp"):
-        # Whoever called tries again by himself: kombu's own pauses would only hide the error.
-        own = {"confirm_publish": True, "interval_start": 0, "interval_step": 0, **own}
+        own.setdefault("confirm_publish", True)
     if scheme in ("sqla", "sqlalchemy"):
         # kombu keeps one engine per process, which a fork would copy with its connections.
         own.setdefault("poolclass", importlib.import_module("sqlalchemy.pool").NullPool)

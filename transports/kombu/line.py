@@ -130,6 +130,9 @@ class Line:
     def _open(self) -> Any:
         if self._connection is None:
             self._connection = _connection(self._address)
+            # Each server once: whoever called tries again by himself.
+            servers = self._address.url.count(";") + 1
+            self._connection.ensure_connection(max_retries=servers, interval_start=0, interval_step=0)
         if self._channel is None:
             self._channel = self._connection.channel()
             if isinstance(self._channel, virtual.Channel):
