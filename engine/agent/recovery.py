@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ...transports.base import Consumer, Entombs, Outcome, Outgoing, Recovery, StoredResult, Verdict
+from ..linux import Linux
 from ..loaded_app import Loaded
 from ..obituary import error_of, note_of
 from ..process_link import ProcessLink
@@ -89,6 +90,9 @@ class Recoverer:
                 if tags:
                     moved = consumer.give_back(tags)
             slot.words[A_MOVED] = batch
+            if not self._storage.transport.capabilities.recall_by_others:
+                # Only the child itself can: a thread of it, which sleeps until it is told.
+                Linux().futex(self._link.scoreboard.buffer, slot.wake_address()).wake()
         answer = {"op": "moved", "slot": message["slot"], "generation": message["generation"]}
         return answer | {"batch": batch, "moved": moved}
 

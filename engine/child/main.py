@@ -23,6 +23,7 @@ from ..worker_names import owner as owner_name
 from .idle import idle_of
 from .loop import EXIT_AS_TOLD, WorkerLoop
 from .parts import build
+from .returner import Returner
 
 EXIT_BOOT_FAILED: Final = 3
 _OOM_SCORE_ADJ: Final = b"300"
@@ -47,10 +48,14 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         os.eventfd_write(link.doorbell_fd, 1)
         return EXIT_BOOT_FAILED
     loop = WorkerLoop(parts, idle_of(link, slot, parts.consumer))
+    returner = Returner(link, slot, parts)
+    if not parts.storage.transport.capabilities.recall_by_others:
+        returner.start()
     code = 1
     try:
         code = loop.run()
     finally:
+        returner.stop()
         hooks.worker_process_shutdown.send(sender=link.node, pid=os.getpid(), exitcode=code)
     if code == EXIT_AS_TOLD:
         parts.give_back()
