@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 WAIT_MOST = 1000
 """How many results are waited for at a time."""
 
+SHOWN_MOST = 10
+"""How many results a text for people names."""
+
 
 class ResultSet:
     """Several results, in order.
@@ -190,7 +193,10 @@ class ResultSet:
         return id(self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: [{', '.join(str(result) for result in self.results)}]>"
+        shown = [str(result) for result in self.results[:SHOWN_MOST]]
+        if len(self.results) > SHOWN_MOST:
+            shown.append(f"... {len(self.results)} in all")
+        return f"<{type(self).__name__}: [{', '.join(shown)}]>"
 
 
 class GroupResult(ResultSet):

@@ -269,6 +269,11 @@ def test_a_set_is_a_set() -> None:
     assert len({results}) == 1
 
 
+def test_a_long_set_names_its_first_results_only(app: App) -> None:
+    results = ResultSet([app.AsyncResult(str(number)) for number in range(1000)])
+    assert repr(results) == "<ResultSet: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... 1000 in all]>"
+
+
 def test_a_set_has_one_time_limit_for_all(app: App) -> None:
     store(app, "0", 1)
     results = app.ResultSet([app.AsyncResult("0"), app.AsyncResult("missing")])
