@@ -1,7 +1,7 @@
 """The application of the fault tests: every task writes into the ledger, some misbehave.
 
 Imported by the workers' processes only. STRESS_DIR says where the ledger is, STRESS_BROKER
-which broker it has.
+which broker it has, STRESS_RESULTS which result store if it is another.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = os.environ["STRESS_DIR"]
 LEDGER = os.path.join(ROOT, "ledger")
 BROKER = os.environ["STRESS_BROKER"]
 
-app = App("stress", broker=BROKER, backend=BROKER)
+app = App("stress", broker=BROKER, backend=os.environ.get("STRESS_RESULTS", BROKER))
 
 
 def recorded(**options: Any) -> Callable[[Callable[..., Any]], Any]:

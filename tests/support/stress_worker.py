@@ -27,15 +27,23 @@ QUEUE = "celery"
 class Site:
     """A directory with a broker, a ledger, and the workers that use them.
 
-    :param url: of an empty broker, which is the result store as well; None makes one in the directory.
+    :param url: of an empty broker; None makes one in the directory.
+    :param results: of the result store; None for the broker.
+    :param settings: of the application, for the client and for all workers.
     """
 
-    def __init__(self, root: Path, url: str | None = None) -> None:
+    def __init__(
+        self, root: Path, url: str | None = None, *, results: str | None = None, **settings: Any
+    ) -> None:
         self.root = root
         (root / "broker").mkdir(mode=0o700)
         self.ledger = Ledger(root / "ledger")
         self.url = url or f"filesystem://{root}/broker"
-        self.app = App("stress-client", broker=self.url, backend=self.url, set_as_current=False)
+        self.results = results or self.url
+        self.settings = settings
+        self.app = App(
+            "stress-client", broker=self.url, backend=self.results, set_as_current=False, **settings
+        )
         self.accepted: list[str] = []
         self.kills: list[Kill] = []
         self.workers: list[StressWorker] = []
@@ -142,7 +150,7 @@ class StressWorker:
         self.marker = secrets.token_hex(8)
         self.spec = BootSpec(
             app=app,
-            settings={"worker_concurrency": concurrency, **settings},
+            settings={"worker_concurrency": concurrency, **site.settings, **settings},
             loglevel=loglevel,
             hostname=f"w{number}@stress",
             banner=False,
@@ -154,6 +162,7 @@ class StressWorker:
             "PYTHONPATH": search_path(),
             "STRESS_DIR": str(site.root),
             "STRESS_BROKER": site.url,
+            **({"STRESS_RESULTS": site.results} if site.results != site.url else {}),
             "XDG_RUNTIME_DIR": str(self.directory / "run"),
             "SPT_NOENV": "1",
             MARKER: self.marker,
