@@ -6,19 +6,31 @@ which raise ``PREFORK <WORD> <detail>``. No message ever holds a password.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from ..errors import BrokerFull, BrokerUnavailable, TransportError
 
+# What Redis 6.2 makes of an error that a command inside a script met; later versions send it as it is.
+_WRAPPED = re.compile(
+    r"(?:ERR Error running script .*?)?@user_script: ?\d+: (?:@user_script: ?\d+: )?-?(?P<said>.*)", re.S
+)
+# A missing right inside a script, in the words of 6.2 and 7, of 8 and of Valkey.
+_NO_RIGHT = re.compile(r"(?:ERR )?(?:The user executing the script can't|ACL failure in script)")
+
 
 class ServerError(Exception):
-    """An error reply, as it came. Never leaves this package."""
+    """An error reply. Never leaves this package."""
 
     @property
     def text(self) -> str:
-        """The whole line, such as ``NOSCRIPT No matching script.``"""
-        return str(self.args[0]) if self.args else ""
+        """The whole line, such as ``NOSCRIPT No matching script.``, as recent servers would say it."""
+        said = str(self.args[0]) if self.args else ""
+        wrapped = _WRAPPED.match(said)
+        if wrapped is not None:
+            said = wrapped[1]
+        return f"NOPERM {said}" if _NO_RIGHT.match(said) else said
 
     @property
     def word(self) -> str:

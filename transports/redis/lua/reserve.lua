@@ -23,7 +23,9 @@ if not usable(held, 'hash') then
   return wrong_type(held)
 end
 
-local wrong = {}
+-- A key of the wrong type costs its own queue only. Anything else that is refused (a replica, a server
+-- that cannot save) concerns all of them: the first refusal is returned if nothing was taken.
+local wrong, refusal = {}, nil
 local steps = {}
 for i = 9 + queues, #ARGV do
   steps[#steps + 1] = tonumber(ARGV[i])
@@ -31,6 +33,14 @@ end
 
 local function list_key(step, queue)
   return LISTS + 2 * ((step - 1) * queues + queue) - 1
+end
+
+local function refused(key, answer)
+  if string.find(answer.err, 'WRONGTYPE', 1, true) then
+    wrong[#wrong + 1] = key
+  else
+    refusal = refusal or answer
+  end
 end
 
 local has_marked = redis.call('SCARD', marked_lists) > 0
@@ -41,7 +51,7 @@ local function promote_all()
     local due = KEYS[5 + queue]
     local waiting = redis.pcall('ZCOUNT', due, '-inf', time)
     if type(waiting) == 'table' then
-      wrong[#wrong + 1] = due
+      refused(due, waiting)
     elseif waiting > 0 and left > 0 then
       local lists, marked = {}, {}
       for step = 1, #steps do
@@ -66,7 +76,7 @@ local function flush()
 end
 
 local function full()
-  return count >= max_n or bytes >= max_bytes
+  return count >= max_n or bytes >= max_bytes or refusal
 end
 
 -- Takes messages with a record; true when a suspect ends the batch.
@@ -77,7 +87,7 @@ local function take_marked(source, key, list)
       redis.call('SREM', marked_lists, list)
       return false
     elseif entry.err then
-      wrong[#wrong + 1] = key
+      refused(key, entry)
       return false
     end
     local line = string.find(entry, '\n', 1, true)
@@ -121,7 +131,7 @@ local function take(source, key)
     if not popped then
       break
     elseif popped.err then
-      wrong[#wrong + 1] = key
+      refused(key, popped)
       break
     end
     local n, largest = #fields, 1
@@ -172,5 +182,8 @@ end
 
 promote_all()
 take_all()
+if refusal and count == 0 then
+  return refusal
+end
 flush()
 return {runs, documents, wrong}

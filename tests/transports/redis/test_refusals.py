@@ -1,0 +1,97 @@
+"""What a server refuses inside a script: understood from every version, and nothing is lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from prefork.transports.base import Depth, Outcome, Outgoing
+from prefork.transports.errors import BrokerFull, BrokerUnavailable, TransportError
+from prefork.transports.redis import open_transport
+from prefork.transports.redis.faults import CommandRefused, ServerError, WrongKeyType, from_reply
+from support.redis_server import RedisServer, running_redis
+from support.waiting import eventually
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("@user_script: 1: -READONLY You can't write against a read only replica.", BrokerUnavailable),
+        (
+            "READONLY You can't write against a read only replica. script: 0643, on @user_script:1.",
+            BrokerUnavailable,
+        ),
+        ("{} @user_script: 1: -NOREPLICAS Not enough good replicas to write.", BrokerUnavailable),
+        ("{} @user_script: 1: -MISCONF Redis is configured to save RDB snapshots", BrokerUnavailable),
+        ("{} @user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.", BrokerFull),
+        ("{} WRONGTYPE Operation against a key holding the wrong kind of value", WrongKeyType),
+        ("{} @user_script: 1: The user executing the script can't run this command", BrokerUnavailable),
+        ("ERR ACL failure in script: User app has no permissions to run the 'rpop'", BrokerUnavailable),
+        ("{} user_script:1: attempt to perform arithmetic on a nil value", CommandRefused),
+        ("PREFORK WRONGTYPE @user_script: 1: -READONLY", WrongKeyType),
+    ],
+)
+def test_what_a_command_inside_a_script_met_is_understood_from_every_version(
+    said: str, kind: type[TransportError]
+) -> None:
+    said = said.format("ERR Error running script (call to f_064310467e6637629cbd1a01fa): @user_script:12:")
+    error = from_reply(ServerError(said), where="here", user="app", command="reserve")
+    assert type(error) is kind, error
+
+
+Trouble = Callable[[bool], object]
+
+
+@pytest.fixture(params=["READONLY", "NOREPLICAS", "MISCONF"])
+def troubled(request: pytest.FixtureRequest) -> Iterator[tuple[RedisServer, str, Trouble]]:
+    """A server, the word it says, and what brings it into this state and out of it."""
+    with running_redis({"save": "3600 1", "dbfilename": "in-the-way"}) as server:
+
+        def readonly(wrong: bool) -> None:
+            # There is no such primary; the data stay.
+            server.cli("replicaof", *(("127.0.0.1", "1") if wrong else ("no", "one")))
+
+        def lonely(wrong: bool) -> None:
+            server.cli("config", "set", "min-replicas-to-write", "1" if wrong else "0")
+
+        def unsaved(wrong: bool) -> None:
+            if wrong:
+                (server.directory / "in-the-way" / "file").mkdir(parents=True)
+                server.cli("bgsave")
+                eventually(lambda: "last_bgsave_status:err" in server.cli("info", "persistence"))
+            server.cli("config", "set", "stop-writes-on-bgsave-error", "yes" if wrong else "no")
+
+        word: str = request.param
+        yield server, word, {"READONLY": readonly, "NOREPLICAS": lonely, "MISCONF": unsaved}[word]
+
+
+def test_a_server_that_takes_no_writes_is_unavailable_and_loses_nothing(
+    troubled: tuple[RedisServer, str, Trouble],
+) -> None:
+    server, word, trouble = troubled
+    transport = open_transport(server.url, {})
+    transport.send([Outgoing("q", b"%d" % number) for number in range(4)])
+    consumer = transport.consumer(["q"], "owner", "worker")
+    held = consumer.reserve(2)
+    trouble(True)
+    calls: list[Callable[[], object]] = [
+        lambda: consumer.reserve(2),
+        lambda: consumer.settle([Outcome(held[0].tag)]),
+        lambda: consumer.settle([Outcome(held[0].tag, follow_ups=(Outgoing("q", b"next"),))]),
+        lambda: consumer.give_back([held[1].tag]),
+        lambda: transport.send([Outgoing("q", b"refused")]),
+        lambda: transport.heartbeat("worker", 60.0),
+        lambda: transport.recover("owner"),
+    ]
+    for call in calls:
+        with pytest.raises(BrokerUnavailable, match=word) as refused:
+            call()
+        assert not refused.value.outcome_unknown
+    trouble(False)
+    assert consumer.settle([Outcome(held[0].tag, follow_ups=(Outgoing("q", b"next"),))]) == [True]
+    assert consumer.give_back([held[1].tag]) == 1
+    assert transport.depth("q") == Depth(ready=4, delayed=0, in_work=0)
+    assert [one.document for one in consumer.reserve(9)] == [b"1", b"2", b"3", b"next"]
+    consumer.close()
+    transport.close()
