@@ -8,11 +8,18 @@ something and loses nothing (design §4.6).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from ..transports.base import Consumer, Informs, Outcome, ResultStore, StoredResult, Transport
+from ..transports.errors import TransportError
+
+# What is done instead of an outcome that is refused for good, best first.
+Instead = Callable[[Consumer, Outcome, Exception], Iterator[Outcome]]
+
+_log = logging.getLogger("prefork.settling")
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Outcome)
@@ -37,10 +44,20 @@ class Settler:
     :param transport: the broker of the messages.
     :param store: where results go; None stores nothing.
     :param together: `store` is kept by `transport` itself, and settles with the message.
+    :param instead: what is done when an outcome is refused for good (see `refusals`); without it the
+        refusal is raised.
     """
 
-    def __init__(self, transport: Transport, store: ResultStore | None, *, together: bool) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        store: ResultStore | None,
+        *,
+        together: bool,
+        instead: Instead | None = None,
+    ) -> None:
         self._transport = transport
+        self._instead = instead
         self._store = store
         self._together = together or store is None
         # Of the consumer that was asked last: a child has one, and looking at a protocol takes microseconds.
@@ -50,9 +67,34 @@ class Settler:
     def settle(self, consumer: Consumer, outcomes: Sequence[Outcome]) -> list[bool]:
         """Settle; False for an outcome whose message somebody took back.
 
+        One that broker or store will never take does not hold up the others: its task fails, or its
+        message becomes a dead letter.
+
         :raises TransportError: the broker or the store could not be reached. Nothing is lost:
             calling again with the same outcomes is harmless.
         """
+        try:
+            return self._settle(consumer, outcomes)
+        except (TransportError, ValueError) as error:
+            if not is_permanent(error) or self._instead is None:
+                raise
+            if len(outcomes) == 1:
+                return [self._settle_instead(consumer, outcomes[0], error, self._instead)]
+        return [self.settle(consumer, [outcome])[0] for outcome in outcomes]
+
+    def _settle_instead(
+        self, consumer: Consumer, outcome: Outcome, error: Exception, instead: Instead
+    ) -> bool:
+        for other in instead(consumer, outcome, error):
+            try:
+                return self._settle(consumer, [other])[0]
+            except (TransportError, ValueError) as again:
+                if not is_permanent(again):
+                    raise
+                _log.error("delivery %s: refused as well: %s", outcome.tag.hex(), again)
+        raise error
+
+    def _settle(self, consumer: Consumer, outcomes: Sequence[Outcome]) -> list[bool]:
         if self._together:
             if self._store is None:
                 outcomes = [_without_results(outcome) for outcome in outcomes]
@@ -88,6 +130,11 @@ class Settler:
         if results:
             self._store.store(results)
         return consumer.settle([_without_results(outcome) for outcome in outcomes])
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether it is of no use to try again: what cannot be done at all is a ValueError."""
+    return error.permanent if isinstance(error, TransportError) else isinstance(error, ValueError)
 
 
 def _without_results(outcome: Outcome) -> Outcome:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..serializers.registry import SerializerTable
 from ..transports.base import ResultStore, Transport
+from .refusals import Refusals
 from .settling import Settler
 
 if TYPE_CHECKING:
@@ -46,4 +47,6 @@ def open_storage(app: App) -> Storage:
     client = app.client
     transport, store = client.transport, client.results
     together = store is not None and transport.capabilities.stores_results and transport.keeps(store)
-    return Storage(transport, store, Settler(transport, store, together=together), client.table)
+    refusals = Refusals(app, client.table, stored=store is not None)
+    settler = Settler(transport, store, together=together, instead=refusals.instead)
+    return Storage(transport, store, settler, client.table)

@@ -6,7 +6,20 @@ from collections.abc import Mapping
 
 
 class TransportError(Exception):
-    """Base of everything that a transport raises on purpose. Caught by the worker loop."""
+    """Base of everything that a transport raises on purpose. Caught by the worker loop.
+
+    :ivar permanent: the same operation with the same content will be refused whenever it is tried, and
+        was not carried out. Otherwise the cause passes, or an operator can mend it, and to try again is
+        right.
+    """
+
+    permanent: bool = False
+
+
+class Unacceptable(TransportError):
+    """A document that the broker or the store will never take, such as one that is too large."""
+
+    permanent = True
 
 
 class BrokerUnavailable(TransportError):

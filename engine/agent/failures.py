@@ -12,15 +12,10 @@ from typing import Final
 
 from ...transports.base import DeadLetter, Delivery, Outgoing, StoredResult
 from ...transports.errors import TransportError
-from .. import states
-from ..einfo import ExceptionInfo
 from ..exceptions import WorkerLostError
-from ..execution import Executed
-from ..follow_ups import on_failure
 from ..loaded_app import Loaded
 from ..message import MalformedMessage, TaskMessage, parse
-from ..options import options_of
-from ..request import context_of
+from ..refusals import errbacks_of, is_failure_stored
 from ..result_writer import ResultWriter
 from ..scoreboard import Policy
 from ..storage import Storage
@@ -58,7 +53,7 @@ class Failures:
             results = self._results.failure(error, task_id=known_id, message=message)
         if delivery is None or message is None:
             return results, ()
-        return results, self._errbacks(message, delivery.queue, delivery.crashes, error)
+        return results, self._errbacks(delivery, message, error)
 
     def of_dead_letter(self, letter: DeadLetter) -> None:
         """Say, store and send what follows from a message that nobody will run again."""
@@ -70,10 +65,11 @@ class Failures:
         if message is None:
             return
         error = WorkerLostError(f"dead-lettered after {letter.crashes} crashes: {causes}")
-        if self._is_stored(message):
+        if is_failure_stored(self._loaded.app, self._loaded.config, message):
             self.keep(self._results.failure(error, task_id=message.id, message=message), ())
         # Only now: its arguments may be what killed those processes.
-        self.keep((), self._errbacks(message, letter.queue, letter.crashes, error))
+        died = Delivery(b"", letter.queue, letter.document, crashes=letter.crashes, redelivered=True)
+        self.keep((), self._errbacks(died, message, error))
 
     def keep(self, results: Sequence[StoredResult], follow_ups: Sequence[Outgoing]) -> None:
         """Store and send for a message that is gone from the broker: nobody else will."""
@@ -109,36 +105,9 @@ class Failures:
             return False
         return True
 
-    def _is_stored(self, message: TaskMessage) -> bool:
-        """Whether anybody is told; a message's own wish wins over the task's (interop §8.11)."""
-        config = self._loaded.config
-        task = self._loaded.app.tasks.get(message.task)
-        options = None if task is None else options_of(task, config)
-        if (
-            config.task_store_errors_even_if_ignored
-            if options is None
-            else options.store_errors_even_if_ignored
-        ):
-            return True
-        if message.ignore_result is not None:
-            return not message.ignore_result
-        return not (config.task_ignore_result if options is None else options.ignore_result)
-
-    def _errbacks(
-        self, message: TaskMessage, queue: str, crashes: int, error: Exception
-    ) -> tuple[Outgoing, ...]:
-        try:
-            payload = message.payload(self._storage.table)
-        except MalformedMessage as problem:
-            self._log.warning("no error callback can be sent: %s", problem)
-            return ()
-        if not payload[2].errbacks:
-            return ()
-        request = context_of(
-            message, payload, queue=queue, redelivered=crashes > 0, crashes=crashes, node=self._loaded.node
-        )
-        executed = Executed(states.FAILURE, error, ExceptionInfo(error))
-        return on_failure(self._loaded.app, request, executed, call=False)
+    def _errbacks(self, delivery: Delivery, message: TaskMessage, error: Exception) -> tuple[Outgoing, ...]:
+        loaded = self._loaded
+        return errbacks_of(loaded.app, self._storage.table, delivery, message, error, loaded.node)
 
     def _parsed(self, document: bytes) -> TaskMessage | None:
         try:

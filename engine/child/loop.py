@@ -279,8 +279,15 @@ class WorkerLoop:
         if plan.acks.late:
             self._done(outcome, more)
         else:
-            self._attempt(lambda: self._parts.publish(outcome))
+            self._publish(outcome, message)
         return True
+
+    def _publish(self, outcome: Outcome, message: TaskMessage) -> None:
+        """Send and store for a message that was acknowledged before its start."""
+        parts = self._parts
+        results = self._attempt(lambda: parts.send_early(outcome, message))
+        if results:
+            self._attempt(lambda: parts.store_early(results, message))
 
     def _acknowledge_early(self, delivery: Delivery, number: int) -> bool:
         """Acknowledge just before the start; False: it was not ours any more.
@@ -345,11 +352,17 @@ class WorkerLoop:
                 _log.error("delivery %s will run again: there is no room for its outcome", outcome.tag.hex())
 
     def _attempt(self, action: Callable[[], T]) -> T | None:
-        """Do it, however long the broker is away; None when the worker leaves before that."""
+        """Do it, however long the broker is away; None when the worker leaves before that.
+
+        None as well when it is refused for good, and nothing else could be done instead (`refusals`).
+        """
         while True:
             try:
                 result = action()
             except TransportError as error:
+                if error.permanent:
+                    _log.error("broker: %s; to try again is of no use", error)
+                    return None
                 self._unreachable(error)
                 if self._words[S_STOP] != Stop.RUN and self._failures > _TRIES_WHEN_LEAVING:
                     _log.error("leaving without an answer of the broker: %s", error)

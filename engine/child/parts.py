@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import select
+from collections.abc import Sequence
 
 from setproctitle import setproctitle
 
-from ...transports.base import Outcome
+from ...transports.base import Outcome, StoredResult
 from ...transports.errors import TransportError
 from ..clock import mono_s
 from ..loaded_app import Loaded
 from ..message import TaskMessage
 from ..process_link import ProcessLink
+from ..refusals import Refusals
 from ..result_writer import ResultWriter
 from ..revocations import Revocations
 from ..scoreboard import BATCH_MAX, Slot
+from ..settling import is_permanent
 from ..states import STARTED
 from ..storage import Storage, open_storage
 from .plan import RunPlan
@@ -53,6 +56,7 @@ class Parts:
         self.table = storage.table
         self.table.allow_unpickling()
         self.consumer = storage.transport.consumer(loaded.options["queues"], owner, worker_id)
+        self._refusals = Refusals(loaded.app, self.table, stored=storage.store is not None)
         self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
         self._revocations = Revocations(lambda: storage.store, self.table.by_name(config.result_serializer))
         bound = 1 if config.worker_disable_prefetch else config.worker_prefetch_multiplier or BATCH_MAX
@@ -124,15 +128,39 @@ class Parts:
             # It only informs; the task need not wait for it.
             _log.warning("cannot store that %s has started: %s", message.id, error)
 
-    def publish(self, outcome: Outcome) -> None:
-        """Store and send for a message that was acknowledged before its start.
+    def send_early(self, outcome: Outcome, message: TaskMessage) -> Sequence[StoredResult]:
+        """Send what follows from a message that was acknowledged before its start.
 
-        :raises TransportError: store or broker cannot be reached; to be called again.
+        It goes before the result, as Celery does it: where the broker will never take it, there still is
+        a result to say so.
+
+        :returns: the results to store then.
+        :raises TransportError: the broker cannot be reached; to be called again.
         """
-        if outcome.results and self.storage.store is not None:
-            self.storage.store.store(outcome.results)
-        if outcome.follow_ups:
+        if not outcome.follow_ups:
+            return outcome.results
+        try:
             self.storage.transport.send(outcome.follow_ups)
+        except (TransportError, ValueError) as error:
+            if not is_permanent(error):
+                raise
+            return self._refusals.early(message.id, message, error)
+        return outcome.results
+
+    def store_early(self, results: Sequence[StoredResult], message: TaskMessage) -> None:
+        """Store for a message that was acknowledged before its start.
+
+        :raises TransportError: the store cannot be reached, or refuses even a failure.
+        """
+        store = self.storage.store
+        if store is None or not results:
+            return
+        try:
+            store.store(results)
+        except (TransportError, ValueError) as error:
+            if not is_permanent(error):
+                raise
+            store.store(self._refusals.early(message.id, message, error))
 
     def give_back(self) -> None:
         """Return what is held; if the broker cannot be reached, others take it over."""
