@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..serializers.base import UnknownSerializer
 from ..serializers.registry import SerializerTable, load_serializer
-from ..transports.base import Outgoing, ResultStore, Transport
+from ..transports.base import Outgoing, ResultStore, SendsWithin, Transport
 from ..transports.errors import BrokerUnavailable
 from ..transports.registry import open_results, open_transport
 from . import publish_signals, signals
@@ -298,17 +298,18 @@ class Client:
         :raises BrokerUnavailable: with `outcome_unknown` when a message may have been stored.
         """
         failed = 0
-        give_up_mono_s = 0.0
+        give_up_mono_s = mono_s() + self.config.broker_publish_timeout
         unknown = False
         while True:
             try:
-                self.transport.send(messages)
+                if failed and isinstance(self.transport, SendsWithin):
+                    self.transport.send_within(messages, give_up_mono_s - mono_s())
+                else:
+                    self.transport.send(messages)
                 return
             except BrokerUnavailable as exc:
                 failed += 1
                 unknown = unknown or exc.outcome_unknown
-                if failed == 1:
-                    give_up_mono_s = mono_s() + self.config.broker_publish_timeout
                 wanted = self.config.task_publish_retry if retry is None else retry
                 rules = {**self.config.task_publish_retry_policy, **(policy or {})}
                 pause_s = retry_pause_s(rules, failed) if wanted else None

@@ -45,7 +45,9 @@ __all__ = [
     "Released",
     "Releases",
     "ResultStore",
+    "SendsWithin",
     "StoredResult",
+    "Streams",
     "TAG_BYTES_MAX",
     "Transport",
     "Verdict",
@@ -159,6 +161,17 @@ class Releases(Protocol):
 
 
 @runtime_checkable
+class SendsWithin(Protocol):
+    """A transport whose `send` can be given less time than it would take by itself."""
+
+    def send_within(self, messages: Sequence[Outgoing], within_s: float) -> None:
+        """As `send`, over after this many seconds: for who tries again and has one deadline for all.
+
+        :raises BrokerUnavailable: as `send`.
+        """
+
+
+@runtime_checkable
 class Wakeable(Protocol):
     """A consumer that messages are pushed to: whoever idles sleeps on its descriptor."""
 
@@ -166,6 +179,23 @@ class Wakeable(Protocol):
         """Polls readable when something may have come; -1 while there is no connection.
 
         Ask each time: it changes with the connection.
+        """
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A consumer to which more may be on its way than was reserved, while all work is short."""
+
+    @property
+    def streaming(self) -> bool:
+        """Whether that is so just now."""
+
+    def pause(self) -> None:
+        """Return what was not reserved, and take no more before the next `Consumer.reserve`.
+
+        Call it before anything that may take long. Any thread may.
+
+        :raises BrokerUnavailable: the connection was lost, and with it what it held.
         """
 
 

@@ -57,9 +57,10 @@ class Publisher:
         self._declared: set[str] = set()
         self._said: set[tuple[str, str]] = set()
 
-    def send(self, messages: Sequence[Outgoing]) -> None:
+    def send(self, messages: Sequence[Outgoing], within_s: float | None = None) -> None:
         """Store messages; all of them, or none.
 
+        :param within_s: total time; None means ``publish_deadline_s``.
         :raises BrokerUnavailable: with `outcome_unknown` when they may have been stored.
         :raises WrongKeyType: the key of a queue holds something else; nothing was stored.
         """
@@ -67,14 +68,14 @@ class Publisher:
             message = messages[0]
             place = self._places.get((message.queue, message.priority))
             if place is not None and not message.exchange and message.due_wall_s is None:
-                with self._pool.link() as link:
+                with self._pool.link(within_s) as link:
                     link.call(b"LPUSH", place, message.document)
                 return
         if messages:
-            self._send(messages)
+            self._send(messages, within_s)
 
-    def _send(self, messages: Sequence[Outgoing]) -> None:
-        with self._pool.link() as link:
+    def _send(self, messages: Sequence[Outgoing], within_s: float | None) -> None:
+        with self._pool.link(within_s) as link:
             if any(message.exchange for message in messages):
                 messages, announcements = self.resolve(link, messages)
             else:

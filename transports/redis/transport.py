@@ -90,6 +90,12 @@ class RedisTransport:
             check_outgoing(message)
         self._publisher.send(messages)
 
+    def send_within(self, messages: Sequence[Outgoing], within_s: float) -> None:
+        """As `send`, with another deadline; see the protocol `SendsWithin`."""
+        for message in messages:
+            check_outgoing(message)
+        self._publisher.send(messages, within_s)
+
     def consumer(self, queues: Sequence[str], owner: str, worker: str) -> RedisConsumer:
         """A consumer of these queues; registers its owner, now or as soon as the broker is there."""
         keys = self._keys
