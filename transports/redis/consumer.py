@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from ..base import Delivery, Outcome, StoredResult, Verdict
 from ..errors import OwnerLost
 from . import recovery
+from .faults import refused_to_publish
 from .keys import FLAG_SUSPECT, Keys, encode
 from .link import Arg, Link
 from .outcomes import Batch, Destinations
@@ -61,6 +62,7 @@ class RedisConsumer:
         self._closed = False
         self._pid = os.getpid()
         self._complained: dict[bytes, float] = {}
+        self._untold = False  # whether it was said that nobody may be told of what is settled
         self._suffixes = [b":%d:%b" % (index, self._fence) for index in range(len(sources.all))]
         schedules = [keys.due(queue) for queue in sources.queues]
         self._reserve_keys = [keys.owners, self._held, keys.marked_lists, keys.due_queues, keys.dead]
@@ -201,7 +203,11 @@ class RedisConsumer:
         batch = Batch(self._destinations, self._sources, self._fence, self._held)
         for outcome in outcomes:
             batch.add(self._link, outcome)
-        answers = self._link.run(SETTLE, batch.keys, batch.args())
+        *answers, untold = self._link.run(SETTLE, batch.keys, batch.args())
+        if untold and not self._untold:
+            self._untold = True
+            settings = self._destinations.settings
+            _log.warning("%s", refused_to_publish(settings.shown, settings.user))
         return batch.answers(answers)
 
     def inform(self, tag: bytes, results: Sequence[StoredResult], *, more: bool = False) -> None:

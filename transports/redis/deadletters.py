@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -60,13 +61,28 @@ def _letter(entry: Any) -> DeadLetter:
         key=decode(key),
         queue=decode(fields.get("queue", b"")),
         reason=decode(fields.get("reason", b"")),
-        causes=_causes(fields.get("causes", b"")),
+        causes=read_causes(fields.get("causes", b"")),
         document=fields.get("document", b""),
-        priority=int(fields.get("priority", b"0")),
-        crashes=int(fields.get("crashes", b"0")),
-        died_wall_s=float(fields.get("died", b"0")),
+        priority=int(_number(fields.get("priority"))),
+        crashes=int(_number(fields.get("crashes"))),
+        died_wall_s=_number(fields.get("died")),
     )
 
 
-def _causes(data: bytes) -> tuple[str, ...]:
-    return tuple(map(str, json.loads(data.decode("utf-8", "replace")))) if data else ()
+def read_causes(data: bytes) -> tuple[str, ...]:
+    """What a message was charged with."""
+    text = data.decode("utf-8", "replace")
+    try:
+        found = json.loads(text) if text else []
+    except (ValueError, RecursionError):
+        found = None
+    # What is no list was written by somebody else, and is shown as it is.
+    return tuple(map(str, found)) if isinstance(found, list) else (text,)
+
+
+def _number(data: bytes | None) -> float:
+    try:
+        found = float(data or b"0")
+    except ValueError:
+        return 0.0
+    return found if math.isfinite(found) else 0.0

@@ -49,6 +49,17 @@ class WrongKeyType(TransportError):
         self.key = key
 
 
+class DamagedOwner(TransportError):
+    """The entry of an owner cannot be read, so nobody knows where what it holds came from.
+
+    :param owner: its name.
+    """
+
+    def __init__(self, owner: str, message: str) -> None:
+        super().__init__(message)
+        self.owner = owner
+
+
 class CommandRefused(TransportError):
     """The server refused a command for what it says: a fault of this program or of the server's version.
 
@@ -144,6 +155,15 @@ def unreachable(where: str, why: object, *, outcome_unknown: bool = False) -> Br
     if outcome_unknown:
         said += "; the command was sent and may have been executed"
     return BrokerUnavailable(f"redis at {where} is unavailable: {said}", outcome_unknown=outcome_unknown)
+def refused_to_publish(where: str, user: str | None) -> str:
+    """What an operator is told whose user may store results, and announce none."""
+    return (
+        f"results or broadcasts were not announced: redis at {where} does not let the user "
+        f"{user or 'default'!r} publish them, so nobody who waits is told; grant it PUBLISH and the channels "
+        "(ACL SETUSER)"
+    )
+
+
 
 
 def pause_before_reconnect_s(

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 # A connection that was idle for longer is looked at before it is used: one that the server has closed
 # meanwhile then costs a connect, and not a command of unknown outcome.
 _IDLE_S = 0.005
+# Replies that nobody waits for are read at the latest when there are so many: the server would have to
+# keep them, however long a task goes on to report its progress.
+_UNREAD_MAX = 500
 
 
 class Script(NamedTuple):
@@ -139,6 +142,8 @@ class Link:
         """
         data = pack(["EVALSHA", script.sha, len(keys), *keys, *args])
         wire = self._ready(None)
+        if len(self._unread) >= _UNREAD_MAX:
+            self._catch_up(wire)
         expected = [script.name]
         if script.sha not in self._known:
             data = pack(("SCRIPT", "LOAD", script.text)) + data
@@ -246,6 +251,15 @@ class Link:
         where = self._wire.where if self._wire is not None else self.settings.shown
         self.close()
         return unreachable(where, error, outcome_unknown=unknown)
+
+    def _catch_up(self, wire: Wire) -> None:
+        try:
+            self._read_unread(wire)
+        except (OSError, hiredis.HiredisError) as error:
+            raise self._broken(error, unknown=False) from None
+        except BaseException:
+            self.close()
+            raise
 
     def _read_unread(self, wire: Wire) -> None:
         names, self._unread = self._unread, []

@@ -6,13 +6,14 @@ forgotten last, and between the two each message is moved by itself, once.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..base import REASON_CRASHES, DeadLetter, Recovery
-from ..errors import BrokerUnavailable
+from ..errors import TransportError
+from .deadletters import read_causes
+from .faults import DamagedOwner, WrongKeyType
 from .keys import Keys, decode, encode
 from .link import Link
 from .owners import Sources, Tag, read_registered, read_tag
@@ -93,9 +94,10 @@ def recover_owner(
     entry, fields = found
     registered = read_registered(entry)
     if registered is None:
-        raise BrokerUnavailable(
+        raise DamagedOwner(
+            owner,
             f"the entry of owner {owner!r} in {decode(keys.owners)} is damaged, so nobody knows where what "
-            f"it holds ({decode(held)}) came from; correct the entry"
+            f"it holds ({decode(held)}) came from; correct the entry",
         )
     sources = Sources(keys, registered.queues, registered.steps)
     names = set(fields)
@@ -114,17 +116,29 @@ def recover_owner(
     return recovery
 
 
-def recover_lapsed(link: Link, keys: Keys, *, max_crashes: int, cause: str) -> Recovery:
+class LapsedRecovery(NamedTuple):
+    """What was recovered, and which owners could not be: one that is damaged keeps nobody else waiting."""
+
+    recovery: Recovery
+    problems: tuple[TransportError, ...]
+
+
+def recover_lapsed(link: Link, keys: Keys, *, max_crashes: int, cause: str) -> LapsedRecovery:
     """Recover every owner of every worker whose lease has run out; see `Transport.recover_lapsed`."""
-    total = Recovery()
+    parts: list[Recovery] = []
+    problems: list[TransportError] = []
     for worker in lapsed(link, keys):
         for owner in owners(link, keys, worker):
-            part = recover_owner(
-                link, keys, owner, cause=cause, max_crashes=max_crashes, lapsed_worker=worker
-            )
-            total = merged([total, part])
+            try:
+                parts.append(
+                    recover_owner(
+                        link, keys, owner, cause=cause, max_crashes=max_crashes, lapsed_worker=worker
+                    )
+                )
+            except (DamagedOwner, WrongKeyType) as error:
+                problems.append(error)
         link.run(FORGET_WORKER, [keys.workers, keys.worker(worker)], [encode(worker), 1])
-    return total
+    return LapsedRecovery(merged(parts), tuple(problems))
 
 
 def lapsed(link: Link, keys: Keys) -> list[str]:
@@ -173,7 +187,7 @@ def _told(one: Back, answer: Any, source: Any) -> Recovery:
         key=decode(key),
         queue=source.queue,
         reason=REASON_CRASHES,
-        causes=tuple(json.loads(causes)),
+        causes=read_causes(causes),
         document=document,
         priority=source.step,
         crashes=int(crashes),

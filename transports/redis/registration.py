@@ -17,7 +17,7 @@ def register(link: Link, keys: Keys, owner: str, registered: Registered) -> None
     :raises BrokerUnavailable: the server cannot be reached, or the user lacks the right to a command
         that a script would need when it has already taken a message.
     """
-    refused = link.run(PREFLIGHT, [keys.scratch(owner)], [])
+    refused = link.run(PREFLIGHT, [keys.scratch(owner)], [link.settings.db])
     if refused:
         user = link.settings.user or "default"
         commands = ", ".join(dict.fromkeys(map(decode, refused)))

@@ -15,7 +15,7 @@ from typing import Any
 from ..base import StoredResult
 from ..errors import BrokerFull, BrokerUnavailable, ResultStoreUnavailable, TransportError
 from ..result_state import is_final
-from .faults import ServerError, from_reply
+from .faults import ServerError, from_reply, refused_to_publish
 from .link import Arg, Link
 from .pool import Pool
 from .result_channel import ResultChannel
@@ -109,12 +109,7 @@ class RedisResults:
     def _warn(self) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning(
-                "results are stored in redis at %s, but its user %s may not publish, so nobody who waits "
-                "is told; grant it PUBLISH and the channels of the results (ACL SETUSER)",
-                self.settings.shown,
-                self.settings.user or "default",
-            )
+            logger.warning("%s", refused_to_publish(self.settings.shown, self.settings.user))
 
     def store_soon(self, results: Sequence[StoredResult]) -> None:
         """Write documents without waiting, before anything stored later from here."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from .keys import Keys, decode
 from .link import Link
 from .owners import Sources
@@ -16,12 +18,13 @@ def promote(link: Link, keys: Keys, limit: int) -> float | None:
     for name in link.call("SMEMBERS", keys.due_queues):
         queue = decode(name)
         sources = Sources(keys, [queue], keys.steps)
-        moved, next_due = link.run(
+        moved, next_due, server_now = link.run(
             PROMOTE,
             [keys.due(queue), keys.due_queues, keys.marked_lists, keys.dead, *sources.pairs()],
             [name, max(0, limit), PROMOTED_BYTES_MAX, *sources.steps],
         )
         limit -= moved
         if next_due:
-            following.append(float(next_due))
+            # By the clock of this host, which need not agree with the server's.
+            following.append(time.time() + float(next_due) - float(server_now))
     return min(following, default=None)

@@ -68,6 +68,9 @@ class RedisTransport:
         self._worker = ""
         # The queues that the watch of this process is for. Written by `watch`.
         self._watched: tuple[str, ...] = ()
+        # Why owners of lapsed workers could not be recovered when that was tried last; said once each.
+        # Written by the thread that recovers.
+        self._unrecovered: frozenset[str] = frozenset()
         # Links and watches that must be closed with this. Added by whoever opens one.
         self._opened: WeakSet[Any] = WeakSet()
 
@@ -167,7 +170,11 @@ class RedisTransport:
     def recover_lapsed(self, *, max_crashes: int = 3, cause: str = "worker lost") -> Recovery:
         """Recover every owner of every worker whose lease has run out; see the port."""
         with self._pool.link() as link:
-            return recovery.recover_lapsed(link, self._keys, max_crashes=max_crashes, cause=cause)
+            found, problems = recovery.recover_lapsed(link, self._keys, max_crashes=max_crashes, cause=cause)
+        said, self._unrecovered = self._unrecovered, frozenset(map(str, problems))
+        for line in sorted(self._unrecovered - said):
+            _log.error("%s", line)
+        return found
 
     def promote(self, limit: int = 1000) -> float | None:
         """Make due delayed messages ready; see the port."""

@@ -78,6 +78,7 @@ class RedisWatch:
         self._poll_s = _POLL_FIRST_S
         self._failures = 0
         self._said: set[str] = set()
+        self._deaf = False  # the last broadcast could not be kept, and that was said
         self._waiting: int | None = None
         self._drained_mono_s = 0.0
         self._epoll = select.epoll()
@@ -243,7 +244,11 @@ class RedisWatch:
         try:
             listener.receive(pattern, document)
         except TransportError as error:
-            _log.error("a broadcast on %r is lost: %s", pattern, error)
+            if not self._deaf:
+                _log.error("broadcasts are lost, the first of them on %r: %s", pattern, error)
+            self._deaf = True
+        else:
+            self._deaf = False
 
     def _say_once(self, what: str, text: str) -> None:
         if what not in self._said:

@@ -13,6 +13,7 @@ from prefork.transports.base import Delivery, Depth, Outcome, Outgoing, Recovery
 from prefork.transports.errors import BrokerUnavailable, OwnerLost
 from prefork.transports.redis import RedisTransport, open_results, open_transport
 from prefork.transports.redis.consumer import BATCH_BYTES_MAX
+from prefork.transports.redis.faults import DamagedOwner
 from prefork.transports.redis.keys import Keys
 from prefork.transports.redis.owners import Registered
 from prefork.transports.redis.settings import read_settings
@@ -249,7 +250,7 @@ def test_a_damaged_entry_of_an_owner_is_named_and_nothing_is_lost(
     consumer = transport.consumer(["q"], "owner", "worker")
     (held,) = consumer.reserve(1)
     server.hset(keys.owners, b"owner", b"nonsense")
-    with pytest.raises(BrokerUnavailable, match="owner 'owner'"):
+    with pytest.raises(DamagedOwner, match="owner 'owner'"):
         transport.recover("owner")
     server.hset(keys.owners, b"owner", Registered("worker", ("q",), (0, 3, 6, 9)).encoded())
     assert transport.recover("owner").returned == 1

@@ -1,6 +1,6 @@
 -- Tries every command that the other scripts need, on a key of its own.
 -- Nothing is rolled back: a script that is refused its second write has done the first, and a message
--- would be nowhere. KEYS: a key that nobody uses. Returns the commands that were refused.
+-- would be nowhere. KEYS: a key that nobody uses. ARGV: our database. Returns the commands that were refused.
 local key = KEYS[1]
 local rounds = {
   {{'LPUSH', key, 'x'}, {'RPUSH', key, 'x'}, {'LLEN', key}, {'LINDEX', key, -1}, {'RPOP', key, 1}},
@@ -10,7 +10,7 @@ local rounds = {
   {{'ZADD', key, 1, 'x'}, {'ZSCORE', key, 'x'}, {'ZCARD', key}, {'ZCOUNT', key, 0, 1}, {'ZRANGE', key, 0, 0},
     {'ZRANGEBYSCORE', key, 0, 1}, {'ZREM', key, 'x'}},
   {{'XADD', key, '*', 'x', 'x'}, {'XRANGE', key, '-', '+'}, {'XDEL', key, '0-1'}},
-  {{'SET', key, 'x', 'PX', 1000}, {'GET', key}, {'EXISTS', key}, {'TYPE', key}, {'TIME'}},
+  {{'SET', key, 'x', 'PX', 1000}, {'GET', key}, {'EXISTS', key}, {'TYPE', key}, {'TIME'}, {'SELECT', ARGV[1]}},
 }
 local refused = {}
 

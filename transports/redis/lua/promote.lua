@@ -1,7 +1,7 @@
 -- Moves due messages of one queue into its lists.
 -- KEYS: schedule, queues with a schedule, marked lists, dead letters; then for each step the list and its
 --   marked list. ARGV: queue, most messages, most bytes, the steps.
--- Returns {how many, due time of the next or ''}.
+-- Returns {how many, due time of the next or '', the time now}.
 --- include records
 --- include schedule
 for i, wanted in ipairs({'zset', 'set', 'set', 'stream'}) do
@@ -21,4 +21,4 @@ local following = redis.call('ZRANGE', keys.due, 0, 0, 'WITHSCORES')
 if not following[2] and moved == 0 then
   redis.call('SREM', keys.due_queues, ARGV[1])
 end
-return {moved, following[2] or ''}
+return {moved, following[2] or '', now()}

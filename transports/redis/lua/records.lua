@@ -16,16 +16,34 @@ local function now()
   return string.format('%d.%06d', time[1], time[2])
 end
 
--- Appends lines to a JSON array.
+-- Appends lines to a JSON array. What is none (somebody else wrote it) becomes its first line: by now
+-- the message has been taken from where it was, so nothing may be raised.
 local function with_causes(causes, lines)
   if #lines == 0 then
     return causes
   end
-  local all = causes ~= '' and cjson.decode(causes) or {}
+  local all = {}
+  if causes ~= '' then
+    local readable, found = pcall(cjson.decode, causes)
+    all = readable and type(found) == 'table' and found or {causes}
+  end
   for _, line in ipairs(lines) do
     all[#all + 1] = line
   end
   return cjson.encode(all)
+end
+
+-- Takes an entry of a marked list apart: document, crashes, flags, causes. What has no record after all
+-- is a message without one.
+local function read_entry(entry)
+  local line = string.find(entry, '\n', 1, true)
+  if line then
+    local crashes, flags, causes = string.match(string.sub(entry, 1, line - 1), '^(%d+):(%d+):(.*)$')
+    if crashes then
+      return string.sub(entry, line + 1), tonumber(crashes), tonumber(flags), causes
+    end
+  end
+  return entry, 0, 0, ''
 end
 
 -- Adds a dead letter, and returns its key.

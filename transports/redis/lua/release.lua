@@ -47,13 +47,9 @@ local function next_marked()
   if not entry then
     return nil
   end
-  local line = string.find(entry, '\n', 1, true)
-  if not line then
-    bury(dead, {queue = ARGV[2], step = 0, crashes = 0, causes = '', document = entry}, 'bad-record')
-    return #entry, false, true
-  end
-  redis.call('RPUSH', KEYS[4], string.sub(entry, line + 1))
-  return #entry, string.match(entry, '^(%d+):') ~= '0'
+  local document, crashes = read_entry(entry)
+  redis.call('RPUSH', KEYS[4], document)
+  return #entry, crashes > 0
 end
 
 local step = scheduled and next_scheduled or next_marked

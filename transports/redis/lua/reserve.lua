@@ -45,6 +45,17 @@ end
 
 local has_marked = redis.call('SCARD', marked_lists) > 0
 
+-- Promotion takes messages out of a schedule: every other key that it may need must be good by then.
+local function may_promote()
+  for key, wanted in pairs({[due_queues] = 'set', [dead] = 'stream'}) do
+    if not usable(key, wanted) then
+      wrong[#wrong + 1] = key
+      return false
+    end
+  end
+  return true
+end
+
 local function promote_all()
   local time, left = now(), tonumber(ARGV[6])
   for queue = 1, queues do
@@ -52,7 +63,7 @@ local function promote_all()
     local waiting = redis.pcall('ZCOUNT', due, '-inf', time)
     if type(waiting) == 'table' then
       refused(due, waiting)
-    elseif waiting > 0 and left > 0 then
+    elseif waiting > 0 and left > 0 and may_promote() then
       local lists, marked = {}, {}
       for step = 1, #steps do
         lists[step] = KEYS[list_key(step, queue)]
@@ -90,18 +101,12 @@ local function take_marked(source, key, list)
       refused(key, entry)
       return false
     end
-    local line = string.find(entry, '\n', 1, true)
-    local head = line and string.sub(entry, 1, line - 1) or '0:0:'
-    -- What has no record after all is delivered as it is.
-    local crashes, flags, causes = string.match(head, '^(%d+):(%d+):(.*)$')
-    flags = tonumber(flags or 0)
+    local document, crashes, flags, causes = read_entry(entry)
     local suspect = flags % 2 == 1
     if suspect and count > 0 then
       return true
     end
     redis.call('RPOP', key)
-    local document = crashes and line and string.sub(entry, line + 1) or entry
-    crashes, causes = tonumber(crashes or 0), causes or ''
     local tag = number .. ':' .. source .. ':' .. fence
     if crashes > 0 or flags > 0 then
       tag = 'r' .. number .. ':' .. source .. ':' .. crashes .. ':' .. flags .. ':' .. fence

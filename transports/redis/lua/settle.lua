@@ -6,7 +6,8 @@
 --   a result is {key, document, lifetime in ms or '0'}; a follow-up is {list, queue, step, document},
 --   or with a due time {schedule, queue, step, document, due time}, or {0, channel, '', document} for the
 --   subscribers of a fanout.
--- Returns for each 1, or 0 if it was not held.
+-- Returns for each 1, or 0 if it was not held; and behind them how many channels were not told, because
+-- this user may not publish on them.
 --- include records
 --- include schedule
 --- include store_result
@@ -17,6 +18,7 @@ for i, wanted in ipairs({'hash', 'set', 'set', 'stream'}) do
   end
 end
 
+local AGAIN_S, CLOCKS_APART_S = 0.1, 3600
 local serial = 0
 local to_store = {}
 
@@ -49,6 +51,12 @@ verdicts[1] = function(m, list, marked, _, _, crashed, causes)
 end
 
 verdicts[2] = function(m, schedule, _, _, due)
+  -- Whoever defers to a moment that has just passed here has a clock that is behind ours. It would be
+  -- handed the same message again and again, until its own clock has come so far.
+  local ago_s = now() - due
+  if ago_s >= 0 and ago_s < CLOCKS_APART_S then
+    due = due + ago_s + AGAIN_S
+  end
   delay(KEYS[schedule], m, due)
 end
 
@@ -56,9 +64,13 @@ verdicts[3] = function(m, _, _, reason, causes)
   bury(dead, m, reason, causes)
 end
 
+local untold = 0
+
 local function follow_up(key, queue, step, document, due)
   if key == 0 then
-    redis.call('PUBLISH', queue, document)
+    -- Its message is settled by now: what cannot be told must not undo that.
+    local told = redis.pcall('PUBLISH', queue, document)
+    untold = untold + (type(told) == 'table' and 1 or 0)
     return
   end
   local m = {queue = queue, step = step, document = document, crashes = 0, flags = 0, causes = ''}
@@ -109,10 +121,12 @@ if #to_store > 0 then
     redis.call('SELECT', ARGV[4])
   end
   for _, result in ipairs(to_store) do
-    store_result(KEYS[result[1]], result[2], result[3])
+    local stored = store_result(KEYS[result[1]], result[2], result[3])
+    untold = untold + (stored == 2 and 1 or 0)
   end
   if elsewhere then
     redis.call('SELECT', ARGV[3])
   end
 end
+answers[#answers + 1] = untold
 return answers
