@@ -106,8 +106,11 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
+    def start(self, *, loaded: bool = True) -> None:
+        """Start it and wait until it answers.
+
+        :param loaded: False is content with a server that still loads its data.
+        """
         assert self._process is None, "it runs already"
         config = self.directory / "redis.conf"
         config.write_text("\n".join(self._lines()) + "\n")
@@ -116,7 +119,7 @@ class RedisServer:
             command.append("--sentinel")
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        eventually(self._answers, deadline_s=20.0)
+        eventually(lambda: self._answers(loaded), deadline_s=20.0)
 
     def _lines(self) -> list[str]:
         lines = [f"dir {self.directory}", "bind 127.0.0.1", "daemonize no"]
@@ -140,7 +143,7 @@ class RedisServer:
             lines += [f"{name} {one}" for one in values]
         return lines
 
-    def _answers(self) -> bool:
+    def _answers(self, loaded: bool) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
             raise AssertionError("redis-server ended: " + (self.directory / "log").read_text()[-800:])
@@ -150,7 +153,8 @@ class RedisServer:
             answer = self.ask(b"PING\r\n")
         except OSError:
             return False
-        return answer.startswith((b"+PONG", b"-NOAUTH", b"-NOPERM", b"-MASTERDOWN"))
+        others = (b"-NOAUTH", b"-NOPERM", b"-MASTERDOWN", *([] if loaded else [b"-LOADING"]))
+        return answer.startswith((b"+PONG", *others))
 
     def _accepts(self) -> bool:
         try:
