@@ -124,20 +124,30 @@ class Bulk:
             groups.setdefault(tuple(message.queue for message in task.messages), []).append(task)
         lost: BrokerUnavailable | None = None
         for tasks in groups.values():
-            if lost is not None:
-                self._fail(tasks, lost, unknown=False)
-                continue
-            try:
-                self._client.deliver([message for task in tasks for message in task.messages])
-                self.accepted += len(tasks)
-            except BrokerUnavailable as error:
-                lost = error
-                self._fail(tasks, error, unknown=error.outcome_unknown)
-            except TransportError as error:
-                # Refused for what it is, such as a queue whose key holds something else: the rest goes.
-                self._fail(tasks, error, unknown=False)
+            lost = self._send(tasks, lost)
         if lost is not None:
             raise self.error(lost) from lost
+
+    def _send(self, tasks: Sequence[_Taken], lost: BrokerUnavailable | None) -> BrokerUnavailable | None:
+        """Send some, unless the broker is known to be lost; returns why it is now."""
+        if lost is not None:
+            self._fail(tasks, lost, unknown=False)
+            return lost
+        try:
+            self._client.deliver([message for task in tasks for message in task.messages])
+        except BrokerUnavailable as error:
+            self._fail(tasks, error, unknown=error.outcome_unknown)
+            return error
+        except TransportError as error:
+            if error.permanent and len(tasks) > 1:
+                for task in tasks:  # one of them may be too large: the others are not to blame
+                    lost = self._send((task,), lost)
+                return lost
+            # Refused for what it is, such as a queue whose key holds something else: the rest goes.
+            self._fail(tasks, error, unknown=False)
+        else:
+            self.accepted += len(tasks)
+        return None
 
     def _fail(self, tasks: Sequence[_Taken], error: TransportError, *, unknown: bool) -> None:
         self.failed += [_Failed(task, error, unknown) for task in tasks]

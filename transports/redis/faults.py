@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ..errors import BrokerFull, BrokerUnavailable, TransportError
+from ..errors import BrokerFull, BrokerUnavailable, TransportError, Unacceptable
 
 # What Redis 6.2 makes of an error that a command inside a script met; later versions send it as it is.
 _WRAPPED = re.compile(
@@ -85,6 +85,11 @@ RECONNECT: frozenset[str] = frozenset(
 )
 """After these the next command goes over a new connection: the old one leads to the wrong server."""
 
+HANGS_UP = "ERR Protocol error"
+"""How the server begins when it takes a command for none, and ends the connection."""
+
+_TOO_LARGE = ("invalid bulk length", "invalid multibulk length", "exceeds maximum allowed size")
+
 _REMEDY: Mapping[str, str] = MappingProxyType(
     {
         "LOADING": "it still loads its data; it answers once that is done",
@@ -128,6 +133,11 @@ def from_reply(error: ServerError, *, where: str, user: str | None, command: str
     for start in (word, "ERR AUTH", "ERR max"):
         if start in _REMEDY and text.upper().startswith(start.upper()):
             return BrokerUnavailable(f"redis at {where} refused {command} ({word}): {_REMEDY[start]}")
+    if any(complaint in text for complaint in _TOO_LARGE):
+        return Unacceptable(
+            f"redis at {where} refused {command}: {text}. It takes nothing larger than its "
+            "proto-max-bulk-len: keep large data elsewhere and pass on where they are, or raise that"
+        )
     if word == "EXECABORT":
         return CommandRefused(word, f"redis at {where} refused a transaction: {text}")
     return CommandRefused(word, f"redis at {where} refused {command}: {text}")
@@ -145,6 +155,15 @@ def _from_script(text: str, *, where: str, command: str) -> TransportError:
     return ScriptError(word, detail, f"{command} refused in redis at {where}: {word} {detail}".rstrip())
 
 
+def refused_to_publish(where: str, user: str | None) -> str:
+    """What an operator is told whose user may store results, and announce none."""
+    return (
+        f"results or broadcasts were not announced: redis at {where} does not let the user "
+        f"{user or 'default'!r} publish them, so nobody who waits is told; grant it PUBLISH and the channels "
+        "(ACL SETUSER)"
+    )
+
+
 def unreachable(where: str, why: object, *, outcome_unknown: bool = False) -> BrokerUnavailable:
     """The server did not take or answer a command.
 
@@ -155,15 +174,6 @@ def unreachable(where: str, why: object, *, outcome_unknown: bool = False) -> Br
     if outcome_unknown:
         said += "; the command was sent and may have been executed"
     return BrokerUnavailable(f"redis at {where} is unavailable: {said}", outcome_unknown=outcome_unknown)
-def refused_to_publish(where: str, user: str | None) -> str:
-    """What an operator is told whose user may store results, and announce none."""
-    return (
-        f"results or broadcasts were not announced: redis at {where} does not let the user "
-        f"{user or 'default'!r} publish them, so nobody who waits is told; grant it PUBLISH and the channels "
-        "(ACL SETUSER)"
-    )
-
-
 
 
 def pause_before_reconnect_s(

@@ -16,7 +16,7 @@ import hiredis
 
 from ..errors import TransportError
 from .connect import open_wire
-from .faults import RECONNECT, ServerError, from_reply, unreachable
+from .faults import HANGS_UP, RECONNECT, ServerError, from_reply, unreachable
 from .settings import RedisSettings
 from .wire import Arg, Wire, pack
 
@@ -27,9 +27,15 @@ logger = logging.getLogger(__name__)
 # A connection that was idle for longer is looked at before it is used: one that the server has closed
 # meanwhile then costs a connect, and not a command of unknown outcome.
 _IDLE_S = 0.005
+# After a connection broke, how long to look for a reply that came before that.
+_LAST_WORD_S = 0.1
 # Replies that nobody waits for are read at the latest when there are so many: the server would have to
 # keep them, however long a task goes on to report its progress.
 _UNREAD_MAX = 500
+
+
+def _hangs_up(reply: Any) -> bool:
+    return isinstance(reply, ServerError) and reply.text.startswith(HANGS_UP)
 
 
 class Script(NamedTuple):
@@ -232,6 +238,7 @@ class Link:
         """
         wire = self._ready(timeout_s)
         sent = False
+        replies: list[Any] = []
         try:
             wire.write(data)
             sent = True
@@ -239,8 +246,12 @@ class Link:
                 self._read_unread(wire)
             if count == 1:
                 return [wire.read()]
-            return [wire.read() for _ in range(count)]
+            for _ in range(count):
+                replies.append(wire.read())
+            return replies
         except (OSError, hiredis.HiredisError) as error:
+            if refusal := self._refusal(wire, error, replies):
+                raise refusal from None
             unknown = sent or wire.sent_bytes >= (first_bytes or len(data))
             raise self._broken(error, unknown=unknown) from None
         except BaseException:
@@ -261,6 +272,19 @@ class Link:
             self.close()
             raise
 
+    def _refusal(self, wire: Wire, error: Exception, replies: list[Any]) -> TransportError | None:
+        """What the server said before it hung up: it does not wait for the end of what is too large."""
+        try:
+            while not (isinstance(error, TimeoutError) or (replies and _hangs_up(replies[-1]))):
+                replies.append(wire.read_response(_LAST_WORD_S))
+        except (OSError, hiredis.HiredisError):
+            return None  # it said nothing: the first error tells more
+        if not replies or not _hangs_up(replies[-1]):
+            return None
+        refusal = self._error(replies[-1], "a command")
+        self.close()
+        return refusal
+
     def _read_unread(self, wire: Wire) -> None:
         names, self._unread = self._unread, []
         for name in names:
@@ -280,7 +304,7 @@ class Link:
     def _checked(self, reply: Any, command: str) -> Any:
         if isinstance(reply, ServerError):
             error = self._error(reply, command)
-            if reply.word in RECONNECT:
+            if reply.word in RECONNECT or _hangs_up(reply):
                 self.close()
                 self._first = (self._first + 1) % len(self.settings.endpoints)
             raise error
