@@ -13,7 +13,7 @@ import socket
 from typing import Any, Final, NoReturn
 
 from ...transports.base import Watch
-from ...transports.errors import TransportError
+from ...transports.errors import BrokerUnavailable, TransportError
 from .. import orphans, signals
 from ..clock import mono_ns
 from ..housekeeping import Duty, Housekeeping
@@ -53,7 +53,7 @@ class Agent:
         self._recoverer = Recoverer(link, loaded, storage, log)
         self._queues: list[str] = loaded.options["queues"]
         self._waker = Waker(link.scoreboard, storage.transport, self._queues)
-        # Requests of the supervisor that could not be carried out yet.
+        # Requests of the supervisor that could not be carried out yet, in the order in which they came.
         self._undone: list[dict[str, Any]] = []
         self._keeping = Housekeeping(
             storage.transport,
@@ -74,6 +74,7 @@ class Agent:
             Duty("results", _STORE_S, self._recoverer.retry_unstored),
         ]
         self._stopping = False
+        self._away = False  # the last request found no broker
         self._blind = False  # the last look for messages failed, and that was said
 
     def run(self) -> int:
@@ -159,14 +160,27 @@ class Agent:
             self._undone.append(message)
 
     def _retry_undone(self) -> None:
-        self._undone = [message for message in self._undone if not self._carry_out(message)]
+        waiting, self._undone = self._undone, []
+        while waiting:
+            message = waiting.pop(0)
+            if self._carry_out(message, again=True):
+                continue
+            self._undone.append(message)
+            if self._away:
+                # Each of the others would wait for a silent broker as long again, and the lease with it.
+                self._undone += waiting
+                return
 
-    def _carry_out(self, message: dict[str, Any]) -> bool:
+    def _carry_out(self, message: dict[str, Any], *, again: bool = False) -> bool:
+        """Do what the supervisor asks; False if that must be tried again, which is said only once."""
         try:
             answer = self._recoverer.carry_out(message)
         except TransportError as error:
-            self._log.error("%s of slot %s: %s", message["op"], message.get("slot"), error)
+            self._away = isinstance(error, BrokerUnavailable)
+            if not again:
+                self._log.error("%s of slot %s: %s; trying again", message["op"], message.get("slot"), error)
             return False
+        self._away = False
         self._say(answer)
         return True
 

@@ -27,6 +27,7 @@ from prefork.engine.scoreboard import (
 )
 from prefork.engine.settling import Settler
 from prefork.engine.storage import Storage
+from prefork.transports.errors import BrokerUnavailable, TransportError
 from support.apps import memory_app
 from support.faulty import Faulty
 from support.one_child import WORKER, link_of, loaded, unlink
@@ -150,6 +151,41 @@ def test_what_cannot_be_done_while_the_broker_is_away_is_done_later(stage: Stage
     assert stage.transport.calls["recover"] == 4
     send(stage.ours, {"op": "stop"})
     running.result()
+
+
+def test_requests_wait_for_one_answer_of_an_absent_broker_and_are_complained_of_once(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Background(stage.agent.run)
+    stage.hear()
+    for index in range(3):
+        stage.board.slot(index).clear(1)
+    stage.transport.fail("recover", 8)
+    for index in range(3):
+        request = {"op": "dead", "slot": index, "generation": 1, "verdict": "crash", "cause": "signal 9"}
+        send(stage.ours, request)
+    assert [stage.hear()["slot"] for _ in range(3)] == [0, 1, 2]
+    # Three were asked first; then one a turn, until it succeeded and the others did with it.
+    assert stage.transport.calls["recover"] == 8 + 3
+    assert caplog.text.count("the broker is away") == 3
+    send(stage.ours, {"op": "stop"})
+    running.result()
+
+
+@pytest.mark.parametrize(
+    ("error", "answered"), [(TransportError("its entry is damaged"), [1]), (BrokerUnavailable("away"), [])]
+)
+def test_a_request_that_is_refused_keeps_no_other_waiting_and_an_absent_broker_all(
+    stage: Stage, error: TransportError, answered: list[int]
+) -> None:
+    for index in range(2):
+        stage.board.slot(index).clear(1)
+        request = {"op": "dead", "slot": index, "generation": 1, "verdict": "crash", "cause": "signal 9"}
+        stage.agent._undone.append(request)
+    stage.transport.fail("recover", 1, lambda: error)
+    stage.agent._retry_undone()
+    assert [stage.hear()["slot"] for _ in answered] == answered
+    assert [request["slot"] for request in stage.agent._undone] == [0, 1][: 2 - len(answered)]
 
 
 def test_an_agent_leaves_although_the_broker_is_away(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
