@@ -101,4 +101,8 @@ def result_options(config: Any) -> dict[str, Any]:
         value = getattr(config, name)
         if value is not None:
             options[option] = value
+    if str(config.result_backend or "").startswith("rpc:"):
+        options["broker_url"] = publish_url(config)
+        options["broker_options"] = broker_options(config)
+        options["result_persistent"] = config.result_persistent
     return {**options, **config.result_backend_transport_options}

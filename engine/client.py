@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..serializers.base import UnknownSerializer
 from ..serializers.registry import SerializerTable, load_serializer
-from ..transports.base import Outgoing, ResultStore, SendsWithin, Transport
+from ..transports.base import Answers, Outgoing, ResultStore, SendsWithin, Transport
 from ..transports.errors import BrokerUnavailable
 from ..transports.registry import open_results, open_transport
 from . import publish_signals, signals
@@ -88,6 +88,8 @@ class Client:
         # How tasks are sent that only their name is known of. Written by any thread that sends one.
         self.named_plans: dict[str, TaskPlan] = {}
         self._handles = _Handles()
+        # Whether results come as messages, for which the sender has to wait from before it sends.
+        self._answered = str(config.result_backend or "").startswith("rpc:")
 
     # -- handles ------------------------------------------------------------------------------
 
@@ -133,6 +135,11 @@ class Client:
                 if handles.results is None:
                     handles.results = open_results(url, self.result_options())
         return handles.results
+
+    def _listen(self) -> str:
+        """Where this process waits for results."""
+        store = self.results
+        return store.listen() if isinstance(store, Answers) else ""
 
     def adopt(self, transport: Transport | None, results: ResultStore | None) -> None:
         """Use what this process has opened already (a worker child shares its own)."""
@@ -221,6 +228,8 @@ class Client:
         if signals.before_task_publish.receivers:
             policy = options.get("retry_policy") or self.config.task_publish_retry_policy
             publish_signals.before(draft, policy)
+        if self._answered and not draft.ignore_result and not draft.reply_to:
+            draft.reply_to = self._listen()
         table = self.table if draft.serializer in self.table.names else self.table_for(draft.serializer)
         document = encode_task(draft, table, now_wall_s=now_wall_s)
         self.publish(

@@ -91,7 +91,7 @@ class ResultWriter:
             date_done_wall_s=wall_s() if ready else None,
             extended=self._extra(message, request, text_arguments) if self._extended else None,
         )
-        return StoredResult(message.id, document, self._expires_s, ready)
+        return StoredResult(message.id, document, self._expires_s, ready, message.reply_to or "")
 
     def _extra(self, message: TaskMessage, request: Any, as_text: bool) -> Mapping[str, Any]:
         # A task may have put anything into its arguments, and pickle brings what JSON cannot say.
@@ -114,7 +114,7 @@ class ResultWriter:
             group_id=message.group if message else None,
             parent_id=message.parent_id if message else None,
         )
-        return StoredResult(task_id, document, self._expires_s, final=False)
+        return StoredResult(task_id, document, self._expires_s, final=False, reply_to=_reply_to(message))
 
     def failure(
         self,
@@ -136,7 +136,11 @@ class ResultWriter:
             parent_id=message.parent_id if message else None,
             date_done_wall_s=wall_s(),
         )
-        return (StoredResult(task_id, document, self._expires_s),)
+        return (StoredResult(task_id, document, self._expires_s, reply_to=_reply_to(message)),)
+
+
+def _reply_to(message: TaskMessage | None) -> str:
+    return "" if message is None else message.reply_to or ""
 
 
 def _failed(error: Exception) -> Executed:

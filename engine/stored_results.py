@@ -128,7 +128,8 @@ class StoredResults:
             date_done_wall_s=wall_s(),
         )
         final = state in states.READY_STATES
-        self._store().store([StoredResult(task_id, document, self._expires_s, final)])
+        reply_to = "" if request is None else request.reply_to or ""
+        self._store().store([StoredResult(task_id, document, self._expires_s, final, reply_to)])
 
     def save_group(self, group_id: str, value: Any) -> None:
         """Store the tuple of a group (interop §8.4)."""

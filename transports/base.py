@@ -28,6 +28,7 @@ from .values import (
 )
 
 __all__ = [
+    "Answers",
     "Capabilities",
     "Consumer",
     "Counts",
@@ -320,6 +321,17 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Release connections and descriptors. Safe to call twice."""
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """A result store whose results are messages to whoever called."""
+
+    def listen(self) -> str:
+        """What the messages of this process name as ``reply_to``; ready to take answers on return.
+
+        :raises BrokerUnavailable: it cannot be made ready.
+        """
 
 
 class ResultStore(Protocol):

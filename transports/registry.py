@@ -43,6 +43,7 @@ BUILT_IN_RESULTS: Mapping[str, str] = MappingProxyType(
         "redis": ".redis",
         "redis+socket": ".redis",
         "rediss": ".redis",
+        "rpc": ".amqp.rpc_results",
         "sentinel": ".redis",
     }
 )

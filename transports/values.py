@@ -107,12 +107,14 @@ class StoredResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
     :param document: encoded result document (interop §8.2).
     :param expires_s: lifetime in seconds from now; None keeps it.
     :param final: the document's state is a ready one (SUCCESS, FAILURE, REVOKED).
+    :param reply_to: where whoever called waits for it; only stores that answer by messages look at it.
     """
 
     key: str
     document: bytes
     expires_s: float | None = None
     final: bool = True
+    reply_to: str = ""
 
 
 class Verdict(IntEnum):

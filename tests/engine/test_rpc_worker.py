@@ -1,0 +1,116 @@
+"""Results as messages, with real workers: each other's clients wait for each other's workers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import celery
+import celery.exceptions
+import pytest
+
+from prefork.engine import App
+from prefork.engine.exceptions import WorkerLostError
+from support.host import Host
+from support.rabbitmq_server import shared
+
+SHOP = """
+import os, signal, time
+from prefork.engine import App
+
+app = App("shop", broker="{broker}", backend="rpc://")
+app.conf.task_default_queue = "{queue}"
+app.conf.broker_native_delayed_delivery_queue_type = "classic"
+
+@app.task
+def add(x, y):
+    return x + y
+
+@app.task
+def fails():
+    raise ValueError("bad", 3)
+
+@app.task(bind=True)
+def reports(self):
+    self.update_state(state="PROGRESS", meta={{"done": 3}})
+    time.sleep(0.5)
+    return "reported"
+
+@app.task(bind=True, max_retries=3)
+def third_time(self):
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    return self.request.retries
+
+@app.task
+def calls(x):
+    return add.delay(x, 1).get(timeout=20, disable_sync_subtasks=False)
+
+@app.task(reject_on_worker_lost=False)
+def dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+QUEUE = f"shop.{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def broker() -> str:
+    return shared().url
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory, broker: str) -> Iterator[Host]:
+    host = Host(tmp_path_factory.mktemp("rpc"))
+    host.write("shop.py", SHOP.format(broker=broker, queue=QUEUE))
+    host.start("-A", "shop", "worker", "-c", "2")
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def client(worker: Host, broker: str) -> Iterator[App]:
+    app = App("client", broker=broker, backend="rpc://", set_as_current=False)
+    app.conf.task_default_queue = QUEUE
+    yield app
+    app.close()
+
+
+def test_results_come_to_who_called(client: App) -> None:
+    results = [client.send_task("shop.add", (number, 1)) for number in range(50)]
+    assert [result.get(timeout=30) for result in results] == list(range(1, 51))
+
+
+def test_failures_and_retries_come_as_well(client: App) -> None:
+    with pytest.raises(ValueError, match="bad") as caught:
+        client.send_task("shop.fails").get(timeout=20)
+    assert caught.value.args == ("bad", 3)
+    assert client.send_task("shop.third_time").get(timeout=20) == 2
+
+
+def test_progress_is_seen(client: App) -> None:
+    result = client.send_task("shop.reports")
+    seen = []
+    while not seen or seen[-1] != "SUCCESS":
+        state = result.state
+        if not seen or seen[-1] != state:
+            seen.append(state)
+    assert "PROGRESS" in seen
+    assert result.get(timeout=20) == "reported"
+
+
+def test_a_task_waits_for_another(client: App) -> None:
+    assert client.send_task("shop.calls", (41,)).get(timeout=20) == 42
+
+
+def test_the_loss_of_a_process_is_told(client: App) -> None:
+    with pytest.raises(WorkerLostError):
+        client.send_task("shop.dies").get(timeout=20)
+
+
+def test_a_client_of_celery_waits_for_our_worker(worker: Host, broker: str) -> None:
+    peer = celery.Celery("peer", set_as_current=False, broker=broker, backend="rpc://")
+    assert peer.send_task("shop.add", (40, 2), queue=QUEUE).get(timeout=20) == 42
+    with pytest.raises(ValueError, match="bad"):
+        peer.send_task("shop.fails", queue=QUEUE).get(timeout=20)
+    peer.close()
