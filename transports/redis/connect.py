@@ -150,7 +150,8 @@ def _dial(settings: RedisSettings, endpoint: Endpoint, tls: TlsSettings | None, 
             raise
     except TimeoutError:
         raise unreachable(where, f"it did not accept a connection within {limit_s:.3g} s") from None
-    except OSError as error:
+    # A ValueError: a name that no host can have, or one that no certificate can bear.
+    except (OSError, ValueError) as error:
         raise unreachable(where, error) from None
     return wire
 

@@ -100,6 +100,8 @@ _REMEDY: Mapping[str, str] = MappingProxyType(
         "NOREPLICAS": "too few replicas follow it; see min-replicas-to-write",
         "CLUSTERDOWN": "its cluster is down",
         "TRYAGAIN": "its cluster moves these keys just now",
+        "MOVED": "it is part of a Redis Cluster, which is not supported; use one primary",
+        "CROSSSLOT": "it is part of a Redis Cluster, which is not supported; use one primary",
         "BUSY": "it is busy with a script; see SCRIPT KILL",
         "UNBLOCKED": "the wait was ended by the server",
         "NOAUTH": "it asks for a password; put one into the URL",

@@ -10,6 +10,8 @@ from prefork.transports.base import Depth, Outcome, Outgoing
 from prefork.transports.errors import BrokerFull, BrokerUnavailable, TransportError
 from prefork.transports.redis import open_transport
 from prefork.transports.redis.faults import CommandRefused, ServerError, WrongKeyType, from_reply
+from prefork.transports.redis.link import Link
+from prefork.transports.redis.settings import read_settings
 from support.redis_server import RedisServer, running_redis
 from support.waiting import eventually
 
@@ -28,6 +30,8 @@ from support.waiting import eventually
         ("{} WRONGTYPE Operation against a key holding the wrong kind of value", WrongKeyType),
         ("{} @user_script: 1: The user executing the script can't run this command", BrokerUnavailable),
         ("ERR ACL failure in script: User app has no permissions to run the 'rpop'", BrokerUnavailable),
+        ("CROSSSLOT Keys in request don't hash to the same slot", BrokerUnavailable),
+        ("MOVED 3999 127.0.0.1:6381", BrokerUnavailable),
         ("{} user_script:1: attempt to perform arithmetic on a nil value", CommandRefused),
         ("PREFORK WRONGTYPE @user_script: 1: -READONLY", WrongKeyType),
     ],
@@ -38,6 +42,25 @@ def test_what_a_command_inside_a_script_met_is_understood_from_every_version(
     said = said.format("ERR Error running script (call to f_064310467e6637629cbd1a01fa): @user_script:12:")
     error = from_reply(ServerError(said), where="here", user="app", command="reserve")
     assert type(error) is kind, error
+
+
+@pytest.mark.parametrize("host", ["a..b", ".x", "h" * 70])
+def test_a_name_that_no_host_can_have_is_an_unreachable_server(host: str) -> None:
+    for scheme in ("redis", "rediss"):
+        with pytest.raises(BrokerUnavailable, match="label") as refused:
+            Link(read_settings(f"{scheme}://{host}/0")).call("PING")
+        assert not refused.value.outcome_unknown
+
+
+def test_a_cluster_is_said_to_be_unsupported() -> None:
+    with running_redis({"cluster-enabled": "yes"}) as server:
+        for first in range(0, 16384, 4096):
+            server.cli("cluster", "addslots", *map(str, range(first, first + 4096)))
+        eventually(lambda: "cluster_state:ok" in server.cli("cluster", "info"))
+        transport = open_transport(server.url, {})
+        with pytest.raises(BrokerUnavailable, match="Redis Cluster, which is not supported"):
+            transport.consumer(["q", "r"], "owner", "worker").reserve(1)
+        transport.close()
 
 
 Trouble = Callable[[bool], object]
