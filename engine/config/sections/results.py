@@ -19,7 +19,7 @@ from ..kinds import (
     optional,
     zero_is_none,
 )
-from ..reasons import AMQP, CHORDS
+from ..reasons import CHORDS
 from ..setting import section, setting
 
 
@@ -92,9 +92,8 @@ class ResultsSettings:
     result_persistent: bool | None = setting(
         optional(BOOLEAN),
         None,
-        "Messages that carry results are persistent.",
+        "Messages that carry results (rpc://) survive a restart of the broker.",
         old="CELERY_RESULT_PERSISTENT",
-        no_effect=AMQP,
     )
     result_cache_max: int = setting(
         integer(-1),
@@ -108,14 +107,14 @@ class ResultsSettings:
         "celeryresults",
         "Name of the exchange for results.",
         old="CELERY_RESULT_EXCHANGE",
-        no_effect=AMQP,
+        no_effect="a result goes straight to the queue of who called",
     )
     result_exchange_type: str = setting(
         TEXT,
         "direct",
         "Type of the exchange for results.",
         old="CELERY_RESULT_EXCHANGE_TYPE",
-        no_effect=AMQP,
+        no_effect="a result goes straight to the queue of who called",
     )
     result_chord_retry_interval: float = setting(
         SECONDS,
