@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from ...transports.base import DeadLetter, Delivery, Outgoing, StoredResult
 from ...transports.errors import TransportError
@@ -18,10 +18,13 @@ from ..message import MalformedMessage, TaskMessage, parse
 from ..refusals import errbacks_of, is_failure_stored
 from ..result_writer import ResultWriter
 from ..scoreboard import Policy
+from ..settling import is_permanent
 from ..storage import Storage
 
 # What neither store nor broker takes for so long is given up, the oldest first.
 _KEPT_MAX: Final = 10_000
+
+_T = TypeVar("_T")
 
 
 class Failures:
@@ -36,6 +39,7 @@ class Failures:
         )
         self._unstored: list[StoredResult] = []
         self._unsent: list[Outgoing] = []
+        self._away: set[str] = set()  # what nobody took at the last attempt
 
     def of_running(
         self, task_id: str, delivery: Delivery | None, bits: int, error: Exception
@@ -73,37 +77,52 @@ class Failures:
 
     def keep(self, results: Sequence[StoredResult], follow_ups: Sequence[Outgoing]) -> None:
         """Store and send for a message that is gone from the broker: nobody else will."""
-        if not results and not follow_ups:
-            return
         self._unstored += results
         self._unsent += follow_ups
-        self.retry()
+        del self._unstored[:-_KEPT_MAX], self._unsent[:-_KEPT_MAX]
+        if not self._away:
+            # Else the next `retry` is soon enough: each attempt may wait for a silent server, and there
+            # may be thousands of dead letters.
+            self.retry()
 
     def retry(self) -> None:
         """Store and send what could not be before."""
         store = self._storage.store
         if store is None:
             self._unstored.clear()
-        elif self._unstored and self._done("results of lost tasks", len(self._unstored), self._store):
-            self._unstored.clear()
-        if self._unsent and self._done("error callbacks", len(self._unsent), self._send):
-            self._unsent.clear()
-        del self._unstored[:-_KEPT_MAX], self._unsent[:-_KEPT_MAX]
+        else:
+            self._hand_over("results of lost tasks", self._unstored, store.store)
+        self._hand_over("error callbacks", self._unsent, self._storage.transport.send)
 
-    def _store(self) -> None:
-        assert self._storage.store is not None
-        self._storage.store.store(self._unstored)
-
-    def _send(self) -> None:
-        self._storage.transport.send(self._unsent)
-
-    def _done(self, what: str, count: int, attempt: Callable[[], None]) -> bool:
+    def _hand_over(self, what: str, waiting: list[_T], take: Callable[[Sequence[_T]], None]) -> None:
+        """Have taken what waits; what is refused for good is given up. Failures are said once in a row."""
+        if not waiting:
+            return
         try:
-            attempt()
-        except TransportError as error:
-            self._log.error("%d %s wait: %s", count, what, error)
-            return False
-        return True
+            take(waiting)
+        except (TransportError, ValueError) as error:
+            if not is_permanent(error):
+                if what not in self._away:
+                    self._log.error("%d %s wait: %s", len(waiting), what, error)
+                self._away.add(what)
+                return
+            if len(waiting) > 1:
+                self._one_by_one(what, waiting, take)
+                return
+            self._log.error("%s: one is given up: %s", what, error)
+        waiting.clear()
+        if what in self._away:
+            self._away.discard(what)
+            self._log.warning("%s are taken again", what)
+
+    def _one_by_one(self, what: str, waiting: list[_T], take: Callable[[Sequence[_T]], None]) -> None:
+        every, waiting[:] = list(waiting), []
+        for index, one in enumerate(every):
+            alone = [one]
+            self._hand_over(what, alone, take)
+            if alone:
+                waiting += every[index:]
+                return
 
     def _errbacks(self, delivery: Delivery, message: TaskMessage, error: Exception) -> tuple[Outgoing, ...]:
         loaded = self._loaded

@@ -12,7 +12,8 @@ import pytest
 
 from prefork.engine.exceptions import TimeLimitExceeded, WorkerLostError
 from prefork.engine.request import Context
-from prefork.transports.base import Delivery
+from prefork.transports.base import Delivery, StoredResult
+from prefork.transports.errors import BrokerUnavailable, Unacceptable
 from support.agent_scene import CAUSE, Scene
 from support.apps import memory_app, sent
 from support.one_child import NODE, OneChild, unlink
@@ -143,6 +144,53 @@ def test_the_callbacks_of_a_dead_letter_are_sent_when_broker_and_store_take_them
     scene.recoverer.retry_unstored()
     scene.recoverer.retry_unstored()
     assert len(sent(told.app, "sorry")) == 1
+
+
+def results(*names: str) -> list[StoredResult]:
+    return [StoredResult(name, b'{"status": "FAILURE"}') for name in names]
+
+
+def test_an_absent_store_is_asked_once_a_turn_however_many_died_and_said_once(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures, store = told.scene.recoverer._failures, told.scene.store
+    store.fail("store", 3)
+    for name in ("a", "b", "c", "d"):
+        failures.keep(results(name), ())
+    assert store.calls["store"] == 1
+    for _ in range(3):
+        failures.retry()
+    assert store.calls["store"] == 4
+    assert None not in told.app.client.results.get(["a", "b", "c", "d"])
+    assert caplog.text.count("wait: ") == 1
+    assert caplog.text.count("are taken again") == 1
+    failures.retry()
+    assert store.calls["store"] == 4, "what was taken is not stored again"
+
+
+def test_a_failure_that_no_store_takes_keeps_no_other_waiting(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures, store = told.scene.recoverer._failures, told.scene.store
+    store.fail("store", 1)
+    failures.keep(results("a", "b", "c"), ())
+    # Together they are refused, and so is the first of them.
+    store.fail("store", 2, lambda: Unacceptable("it is too large"))
+    failures.retry()
+    assert [found is None for found in told.app.client.results.get(["a", "b", "c"])] == [True, False, False]
+    assert caplog.text.count("one is given up: it is too large") == 1
+
+
+def test_an_outage_among_them_keeps_the_rest_in_order(told: Told) -> None:
+    failures, store = told.scene.recoverer._failures, told.scene.store
+    store.fail("store", 1)
+    failures.keep(results("a", "b", "c"), ())
+    errors = iter([Unacceptable("too large"), BrokerUnavailable("away")])
+    store.fail("store", 2, lambda: next(errors))
+    failures.retry()
+    assert [one.key for one in failures._unstored] == ["a", "b", "c"]
+    failures.retry()
+    assert failures._unstored == []
 
 
 def test_a_dead_letter_whose_arguments_cannot_be_read_has_a_failure_and_no_callbacks(
