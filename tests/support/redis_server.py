@@ -239,8 +239,13 @@ def running_redis(
         server.close()
 
 
-def make_certificates(directory: Path, *, name: str = "localhost") -> Path:
-    """A throw-away authority (``ca.crt``) and a server certificate for `name`, made by openssl."""
+def make_certificates(
+    directory: Path, *, name: str = "localhost", valid: tuple[str, str] | None = None
+) -> Path:
+    """A throw-away authority (``ca.crt``) and a server certificate for `name`, made by openssl.
+
+    :param valid: from when until when, as ``YYYYMMDDHHMMSSZ``; else two days from now.
+    """
     directory.mkdir(parents=True, exist_ok=True)
 
     def openssl(*args: str) -> None:
@@ -252,10 +257,17 @@ def make_certificates(directory: Path, *, name: str = "localhost") -> Path:
         "req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test CA"
     )
     openssl("req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", f"/CN={name}")
-    (directory / "extensions").write_text(f"subjectAltName=DNS:{name}\n")
+    kind = "IP" if name[0].isdigit() else "DNS"
+    (directory / "extensions").write_text(f"subjectAltName={kind}:{name}\n")
+    (directory / "index").write_text("")
+    (directory / "ca.conf").write_text(
+        "[ca]\ndefault_ca=it\n[it]\ndatabase=index\nrand_serial=yes\nnew_certs_dir=.\n"
+        "default_md=sha256\ndefault_days=2\npolicy=any\n[any]\ncommonName=supplied\n"
+    )
+    dates = ("-startdate", valid[0], "-enddate", valid[1]) if valid else ()
     openssl(
-        *("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"),
-        *("-out", "server.crt", "-days", "2", "-extfile", "extensions"),
+        *("ca", "-batch", "-notext", "-config", "ca.conf", "-cert", "ca.crt", "-keyfile", "ca.key", *dates),
+        *("-in", "server.csr", "-out", "server.crt", "-extfile", "extensions"),
     )
     return directory
 

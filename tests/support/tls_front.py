@@ -16,11 +16,25 @@ class TlsFront:
     :param port: to listen on.
     :param behind: port of the plain server.
     :param certificates: the directory with ``server.crt`` and ``server.key``.
+    :param clients: an authority; only clients with a certificate of it are let in.
+    :param newest: the newest version of TLS that it speaks.
     """
 
-    def __init__(self, port: int, behind: int, certificates: Path) -> None:
+    def __init__(
+        self,
+        port: int,
+        behind: int,
+        certificates: Path,
+        *,
+        clients: Path | None = None,
+        newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
+    ) -> None:
         self._behind = behind
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.maximum_version = newest
+        if clients is not None:
+            self._context.verify_mode = ssl.CERT_REQUIRED
+            self._context.load_verify_locations(clients)
         self._context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
         self._listener = socket.create_server(("127.0.0.1", port))
         self._open: list[socket.socket] = [self._listener]  # written by the thread that accepts
