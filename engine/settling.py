@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from ..transports.base import Consumer, Informs, Outcome, ResultStore, StoredResult, Transport
-from ..transports.errors import TransportError
+from ..transports.errors import BrokerUnavailable, TransportError
 
 # What is done instead of an outcome that is refused for good, best first.
 Instead = Callable[[Consumer, Outcome, Exception], Iterator[Outcome]]
@@ -85,14 +85,16 @@ class Settler:
     def _settle_instead(
         self, consumer: Consumer, outcome: Outcome, error: Exception, instead: Instead
     ) -> bool:
+        last = error
         for other in instead(consumer, outcome, error):
             try:
                 return self._settle(consumer, [other])[0]
             except (TransportError, ValueError) as again:
                 if not is_permanent(again):
                     raise
-                _log.error("delivery %s: refused as well: %s", outcome.tag.hex(), again)
-        raise error
+                last = again
+        # That must be mended; until then the message is kept, and not run again.
+        raise BrokerUnavailable(f"not even a dead letter is taken: {last}") from last
 
     def _settle(self, consumer: Consumer, outcomes: Sequence[Outcome]) -> list[bool]:
         if self._together:

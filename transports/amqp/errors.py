@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import TransportError
+from ..errors import TransportError, Unacceptable
 
 _INEQUIVALENT = re.compile(r"inequivalent arg '(?P<argument>[^']*)' for (?P<kind>\w+) '(?P<name>[^']*)'")
 
@@ -15,6 +15,8 @@ class DeclarationClash(TransportError):
     :param name: of the queue or exchange.
     :param argument: what differs, or empty when the broker does not say.
     """
+
+    permanent = True
 
     def __init__(self, name: str, said: str) -> None:
         found = _INEQUIVALENT.search(said)
@@ -35,6 +37,8 @@ class Unroutable(TransportError):
     :param exchange: empty for the default exchange.
     """
 
+    permanent = True
+
     def __init__(self, exchange: str, routing_key: str, said: str) -> None:
         super().__init__(
             f"no queue takes routing key {routing_key!r} of exchange {exchange!r} ({said}); "
@@ -45,4 +49,32 @@ class Unroutable(TransportError):
 
 
 class Refused(TransportError):
-    """The broker refused an operation for good: rights, a queue that somebody holds alone, a bad name."""
+    """The broker refused an operation for what it is: rights, a queue that somebody holds alone, a name.
+
+    :param permanent: there is no such thing (404), or it cannot be so (406). Rights can be granted, and
+        who holds a queue lets it go.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+# Of a queue whose node is down (404), and of a virtual host with too many queues (406): both pass.
+_PASSES = ("inaccessible", "limit")
+_NOT_FOUND, _PRECONDITION_FAILED, _CONTENT_TOO_LARGE = 404, 406, 311
+
+
+def refused(what: str, code: int, said: str) -> TransportError:
+    """The error that closed a channel.
+
+    :param code: of AMQP.
+    :param said: the words of the broker.
+    """
+    if code == _CONTENT_TOO_LARGE or (code == _PRECONDITION_FAILED and "message size" in said):
+        return Unacceptable(
+            f"RabbitMQ refused {what}: {said}; keep large data elsewhere and pass on where they are, or "
+            "raise its max_message_size"
+        )
+    passes = code not in (_NOT_FOUND, _PRECONDITION_FAILED) or any(word in said for word in _PASSES)
+    return Refused(f"RabbitMQ refused {what}: {said}", permanent=not passes)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import BrokerFull, BrokerUnavailable
 from .codec import encode_properties
-from .errors import Refused, Unroutable
+from .errors import Refused, Unroutable, refused
 from .frames import ACK, NACK, RETURN, Method, publish_frames, read_confirm, read_return
 from .link import CHANNEL_ERRORS, Link
 from .settings import AmqpSettings
@@ -63,6 +63,8 @@ class Publisher:
         :raises BrokerFull: it takes no messages at present.
         :raises Unroutable: there is no queue for one of them.
         :raises DeclarationClash: a queue is not what is configured.
+        :raises Refused: it may not be done, or there is no such exchange.
+        :raises Unacceptable: a message is too large.
         :raises codec.Unencodable: a header has no form in AMQP.
         """
         encoded = [encode_properties(parcel.properties) for parcel in parcels]
@@ -129,15 +131,20 @@ class Publisher:
         with self.link.guarded("publishing", outcome_unknown=True):
             self._prepare(parcels, end_mono_s)
             wire = self.link.wire(end_mono_s)
-            self._wait_until_taken(wire, end_mono_s)
-            self._write(wire, parcels, encoded, end_mono_s)
-            if self._settings.confirms:
-                self._await_confirms(wire, end_mono_s)
-            refused, self._refused = self._refused, []
+            try:
+                self._wait_until_taken(wire, end_mono_s)
+                self._write(wire, parcels, encoded, end_mono_s)
+                if self._settings.confirms:
+                    self._await_confirms(wire, end_mono_s)
+            except CHANNEL_ERRORS as error:
+                # The channel is closed, and with it went what else was on its way.
+                self.link.drop()
+                raise refused("a message", error.code, str(error.reply_text)) from error
+            nacked, self._refused = self._refused, []
             returned, self._returned = self._returned, []
-        if refused:
+        if nacked:
             raise BrokerFull(
-                f"RabbitMQ refused {len(refused)} of {len(parcels)} messages (a queue at its limit, "
+                f"RabbitMQ refused {len(nacked)} of {len(parcels)} messages (a queue at its limit, "
                 "or one that has no leader at present); send them again later"
             )
         return returned
@@ -167,7 +174,7 @@ class Publisher:
         except BaseException as error:
             self.link.drop()  # the channel is closed; a new connection costs little, and this is rare
             if isinstance(error, CHANNEL_ERRORS):
-                raise Refused(f"RabbitMQ refused a declaration: {error}") from error
+                raise refused("a declaration", error.code, str(error.reply_text)) from error
             raise
 
     def _ready(self, end_mono_s: float) -> Wire:

@@ -14,7 +14,7 @@ import amqp
 from ..base import QueueDeclaration
 from . import ladder
 from .documents import HEADER_OWNER
-from .errors import DeclarationClash, Refused
+from .errors import DeclarationClash, refused
 from .settings import AmqpSettings
 
 HELD_EXCHANGE = "prefork.started"
@@ -59,7 +59,7 @@ class Topology:
         except amqp.exceptions.PreconditionFailed as error:
             raise DeclarationClash(name, str(error.reply_text)) from error
         except amqp.exceptions.ChannelError as error:
-            raise Refused(f"queue {name!r} cannot be declared: {error.reply_text}") from error
+            raise refused(f"to declare queue {name!r}", error.code, str(error.reply_text)) from error
         self._queues.add(name)
 
     def exchange(self, channel: Any, name: str) -> None:
