@@ -18,8 +18,8 @@ from support.ledger import Kill, Ledger, boot_ns, check
 from support.redis_server import RedisServer, running_redis
 from support.waiting import eventually
 
-ROUNDS = 8
-PER_ROUND = 150
+ROUNDS = 6
+PER_ROUND = 200
 VISIBILITY_S = 5.0
 LEASE = {"worker_lease": 2.0, "worker_lease_renew_interval": 0.5}
 DEADLINE_S = 60.0

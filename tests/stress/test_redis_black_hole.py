@@ -19,7 +19,7 @@ from support.stress_worker import StressWorker, group_members
 from support.tcp_proxy import Mode, tcp_proxy
 from support.waiting import eventually
 
-HOLE_S = 8.0
+HOLE_S = 6.0
 LIMIT_S = 2.0
 SOFT_STOP_S = 2.0
 BACK_S = 5.0

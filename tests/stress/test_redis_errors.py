@@ -18,7 +18,7 @@ from support.stress_worker import QUEUE, StressWorker
 from support.waiting import Background, eventually
 
 BACK_S = 5.0
-STATE_S = 1.5
+STATE_S = 1.2
 LINES_PER_S = 12
 LEASE = {"worker_lease": 4.0, "worker_lease_renew_interval": 1.0}
 CONFIG = {

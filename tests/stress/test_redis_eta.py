@@ -16,7 +16,7 @@ from support.tcp_proxy import Mode
 from support.waiting import eventually
 
 LEASE = {"worker_lease": 2.0, "worker_lease_renew_interval": 0.5}
-LEAD_S = 3.0
+LEAD_S = 2.0
 LATE_S = 1.0
 
 
