@@ -32,8 +32,8 @@ DELAYED: Final = "delayed"
 _INTERVAL_S: Final = 0.02
 # Others may take so much of all processors; a round with more is done again, a few times.
 _OTHERS_MAX: Final = 0.1
-_TRIES: Final = 3
-_IDLE_WITHIN_S: Final = 10.0
+_TRIES: Final = 2
+_IDLE_WITHIN_S: Final = 6.0
 
 
 class Size(NamedTuple):

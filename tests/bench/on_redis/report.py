@@ -26,8 +26,8 @@ _METHOD: Final = """\
   worker processes for each engine; {size.rounds} rounds, the engines in turn within each, so that a busy
   moment of the machine meets all of them. Figures are medians over the rounds; a ratio is the median of
   the rounds' ratios.
-* Before each round the harness waits (10 s at most) until other programs leave the processors alone, and
-  a round during which they took more than a tenth of them is done again, three times at most; the calmest
+* Before each round the harness waits (6 s at most) until other programs leave the processors alone, and
+  a round during which they took more than a tenth of them is done again; the calmer one
   counts. The table below says what they took.
 * The task does nothing but append one record (24 bytes, one `write`) to one file that all processes
   share. A round counts only if every message is in the log exactly once after the worker has been
