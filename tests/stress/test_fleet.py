@@ -171,6 +171,27 @@ def test_what_prefork_holds_is_restored_by_no_celery_worker_however_long_it_take
         fleet.close()
 
 
+def test_what_one_make_retries_the_other_goes_on_with(tmp_path: Path, server: RedisServer) -> None:
+    fleet = MixedFleet(tmp_path, server)
+    try:
+        for make in MAKES:
+            fleet.worker(make, 2).launch()
+        for worker in fleet.workers.values():
+            worker.await_ready()
+        results = [
+            fleet.clients[MAKES[number % 2]].tasks["fleet.again"].delay(4, (number % 3) * 0.2)
+            for number in range(60)
+        ]
+        assert [result.get(timeout=DEADLINE_S)[0] for result in results] == [4] * 60
+        logs = {make: worker.log for make, worker in fleet.workers.items()}
+        touched = {make: {r.id for r in results if r.id in log} for make, log in logs.items()}
+        both = touched["celery"] & touched["prefork"]
+        print(f"{len(both)} of {len(results)} tasks were taken up by both makes")
+        assert len(both) >= 20
+    finally:
+        fleet.close()
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_mixed_fleet_at_full_size(tmp_path: Path, server: RedisServer, dice: random.Random) -> None:

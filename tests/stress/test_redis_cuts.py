@@ -57,6 +57,57 @@ def test_cuts_after_the_reply_lose_and_repeat_nothing(tmp_path: Path, dice: rand
     cut_under_load(tmp_path, dice, MESSAGES, CUTS_WITH_MESSAGES)
 
 
+@pytest.mark.timeout(120)
+def test_cuts_before_and_after_never_start_an_early_acknowledged_task_twice(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    with redis_site(tmp_path, cutting=dice) as site:
+        proxy = site.proxy
+        assert isinstance(proxy, CuttingProxy)
+        for _ in range(600):
+            site.send("early", dice.uniform(0.001, 0.005))
+        worker = site.worker(concurrency=3, loglevel="WARNING").start()
+        proxy.batches, proxy.others, proxy.requests = 8, 8, 16
+        eventually(lambda: site.depth().ready == 0, deadline_s=60.0, every_s=0.02)
+        proxy.batches = proxy.others = proxy.requests = 0
+        eventually(lambda: site.depth().in_work == 0, deadline_s=20.0, every_s=0.02)
+        found = check(site.accepted, site.ledger.executions())
+        cuts = proxy.cut_others + proxy.cut_requests
+        print(f"{found}; cut {proxy.cut_batches} with messages, {proxy.cut_requests} requests, {cuts} in all")
+        assert found.duplicates == 0
+        assert (found.phantom, found.vanished) == ([], [])
+        # Whoever cannot know whether his acknowledgement arrived must not start.
+        assert len(found.lost) <= cuts
+        assert cuts >= 50
+        assert worker.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_requests_and_replies_that_are_lost_lose_and_repeat_nothing(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    with redis_site(tmp_path, cutting=dice) as site:
+        proxy = site.proxy
+        assert isinstance(proxy, CuttingProxy)
+        for number in range(1500):
+            site.send("timed" if number % 3 == 0 else "work", dice.uniform(0.001, 0.010))
+        worker = site.worker(concurrency=3, task_max_crashes=1000, loglevel="WARNING").start()
+        proxy.batches, proxy.others, proxy.requests = 6, 12, 12
+        eventually(
+            lambda: proxy.cut_requests >= 100 or len(site.ledger.read().finished) > 1400,
+            deadline_s=60.0,
+            every_s=0.02,
+        )
+        proxy.batches = proxy.others = proxy.requests = 0
+        site.finished(60.0)
+        found = check(site.accepted, site.ledger.executions())
+        print(f"{found}; cut {proxy.cut_batches} with messages, {proxy.cut_requests} requests")
+        assert found.clean, found
+        assert found.duplicates == 0
+        assert proxy.cut_requests >= 50
+        assert worker.stop() == 0
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_cuts_after_the_reply_at_full_size(tmp_path: Path, dice: random.Random) -> None:

@@ -54,10 +54,12 @@ class CuttingProxy(TcpProxy):
     """Cuts connections just after the server has answered, and knows what the answer was.
 
     The reply is thrown away and the connection reset, once in `batches` replies that bring messages (those
-    of a reserve), and once in `others` of the rest (those of a settle, mostly). 0 never cuts.
+    of a reserve), and once in `others` of the rest (those of a settle, mostly). Once in `requests` a request
+    is thrown away instead, before the server has seen it. 0 never cuts.
 
     :ivar cut_batches: how many replies with messages were cut off.
     :ivar cut_others: how many others.
+    :ivar cut_requests: how many requests.
     """
 
     def __init__(self, target: int | str, dice: random.Random) -> None:
@@ -65,10 +67,17 @@ class CuttingProxy(TcpProxy):
         self._dice = dice
         self.batches = 0
         self.others = 0
+        self.requests = 0
         self.cut_batches = 0
         self.cut_others = 0
+        self.cut_requests = 0
 
     def _pass_on(self, pair: Any, target: Any, data: bytes, request: bool) -> bool:
+        if request and self.requests and self._dice.randrange(self.requests) == 0:
+            with self._lock:
+                self.cut_requests += 1
+            self._drop(pair, reset=True)
+            return False
         if not request:
             brings = DOCUMENT in data
             every = self.batches if brings else self.others
