@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from prefork.engine import App
 from prefork.transports.errors import BrokerUnavailable, TransportError
 from support.ledger import check
-from support.redis_server import running_redis
+from support.redis_server import make_certificates, running_redis
 from support.stress_worker import Site, StressWorker
 from support.waiting import eventually
 
@@ -132,9 +133,9 @@ def test_a_worker_follows_the_sentinels(sites: Callable[[str], Site]) -> None:
 
 
 def test_a_worker_that_starts_while_the_server_loads_waits_for_it(sites: Callable[[str], Site]) -> None:
-    # It looks at its connections once in 2 MB of what it loads, which takes a second here.
+    # It looks at its connections once in 2 MB of what it loads, which takes a second here; eight in all.
     config = {"save": "3600 1", "rdbcompression": "no", "key-load-delay": "2000"}
-    fill = "for i = 1, 8000 do redis.call('SET', 'k' .. i, string.rep('x', 4096)) end"
+    fill = "for i = 1, 4000 do redis.call('SET', 'k' .. i, string.rep('x', 4096)) end"
     with running_redis(config) as server:
         site = sites(server.url)
         site.send("work", 0.0)
@@ -144,8 +145,7 @@ def test_a_worker_that_starts_while_the_server_loads_waits_for_it(sites: Callabl
         server.start(loaded=False)
         worker = site.worker(concurrency=2).launch()
         eventually(lambda: lines(worker, "it still loads its data"), deadline_s=30.0)
-        server.cli("config", "set", "key-load-delay", "0")
-        site.finished(10.0)
+        site.finished(30.0)
         assert len(lines(worker, "it still loads its data")) < 15
         assert worker.stop() == 0
 
@@ -173,6 +173,33 @@ def test_a_password_that_is_rotated_under_a_worker_stops_it_until_it_is_right_ag
         assert SECRET not in worker.log + shown + tries
         assert len(lines(worker, "WRONGPASS")) < 20
         assert worker.stats()["deaths"] == {}
+        assert worker.stop() == 0
+
+
+def test_a_password_that_is_rotated_where_a_provider_knows_it_is_picked_up(
+    sites: Callable[[str], Site], tmp_path: Path
+) -> None:
+    kept = tmp_path / "password"
+    kept.write_text(SECRET)
+    with running_redis(users=[f"app on >{SECRET} ~* &* +@all"]) as server:
+        site = sites(server.url_of(0, user="app", password=SECRET))
+        worker = site.worker(
+            concurrency=2,
+            environ={"STRESS_BROKER": server.url, "STRESS_PASSWORD_FILE": str(kept)},
+            broker_transport_options={"credential_provider": "support.credentials.FromFile"},
+            result_backend_transport_options={"credential_provider": "support.credentials.FromFile"},
+        ).start()
+        runs_again(site, 10.0)
+        # Both are valid while the new one spreads, as when passwords are rotated with care.
+        server.cli("acl", "setuser", "app", ">another")
+        kept.write_text("another")
+        server.cli("acl", "setuser", "app", f"<{SECRET}")
+        server.cli("client", "kill", "user", "app")
+        site.app.close()
+        site.app = App("other", broker=server.url_of(0, user="app", password="another"), set_as_current=False)
+        assert runs_again(site, BACK_S) < BACK_S
+        assert not lines(worker, "WRONGPASS")
+        assert SECRET not in worker.log and "another" not in worker.log
         assert worker.stop() == 0
 
 
@@ -207,6 +234,26 @@ def test_a_worker_waits_while_the_server_lets_no_more_clients_in(sites: Callable
             operator.sendall(b"CONFIG SET maxclients 1000\r\n")
             assert operator.recv(100) == b"+OK\r\n"
         assert runs_again(site, 10.0) < 10.0
+        assert worker.stop() == 0
+
+
+def test_a_worker_works_over_tls(sites: Callable[[str], Site], tmp_path: Path) -> None:
+    with running_redis(tls=make_certificates(tmp_path / "tls"), password=SECRET) as server:
+        site = sites(server.url)
+        worker = site.worker(concurrency=2).start()
+        sent = [site.send("timed", 0.001) for _ in range(300)]
+        site.finished(30.0)
+        assert {site.state(task_id) for task_id in sent} == {"SUCCESS"}
+        idle_s = []
+        for _ in range(5):
+            time.sleep(0.3)  # idle: whoever sends now must wake somebody
+            idle_s.append(runs_again(site, 2.0))
+        assert min(idle_s) < 0.25, idle_s
+        server.kill()
+        server.start()
+        assert runs_again(site, BACK_S) < BACK_S
+        assert worker.stats()["deaths"].keys() <= {"exit"}  # whose registration the empty server forgot
+        assert SECRET not in worker.log
         assert worker.stop() == 0
 
 
