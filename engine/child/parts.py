@@ -18,7 +18,7 @@ from ..process_link import ProcessLink
 from ..refusals import Refusals
 from ..result_writer import ResultWriter
 from ..revocations import Revocations
-from ..scoreboard import BATCH_MAX, Slot
+from ..scoreboard import BATCH_MAX, Scoreboard, Slot
 from ..settling import is_permanent
 from ..states import STARTED
 from ..storage import Storage, open_storage
@@ -43,6 +43,7 @@ class Parts:
         owner: str,
         worker_id: str,
         replaceable: bool = True,
+        scoreboard: Scoreboard | None = None,
     ) -> None:
         config = loaded.config
         self.app = loaded.app
@@ -50,6 +51,8 @@ class Parts:
         self.node = node
         self.slot = slot
         self.board_words = board_words
+        # None where there are no other children beside this one.
+        self.scoreboard = scoreboard
         self.doorbell_fd = doorbell_fd
         self.storage = storage
         self.settler = storage.settler
@@ -185,6 +188,7 @@ def build(link: ProcessLink, loaded: Loaded, slot: Slot, owner: str) -> Parts:
         node=link.node,
         owner=owner,
         worker_id=link.worker_id,
+        scoreboard=link.scoreboard,
     )
     parts.set_title(None)
     return parts

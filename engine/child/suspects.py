@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from ...transports.base import REASON_CRASHES, Delivery, Outcome, Remembers, Verdict
 from .. import states
+from ..clock import wall_s
 from ..einfo import ExceptionInfo
 from ..exceptions import WorkerLostError
 from ..execution import Executed
 from ..message import TaskMessage
 from ..obituary import CONSUMER_TIMEOUT, read_note
+from ..scoreboard import C_RUNNING, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
+
+REST_S: Final = 2.0
+
+
+def runs_beside(scoreboard: Scoreboard, own_index: int, task_id: str) -> bool:
+    """Whether another child of this worker runs a task with this id now."""
+    shown = task_id.encode("utf-8", "replace")[:254].decode("utf-8", "replace")  # as the slot holds it
+    for index in range(min(scoreboard.words[S_HIGH_SLOT], SLOTS)):
+        slot = scoreboard.slot(index)
+        if index != own_index and slot.words[S_PID] and slot.words[C_RUNNING]:
+            if slot.read_texts().task_id == shown:
+                return True
+    return False
 
 
 def judged(
@@ -27,6 +44,9 @@ def judged(
         return _crashed_too_often(parts, delivery, message)
     if not isinstance(parts.consumer, Remembers):
         return None
+    if parts.scoreboard is not None and runs_beside(parts.scoreboard, parts.slot.index, message.id):
+        # Its first holder was cut off, or held it beyond the broker's patience, and works on.
+        return Outcome(tag=delivery.tag, verdict=Verdict.DEFER, due_wall_s=wall_s() + REST_S)
     note = parts.consumer.obituary(delivery.tag)
     if note is None:
         return None

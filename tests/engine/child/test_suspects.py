@@ -9,6 +9,7 @@ import pytest
 
 from prefork.engine.app import App
 from prefork.engine.result_document import decode
+from prefork.engine.scoreboard import C_RUNNING, S_HIGH_SLOT, S_PID, Scoreboard
 from prefork.transports.base import REASON_CRASHES, Delivery
 from prefork.transports.errors import BrokerUnavailable
 from support.one_child import OneChild
@@ -46,7 +47,12 @@ class Telling:
 
 
 def run(
-    app: App, child_of: Make, *, crashes: int = 0, notes: tuple[bytes | Exception | None, ...] = (None,)
+    app: App,
+    child_of: Make,
+    *,
+    crashes: int = 0,
+    notes: tuple[bytes | Exception | None, ...] = (None,),
+    board: Scoreboard | None = None,
 ) -> tuple[list[int], Telling, Any]:
     """Run one suspect; returns what ran, the consumer, and the stored result."""
     ran: list[int] = []
@@ -63,6 +69,7 @@ def run(
     child = child_of(app)
     telling = Telling(child.parts.consumer, crashes=crashes, notes=list(notes))
     child.parts.consumer = telling
+    child.parts.scoreboard = board
     child.parts.pause = lambda seconds: None  # type: ignore[method-assign]
     suspect.apply_async((1,), task_id="s", link_error=after.s().set(queue="errors"))
     child.run()
@@ -84,6 +91,31 @@ def test_word_of_its_end_settles_a_suspect_and_sends_its_error_callbacks(app: Ap
     assert app.client.transport.depth("errors").ready == 1
     assert app.client.transport.depth("celery").ready == 0
     assert list(app.client.transport.dead_letters()) == []
+
+
+@pytest.mark.parametrize(("task_id", "pid", "running"), [("s", 0, 1), ("s", 7, 0), ("other", 7, 1)])
+def test_what_another_child_does_not_run_is_no_hindrance(
+    app: App, child_of: Make, task_id: str, pid: int, running: int
+) -> None:
+    ran, _telling, result = run(app, child_of, board=board_with(task_id, pid, running))
+    assert (ran, result.status) == ([1], "SUCCESS")
+
+
+def test_a_suspect_that_another_child_still_runs_comes_again_later(app: App, child_of: Make) -> None:
+    ran, telling, result = run(app, child_of, board=board_with("s", 7, 1))
+    assert (ran, telling.started, result) == ([], 0, None)
+    assert app.client.transport.depth("celery").delayed == 1
+
+
+def board_with(task_id: str, pid: int, running: int) -> Scoreboard:
+    """A scoreboard on which the child beside the one of a test shows this."""
+    board = Scoreboard()
+    board.words[S_HIGH_SLOT] = 2
+    beside = board.slot(1)
+    beside.clear(1)
+    beside.words[S_PID], beside.words[C_RUNNING] = pid, running
+    beside.write_texts(task_id.encode(), b"suspect", b"tag")
+    return board
 
 
 def test_what_was_held_too_long_twice_is_a_dead_letter(app: App, child_of: Make) -> None:
