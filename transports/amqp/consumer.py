@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
 from ..base import Delivery, Outcome, Verdict
-from ..errors import BrokerFull, BrokerUnavailable, OwnerLost
+from ..errors import BrokerFull, BrokerUnavailable, OwnerLost, TransportError
 from .consequences import anew, parcels_of, put_off
 from .documents import HEADER_OWNER, again
 from .errors import DeclarationClash, Refused
@@ -50,7 +50,7 @@ class AmqpConsumer:
         self._publisher = publisher
         self._wall = wall
         self._on_closed = on_closed
-        self._intake = Intake(settings, tuple(dict.fromkeys(queues)), owner)
+        self._intake = Intake(settings, tuple(dict.fromkeys(queues)), owner, self._tell_of_timeout)
         # All below are written under the lock of the intake's link.
         self._held: dict[bytes, Received] = {}
         self._held_epoch = b""
@@ -247,13 +247,10 @@ class AmqpConsumer:
 
     def _notice(self) -> None:
         self._intake.notice()
-        if self._intake.timed_out:
-            self._intake.timed_out = False
-            self._tell_of_timeout()
         self._refresh()
 
     def _tell_of_timeout(self) -> None:
-        """What was held too long comes again; for what had its second chance, word is left."""
+        """What was held too long comes again; for what had its second chance, word is left first."""
         for one in self._held.values():
             _log.error(
                 "task %s was held longer than RabbitMQ's consumer_timeout: it runs %s; raise "
@@ -262,7 +259,10 @@ class AmqpConsumer:
                 "no more" if one.started else "once more",
             )
             if one.started and one.message_id:
-                leave_word(self._publisher, one.message_id, TIMED_OUT_NOTE)
+                try:
+                    leave_word(self._publisher, one.message_id, TIMED_OUT_NOTE)
+                except TransportError as error:
+                    _log.error("no word could be left of it, so it runs once more: %s", error)
 
     def _wire(self) -> Wire:
         wire = self._intake.link.current()

@@ -13,6 +13,7 @@ from .codec import encode_table, short_text
 
 Method = tuple[int, int]
 
+CHANNEL_CLOSE: Method = (20, 40)
 RETURN: Method = (60, 50)
 DELIVER: Method = (60, 60)
 GET_OK: Method = (60, 71)
@@ -149,6 +150,11 @@ def read_confirm(payload: bytes) -> tuple[int, bool]:
 def read_consumer_tag(payload: bytes) -> str:
     """Whose consumer the broker cancelled."""
     return _short(payload, 4)[0]
+
+
+def read_close(payload: bytes) -> str:
+    """Why the broker closed a channel."""
+    return _short(payload, 6)[0]
 
 
 def _short(data: bytes, offset: int) -> tuple[str, int]:

@@ -14,6 +14,7 @@ import logging
 import os
 import struct
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from .codec import Undecodable, decode_properties
 from .errors import DeclarationClash, Refused
 from .frames import (
     CANCEL,
+    CHANNEL_CLOSE,
     DELIVER,
     GET_EMPTY,
     GET_OK,
@@ -30,6 +32,7 @@ from .frames import (
     consume_frame,
     get_frame,
     read_arrival,
+    read_close,
     read_consumer_tag,
 )
 from .link import CHANNEL_ERRORS, Link
@@ -50,13 +53,16 @@ _log = logging.getLogger("prefork.amqp")
 class Intake:
     """The channel on which one consumer takes and acknowledges.
 
+    :param on_timeout: called when the broker closes the channel because something was held beyond its
+        ``consumer_timeout``, and before it hears that this is known: only then does it give what was
+        held to others.
     :ivar inbox: what has come and was not handed on yet.
     :ivar from_held: what came from the queue of the owner's started suspect.
-    :ivar timed_out: the broker closed the channel because something was held beyond its
-        ``consumer_timeout``; whoever deals with it takes it back.
     """
 
-    def __init__(self, settings: AmqpSettings, queues: tuple[str, ...], owner: str) -> None:
+    def __init__(
+        self, settings: AmqpSettings, queues: tuple[str, ...], owner: str, on_timeout: Callable[[], None]
+    ) -> None:
         self.link = Link(settings, f"consumer {owner}")
         self.inbox: deque[Received] = deque()
         self.from_held: deque[Received] = deque()
@@ -73,7 +79,8 @@ class Intake:
         self._clashes: dict[str, float] = {}
         self._first = 0
         self._held_queue = ""
-        self.timed_out = False
+        self._on_timeout = on_timeout
+        self._is_closing = False
 
     # --- connection -------------------------------------------------------------------------------
 
@@ -112,6 +119,7 @@ class Intake:
         self._channel = wire.channel()
         self._generation = self.link.generation
         self._epoch = os.urandom(4)
+        self._is_closing = False
         self._channel.basic_qos(0, 1, False)
         self._declare(wire)
         wire.take(self.channel_id, self._on_content, self._on_method)
@@ -159,7 +167,6 @@ class Intake:
     def channel_closed(self, error: BaseException) -> None:
         """The broker closed the channel: it has everything back; start afresh."""
         _log.warning("RabbitMQ closed the channel: %s", error)
-        self.timed_out = "timed out" in str(error)
         self.link.drop()
         self.forget()
 
@@ -285,4 +292,13 @@ class Intake:
             self._topology.forget(queue)
             self._clashes[queue] = 0.0  # declared again at the next look
             return True
+        if method == CHANNEL_CLOSE:
+            return self._closing(read_close(payload))
         return False
+
+    def _closing(self, said: str) -> bool:
+        """Whether the broker has said so before: it repeats itself until it is answered."""
+        repeated, self._is_closing = self._is_closing, True
+        if not repeated and "timed out" in said:
+            self._on_timeout()
+        return repeated
