@@ -53,6 +53,7 @@ class Outcomes:
         self._parts = parts
         self._report = Reporter(parts)
         self._defaults = AckPolicy()
+        self._chords: set[str] = set()  # tasks of which a chord's part was complained of
 
     def request(
         self,
@@ -226,10 +227,24 @@ class Outcomes:
                 executed, ending = encoded, ending_of(encoded)
                 decided = settlement(ending, plan.acks)
         follow_ups: tuple[Outgoing, ...] = ()
+        if request.chord:
+            self._complain_of_chord(message)
         if executed.retry is not None or request.callbacks or request.chain or request.errbacks:
             is_final = decided.state is not None
             follow_ups = self._follow_ups(delivery, message, request, executed, is_final)
         return executed, ending, decided, results, follow_ups
+
+    def _complain_of_chord(self, message: TaskMessage) -> None:
+        """Say, once per task, that nobody counts the parts of a chord that Celery began."""
+        if message.task not in self._chords:
+            self._chords.add(message.task)
+            _log.error(
+                "%s[%s] is part of a chord, which this version does not complete: its result is stored, "
+                "and the body is never called; leave the queue %s to Celery's workers",
+                message.task,
+                message.id,
+                message.routing_key or "of such tasks",
+            )
 
     def _is_stored(self, plan: RunPlan, message: TaskMessage, executed: Executed) -> bool:
         """Whether anybody is told; a message's own wish wins over the task's (interop §8.11)."""

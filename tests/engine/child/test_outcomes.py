@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -325,3 +326,22 @@ def test_log_lines_have_the_words_that_parsers_know(
     assert "raised unexpected: ValueError('unexpected')" in levels["ERROR"]
     assert "raised expected: KeyError('expected')" in caplog.text
     assert "succeeded in" in caplog.text
+
+
+def test_a_part_of_a_chord_runs_and_it_is_said_once_that_nobody_counts_it(
+    app: App, child_of: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(name="proj.add")
+    def add(x, y):
+        return x + y
+
+    parts = good_parts()
+    chord = {"task": "proj.sum", "args": [], "kwargs": {}, "options": {"task_id": "body"}}
+    body = json.dumps([[2, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": chord}])
+    for _ in range(2):
+        app.client.transport.send([Outgoing("celery", document_of(parts, body.encode()))])
+    child = child_of(app)
+    child.run()
+    found = stored(app, parts["headers"]["id"])
+    assert found is not None and found.result == 4
+    assert caplog.text.count("part of a chord") == 1
