@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.base import DecodeError, Serializer
-from ..transports.base import ResultStore, StoredResult
+from ..transports.base import Answers, ResultStore, StoredResult
 from . import result_document, states
 from .clock import mono_s, wall_s
 from .einfo import traceback_text
@@ -150,14 +150,20 @@ class StoredResults:
 
         It holds for `result_expires`, and from `revocations.LOOK_EVERY_S` after this call on.
 
-        :raises ImproperlyConfigured: results are disabled, or `terminate` is asked for.
+        :raises ImproperlyConfigured: results are disabled, or messages; or `terminate` is asked for.
         """
         if terminate:
             raise ImproperlyConfigured(
                 "terminate=True needs remote control, which this version does not have: "
                 "use a time limit, or revoke before the task starts"
             )
-        for task_id, found in zip(task_ids, self._store().get(list(task_ids))):
+        store = self._store()
+        if isinstance(store, Answers):
+            raise ImproperlyConfigured(
+                "revoking needs results that workers can look up, and those of rpc:// are messages: "
+                "set result_backend to a store"
+            )
+        for task_id, found in zip(task_ids, store.get(list(task_ids))):
             if found is not None:
                 known = result_document.decode(found, self._serializer)
                 if known.status in states.READY_STATES:

@@ -10,7 +10,7 @@ import celery.exceptions
 import pytest
 
 from prefork.engine import App
-from prefork.engine.exceptions import WorkerLostError
+from prefork.engine.exceptions import ImproperlyConfigured, WorkerLostError
 from support.host import Host
 from support.rabbitmq_server import shared
 
@@ -106,6 +106,13 @@ def test_a_task_waits_for_another(client: App) -> None:
 def test_the_loss_of_a_process_is_told(client: App) -> None:
     with pytest.raises(WorkerLostError):
         client.send_task("shop.dies").get(timeout=20)
+
+
+def test_what_messages_cannot_do_is_refused(client: App) -> None:
+    result = client.send_task("shop.add", (1, 2))
+    with pytest.raises(ImproperlyConfigured, match="rpc://"):
+        result.revoke()
+    assert result.get(timeout=20) == 3
 
 
 def test_a_client_of_celery_waits_for_our_worker(worker: Host, broker: str) -> None:
