@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..serializers.base import UnknownSerializer
 from ..serializers.registry import SerializerTable, load_serializer
 from ..transports.base import Answers, Outgoing, ResultStore, SendsWithin, Transport
-from ..transports.errors import BrokerUnavailable
+from ..transports.envelope import DOCUMENT_BYTES_MAX
+from ..transports.errors import BrokerUnavailable, Unacceptable
 from ..transports.registry import open_results, open_transport
 from . import publish_signals, signals
 from .async_result import AsyncResult
@@ -210,6 +211,7 @@ class Client:
         :raises EncodeError: an argument cannot be serialized.
         :raises InvalidTaskError: an option cannot be honoured.
         :raises BrokerUnavailable: the broker did not take it before `broker_publish_timeout`.
+        :raises Unacceptable: it is too large; nobody tries again.
         """
         task_id = task_id or fresh_id()
         entry = running.get()
@@ -250,7 +252,15 @@ class Client:
     def outgoing(
         self, destination: Destination, document: bytes, priority: int, due_wall_s: float | None
     ) -> Sequence[Outgoing]:
-        """A document on its way: one message per queue, or one for all where the broker routes."""
+        """A document on its way: one message per queue, or one for all where the broker routes.
+
+        :raises Unacceptable: it is larger than what a worker reads.
+        """
+        if len(document) > DOCUMENT_BYTES_MAX:
+            raise Unacceptable(
+                f"a message of {len(document)} bytes, of at most {DOCUMENT_BYTES_MAX}: keep large data "
+                "elsewhere and pass on where they are"
+            )
         self.transport  # noqa: B018  (opens it, so that its abilities are known)
         handles = self._mine()
         due = due_wall_s if handles.sends_due else None

@@ -7,7 +7,8 @@ import math
 from ..base import Outcome, Outgoing, Verdict
 from . import clock
 from .append import Item
-from .layout import NEVER_MS, PRIORITIES
+from .failures import too_large
+from .layout import DOCUMENT_BYTES_MAX, NEVER_MS, PRIORITIES
 
 _DUE_MAX_S = 1e15
 
@@ -16,9 +17,12 @@ def check_outgoing(message: Outgoing) -> None:
     """Refuse what could not be served.
 
     :raises ValueError: no queue is named, or the due time is not a number.
+    :raises Unacceptable: it is too large.
     """
     if not message.queue:
         raise ValueError("a message needs the name of a queue; got an empty one")
+    if len(message.document) > DOCUMENT_BYTES_MAX:
+        raise too_large(f"a message of {len(message.document)} bytes for queue {message.queue!r}")
     if message.due_wall_s is not None:
         _check_due(message.due_wall_s)
 

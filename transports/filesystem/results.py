@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from ..errors import BrokerUnavailable, ResultStoreUnavailable
 from ..result_state import is_success
 from . import clock
 from .expiry import ExpirySweep
+from .failures import too_large
 from .fileops import FileOps, ForeignObject
 from .result_format import (
     FLAG_FINAL,
@@ -30,7 +32,13 @@ from .store import Store
 
 
 def result_content(result: StoredResult) -> bytes:
-    """The content of the file of a result."""
+    """The content of the file of a result.
+
+    :raises Unacceptable: it is larger than what is read again.
+    """
+    size = HEAD.size + len(result.key.encode("utf-8", "surrogatepass")) + len(result.document)
+    if size > RESULT_BYTES_MAX:
+        raise too_large(f"a result of {size} bytes for {result.key!r}")
     flags = FLAG_FINAL if result.final else 0
     if is_success(result.document):
         flags |= FLAG_SUCCESS
@@ -122,6 +130,7 @@ class FilesystemResults:
         """Write result documents; a stored SUCCESS is never overwritten.
 
         :raises ResultStoreUnavailable: no space, or no access.
+        :raises Unacceptable: one of them is too large.
         """
         for result in results:
             self._write(result.key, result_content(result), "results")
@@ -139,6 +148,8 @@ class FilesystemResults:
         except (OSError, BrokerUnavailable) as error:
             with contextlib.suppress(OSError):  # the first error is the one to report
                 self._store.ops.unlink_if_there(temporary)
+            if isinstance(error, OSError) and error.errno == errno.EFBIG:
+                raise too_large(f"cannot store the result of {key!r}: {error}") from error
             raise ResultStoreUnavailable(f"cannot store the result of {key!r}: {error}") from error
 
     def store_soon(self, results: Sequence[StoredResult]) -> None:

@@ -6,16 +6,18 @@ Prepare everything invisibly; write the intent; commit the parents; make visible
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..base import Outcome, Verdict
-from ..errors import BrokerFull, BrokerUnavailable
+from ..errors import BrokerFull, BrokerUnavailable, Unacceptable
 from .append import Item, append
 from .causes import causes_of, in_order, write_causes
 from .consequences import Consequences
 from .deadletters import dead_letter_name, encode_dead_letter
+from .failures import too_large
 from .intent import Intent, IntentFile, Parent, Prepared, Staged
 from .layout import (
     CLAIM,
@@ -79,6 +81,7 @@ class Transaction:
         """Settle; False for what was taken back meanwhile, of which nothing is left.
 
         :raises BrokerFull: there is no room for the consequences; everything is still held.
+        :raises Unacceptable: one of them is too large for a file; everything is still held.
         """
         self.finish()
         self.letters.clear()
@@ -96,8 +99,13 @@ class Transaction:
             # The owner was recovered by somebody else, who removed its directory.
             self._undo(settle_id, staged, written)
             return [False] * len(outcomes)
+        except Unacceptable:
+            self._undo(settle_id, staged, written)
+            raise
         except OSError as error:
             self._undo(settle_id, staged, written)
+            if error.errno == errno.EFBIG:
+                raise too_large(f"cannot settle in {self._store.root}: {error.strerror}") from error
             raise BrokerFull(
                 f"cannot settle {len(outcomes)} messages in {self._store.root}: {error.strerror}; "
                 "they are still held"

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, ResultStore, Waiting
-from ..errors import BrokerUnavailable
 from . import clock, deadletters, inspection, leases, owners, recovery, replay
 from .append import Item, append, append_one
 from .consumer import FilesystemConsumer
 from .failures import broker_errors
 from .fileops import FileOps
-from .layout import DOCUMENT_BYTES_MAX, NEVER_MS, hash64
+from .layout import NEVER_MS, hash64
 from .maintenance import Maintenance
 from .messages import check_outgoing, item_of
 from .pages import waiting
@@ -69,15 +68,11 @@ class FilesystemTransport:
 
         :raises ValueError: a message has no queue or no usable due time; none was stored.
         :raises BrokerFull: there is no space; none was stored.
+        :raises Unacceptable: a message is too large; none was stored.
         """
         by_queue: dict[str, list[Item]] = {}
         for message in messages:
             check_outgoing(message)
-            if len(message.document) > DOCUMENT_BYTES_MAX:
-                raise BrokerUnavailable(
-                    f"a message of {len(message.document)} bytes for queue {message.queue!r} "
-                    "is too large; pass a reference to the data instead"
-                )
             by_queue.setdefault(message.queue, []).append(item_of(message))
         for name, items in by_queue.items():
             self._send_to(self._queues.get(name), items)
