@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from prefork.engine import App
+from prefork.engine.exceptions import TimeLimitExceeded
 from prefork.transports.errors import BrokerUnavailable, TransportError
-from support.ledger import check
+from support.calibration import allowance_s
+from support.ledger import boot_ns, check
 from support.redis_server import make_certificates, running_redis
 from support.stress_worker import Site, StressWorker
 from support.waiting import eventually
@@ -23,6 +25,7 @@ SECRET = "c4n4ry-s3cr3t"
 ARGUMENT = "c4n4ry-argument"
 RESTARTS = 20
 BACK_S = 5.0
+FROZEN_S = 7.0
 AT_ONCE = {"repl-diskless-sync-delay": "0", "repl-diskless-sync": "yes"}
 
 
@@ -73,7 +76,7 @@ def test_a_worker_consumes_within_five_seconds_of_each_of_twenty_restarts(
         taken_s = []
         for number in range(RESTARTS):
             server.kill()
-            time.sleep(1.5 * (number % 3))  # longer outages lead to longer pauses between tries
+            time.sleep(0.0 if number % 5 else 2.5)  # a longer outage leads to longer pauses between tries
             server.start()
             taken_s.append(runs_again(site, BACK_S))
         print(f"consumed again after {sorted(taken_s)[RESTARTS // 2]:.2f} s (median), {max(taken_s):.2f} s")
@@ -83,6 +86,38 @@ def test_a_worker_consumes_within_five_seconds_of_each_of_twenty_restarts(
         # Whoever reconnects says so, and nobody fills the log.
         assert len(worker.log.splitlines()) < 40 * RESTARTS
         assert worker.stop() == 0
+
+
+def test_limits_answers_and_the_stop_keep_their_time_while_the_server_is_frozen(
+    sites: Callable[[str], Site],
+) -> None:
+    # The system of a frozen server still accepts connections, and acknowledges what is sent.
+    with running_redis() as server:
+        site = sites(server.url)
+        worker = site.worker(concurrency=2, worker_soft_shutdown_timeout=1.0).start()
+        limited = site.started(site.send("misbehave", "stuck with gil", time_limit=2.0))
+        server.stop()
+        answered_s = []
+        frozen_s = time.monotonic()
+        while time.monotonic() < frozen_s + FROZEN_S:
+            asked_s = time.monotonic()
+            worker.stats()
+            answered_s.append(time.monotonic() - asked_s)
+            if Path(f"/proc/{limited.pid}").exists():
+                assert (boot_ns() - limited.start_ns) / 1e9 < 2.0 + allowance_s(0.7, 1.5)
+            time.sleep(0.1)
+        assert max(answered_s) < 1.0
+        server.cont()
+        assert runs_again(site, BACK_S) < BACK_S
+        assert isinstance(site.result(site.accepted[0]), TimeLimitExceeded)
+        site.started(site.send("work", 60.0))
+        server.stop()
+        asked_s = time.monotonic()
+        assert worker.stop() == 0
+        took_s = time.monotonic() - asked_s
+        print(f"slowest answer {max(answered_s):.3f} s, stopped in {took_s:.2f} s")
+        assert took_s < 1.0 + allowance_s(2.0, 3.0)
+        worker.gone(2.0)
 
 
 def test_a_worker_follows_a_replica_that_was_promoted(sites: Callable[[str], Site]) -> None:
