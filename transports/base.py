@@ -48,7 +48,6 @@ __all__ = [
     "ResultStore",
     "SendsWithin",
     "StoredResult",
-    "Streams",
     "TAG_BYTES_MAX",
     "Transport",
     "Verdict",
@@ -180,23 +179,6 @@ class Wakeable(Protocol):
         """Polls readable when something may have come; -1 while there is no connection.
 
         Ask each time: it changes with the connection.
-        """
-
-
-@runtime_checkable
-class Streams(Protocol):
-    """A consumer to which more may be on its way than was reserved, while all work is short."""
-
-    @property
-    def streaming(self) -> bool:
-        """Whether that is so just now."""
-
-    def pause(self) -> None:
-        """Return what was not reserved, and take no more before the next `Consumer.reserve`.
-
-        Call it before anything that may take long. Any thread may.
-
-        :raises BrokerUnavailable: the connection was lost, and with it what it held.
         """
 
 

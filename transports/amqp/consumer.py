@@ -188,7 +188,7 @@ class AmqpConsumer:
                     parcels += parcels_of(received, outcome, self._wall(), self._settings.dead_queue)
             if parcels:
                 self._publisher.publish(parcels)
-            self._acknowledge(list(chosen.values()))
+            self._acknowledge(list(chosen.values()), certainly=len(chosen) == 1)
             return answers
 
     def give_back(self, tags: Sequence[bytes]) -> int:
@@ -222,8 +222,12 @@ class AmqpConsumer:
         for one in messages:
             self._held.pop(one.tag, None)
 
-    def _acknowledge(self, done: Sequence[Received]) -> None:
-        """Acknowledge; all that are older than anything still held with one frame."""
+    def _acknowledge(self, done: Sequence[Received], *, certainly: bool = False) -> None:
+        """Acknowledge; all that are older than anything still held with one frame.
+
+        :param certainly: wait until the broker has read it. What a process has written may be lost
+            when it is killed right afterwards, so whatever is acknowledged before its start needs this.
+        """
         if not done:
             return
         wire = self._wire()
@@ -237,6 +241,8 @@ class AmqpConsumer:
         with intake.link.guarded("acknowledging"):
             intake.stop_listening(wire)
             wire.write(b"".join(frames), _WRITE_S)
+            if certainly:
+                intake.round_trip()
         for one in done:
             self._held.pop(one.tag, None)
 
@@ -300,7 +306,7 @@ class AmqpConsumer:
             intake.hold_from(self._wire(), self._held_queue)
         self._publisher.publish([Parcel(HELD_EXCHANGE, old.queue, properties, old.body)])
         new = self._await_held()
-        self._acknowledge([old])
+        self._acknowledge([old], certainly=True)
         new.tag, new.crashes, new.suspect, new.started = old.tag, old.crashes, True, True
         new.exchange, new.routing_key, new.queue = old.exchange, old.routing_key, old.queue
         self._held[old.tag] = new

@@ -2,7 +2,7 @@
 
 Asking (`basic.get`, a whole batch in one write) holds exactly what was asked for: nothing waits in a
 buffer behind a long task, and the read-ahead needs no change of a prefetch count, which RabbitMQ
-applies to new consumers only. It is as fast as pushing from some 30 messages on (docs/decisions/0009).
+applies to new consumers only. It costs the broker hardly more than pushing (docs/decisions/0009).
 An idle consumer has at most one message pushed from each queue, and sleeps on its socket meanwhile.
 
 Everything here belongs to the thread that holds the lock of the link.
@@ -120,7 +120,7 @@ class Intake:
         self._generation = self.link.generation
         self._epoch = os.urandom(4)
         self._is_closing = False
-        self._channel.basic_qos(0, 1, False)
+        self.round_trip()
         self._declare(wire)
         wire.take(self.channel_id, self._on_content, self._on_method)
 
@@ -177,13 +177,17 @@ class Intake:
         if self._listening:
             wire.pump(0)
             if not self.inbox:
-                # A round trip: what was ready before it has been pushed after it.
-                self._channel.basic_qos(0, 1, False)
+                self.round_trip()
             if not self.inbox:
                 return
             self.stop_listening(wire)
         if len(self.inbox) < max_n:
             self._ask_all(wire, max_n)
+
+    def round_trip(self) -> None:
+        """Set the prefetch count of consumers to come, and wait for the answer: what was sent before it
+        has been read by then, and what was ready has been pushed."""
+        self._channel.basic_qos(0, 1, False)
 
     def listen(self, wire: Wire) -> None:
         """Have the next message of each queue pushed."""
@@ -207,7 +211,7 @@ class Intake:
         tags = list(self._listening)
         wire.write(b"".join([cancel_frame(self.channel_id, tag) for tag in tags]), _ANSWER_S)
         if len(tags) > 1 or not self.inbox:
-            self._channel.basic_qos(0, 1, False)
+            self.round_trip()
         self._listening.clear()
 
     def _ask_all(self, wire: Wire, max_n: int) -> None:
