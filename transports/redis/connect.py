@@ -42,7 +42,8 @@ def open_wire(settings: RedisSettings, *, name: str, first: int, limit_s: float,
         share_s = min(settings.connect_timeout_s, max(left_s / (count - offset), min(left_s, 0.5)))
         try:
             if settings.sentinel is None:
-                return _open_one(settings, endpoint, name, share_s, protocol)
+                # Of several servers, those that follow another one would refuse all that is written.
+                return _open_one(settings, endpoint, name, share_s, protocol, primary=count > 1)
             return _through_sentinel(settings, endpoint, name, share_s, protocol)
         except TransportError as error:
             if count == 1:
@@ -129,7 +130,7 @@ def _ask(wire: Wire, commands: Sequence[Sequence[Arg]], required: int, user: str
 def _check_role(wire: Wire, reply: Any) -> None:
     # A server that does not let us ask is believed: its first write will show what it is.
     if isinstance(reply, list) and reply and reply[0] != b"master":
-        raise unreachable(wire.where, "the sentinels name it the primary, and it is not yet (failover)")
+        raise unreachable(wire.where, "it is a replica, or not the primary yet (failover)")
 
 
 def _dial(settings: RedisSettings, endpoint: Endpoint, tls: TlsSettings | None, limit_s: float) -> Wire:
@@ -144,7 +145,7 @@ def _dial(settings: RedisSettings, endpoint: Endpoint, tls: TlsSettings | None, 
                 secure = importlib.import_module(".tls", __package__)
                 sock = secure.wrap(sock, tls, endpoint.host)
             wire = Wire(sock, where, wrapped=tls is not None)
-            wire.begin(max(until_mono_s - time.monotonic(), 0.001))
+            wire.begin(min(max(until_mono_s - time.monotonic(), 0.001), _GREETING_S))
         except BaseException:
             sock.close()
             raise

@@ -52,6 +52,23 @@ def test_a_name_that_no_host_can_have_is_an_unreachable_server(host: str) -> Non
         assert not refused.value.outcome_unknown
 
 
+def test_of_several_servers_the_primary_is_used_and_no_replica() -> None:
+    with running_redis() as primary, running_redis() as replica:
+        replica.cli("replicaof", "127.0.0.1", str(primary.port))
+        link = Link(read_settings(f"{replica.url};{primary.url}"))
+        assert link.call("RPUSH", "k", "v") == 1
+        wire = link.connection()
+        assert wire.where.endswith(str(primary.port))
+        wire.close()
+        primary.kill()
+        with pytest.raises(BrokerUnavailable, match="it is a replica.*refused"):
+            Link(link.settings).call("RPUSH", "k", "v")
+        replica.cli("replicaof", "no", "one")
+        link.close()
+        assert link.call("PING") == b"PONG"
+        link.close()
+
+
 def test_a_cluster_is_said_to_be_unsupported() -> None:
     with running_redis({"cluster-enabled": "yes"}) as server:
         for first in range(0, 16384, 4096):
