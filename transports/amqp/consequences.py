@@ -9,7 +9,7 @@ from ..identifiers import fresh_id
 from .documents import again
 from .publisher import Parcel
 from .received import Received
-from .sending import delayed_parcel, parcel_of
+from .sending import check_due, check_outgoing, delayed_parcel, parcel_of
 
 HEADER_KEY = "x-prefork-key"
 HEADER_REASON = "x-prefork-reason"
@@ -86,3 +86,17 @@ def letter(
         HEADER_ROUTING_KEY: message.routing_key,
     }
     return Parcel("", dead_queue, {**properties, "headers": headers}, message.body, dead_queue)
+
+
+def check_outcome(outcome: Outcome) -> None:
+    """Refuse what says nothing that could be done.
+
+    :raises ValueError: no verdict, or a time or message that cannot be.
+    """
+    if outcome.verdict not in set(Verdict):
+        raise ValueError(f"{outcome.verdict!r} is not a verdict; use one of {list(Verdict)}")
+    if outcome.verdict is Verdict.DEFER and outcome.due_wall_s is None:
+        raise ValueError("a deferred message needs due_wall_s, the Unix time at which it is ready again")
+    check_due(outcome.due_wall_s)
+    for message in outcome.follow_ups:
+        check_outgoing(message)

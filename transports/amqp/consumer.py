@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
-from ..base import Delivery, Outcome, Verdict
+from ..base import Delivery, Outcome
 from ..errors import BrokerFull, BrokerUnavailable, OwnerLost, TransportError
-from .consequences import anew, parcels_of, put_off
+from .consequences import anew, check_outcome, parcels_of, put_off
 from .documents import HEADER_OWNER, again
 from .errors import DeclarationClash, Refused
 from .frames import ack_frame, requeue_frame
@@ -17,7 +17,6 @@ from .link import CHANNEL_ERRORS
 from .obituaries import TIMED_OUT_NOTE, leave_word, read_obituary
 from .publisher import Parcel, Publisher
 from .received import Received
-from .sending import check_due, check_outgoing
 from .settings import AmqpSettings
 from .topology import HELD_EXCHANGE
 from .wire import Wire
@@ -87,13 +86,8 @@ class AmqpConsumer:
             self._check_open()
             if max_n <= 0:
                 return []
-            try:
-                with intake.link.guarded("asking for messages"):
-                    return self._reserve(max_n, end_mono_s)
-            except CHANNEL_ERRORS as error:
-                # Such as a queue that was deleted: it is declared again with the next attempt.
-                intake.channel_closed(error)
-                raise BrokerUnavailable(f"RabbitMQ closed the channel: {error}") from error
+            with intake.doing("asking for messages"):
+                return self._reserve(max_n, end_mono_s)
 
     def _reserve(self, max_n: int, end_mono_s: float) -> list[Delivery]:
         intake = self._intake
@@ -174,7 +168,7 @@ class AmqpConsumer:
         :raises ValueError: an outcome says nothing that could be done; nothing was settled.
         """
         for outcome in outcomes:
-            _check(outcome)
+            check_outcome(outcome)
         with self._intake.link.lock:
             self._notice()
             chosen: dict[bytes, Received] = {}
@@ -216,7 +210,7 @@ class AmqpConsumer:
         wire = self._wire()
         intake = self._intake
         frames = [requeue_frame(intake.channel_id, one.delivery_tag) for one in messages]
-        with intake.link.guarded("giving back"):
+        with intake.doing("giving back"):
             intake.stop_listening(wire)
             wire.write(b"".join(frames), _WRITE_S)
         for one in messages:
@@ -238,7 +232,7 @@ class AmqpConsumer:
         together = [tag for tag in tags if tag < oldest_other]
         frames = [ack_frame(intake.channel_id, max(together), multiple=True)] if together else []
         frames += [ack_frame(intake.channel_id, tag, multiple=False) for tag in tags if tag > oldest_other]
-        with intake.link.guarded("acknowledging"):
+        with intake.doing("acknowledging"):
             intake.stop_listening(wire)
             wire.write(b"".join(frames), _WRITE_S)
             if certainly:
@@ -302,7 +296,7 @@ class AmqpConsumer:
             )
         properties = again(old.properties, starts=old.crashes + 1, causes=old.causes, suspect=True)
         properties["headers"][HEADER_OWNER] = self._owner
-        with intake.link.guarded("recording a start"):
+        with intake.doing("recording a start"):
             intake.hold_from(self._wire(), self._held_queue)
         self._publisher.publish([Parcel(HELD_EXCHANGE, old.queue, properties, old.body)])
         new = self._await_held()
@@ -314,7 +308,7 @@ class AmqpConsumer:
     def _await_held(self) -> Received:
         intake = self._intake
         end_mono_s = monotonic() + self._settings.publish_timeout_s
-        with intake.link.guarded("recording a start"):
+        with intake.doing("recording a start"):
             wire = self._wire()
             while not intake.from_held:
                 left_s = end_mono_s - monotonic()
@@ -374,13 +368,3 @@ class AmqpConsumer:
                 self._intake.link.close()
                 self._on_closed(self)
             return len(held)
-
-
-def _check(outcome: Outcome) -> None:
-    if outcome.verdict not in set(Verdict):
-        raise ValueError(f"{outcome.verdict!r} is not a verdict; use one of {list(Verdict)}")
-    if outcome.verdict is Verdict.DEFER and outcome.due_wall_s is None:
-        raise ValueError("a deferred message needs due_wall_s, the Unix time at which it is ready again")
-    check_due(outcome.due_wall_s)
-    for message in outcome.follow_ups:
-        check_outgoing(message)

@@ -14,7 +14,8 @@ import logging
 import os
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Final
 
@@ -169,6 +170,20 @@ class Intake:
         _log.warning("RabbitMQ closed the channel: %s", error)
         self.link.drop()
         self.forget()
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Use the channel within the block.
+
+        :raises BrokerUnavailable: connection or channel were lost, and with them what was held. What was
+            missing (a queue that was deleted) is declared with the next attempt.
+        """
+        try:
+            with self.link.guarded(what):
+                yield
+        except CHANNEL_ERRORS as error:
+            self.channel_closed(error)
+            raise BrokerUnavailable(f"RabbitMQ closed the channel while {what}: {error}") from error
 
     # --- taking -----------------------------------------------------------------------------------
 
