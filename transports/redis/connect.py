@@ -18,6 +18,9 @@ from .tls_settings import TlsSettings
 from .wire import Arg, Wire, pack
 
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 3), (socket.TCP_KEEPCNT, 3))
+# A server that has accepted greets at once. Whoever waits longer while the network swallows everything
+# would still wait when it is back: within five seconds work goes on, pauses between attempts included.
+_GREETING_S = 2.5
 
 
 def open_wire(settings: RedisSettings, *, name: str, first: int, limit_s: float, protocol: int = 2) -> Wire:
