@@ -189,6 +189,8 @@ class Replies:
     def _on_method(self, method: Method, payload: bytes) -> bool:
         if method != CANCEL:
             return False
+        if self._channel is None:
+            return True  # it is being closed
         _log.warning("RabbitMQ cancelled the consumer of replies: its queue was deleted or moved")
         self._channel = None  # declared again at the next look
         return True
