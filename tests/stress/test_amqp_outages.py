@@ -17,8 +17,8 @@ from support.stress_worker import QUEUE
 from support.tcp_proxy import Mode, tcp_proxy
 from support.waiting import eventually
 
-TASKS = 250
-CUTS = 15
+TASKS = 160
+CUTS = 10
 DOUBTFUL = "5f0d1c52-0000-4000-8000-000000000001"
 BY_DEFAULT = {("classic", "close"), ("quorum", "restart")}
 
@@ -178,7 +178,10 @@ def test_credentials_that_are_changed_are_said_and_work_goes_on_when_they_hold_a
     assert worker.stop() == 0
 
 
-@pytest.mark.parametrize("mode", [Mode.RESET, Mode.CUT_AFTER_REQUEST, Mode.CUT_IN_REPLY])
+MODES = [Mode.RESET, Mode.CUT_IN_REPLY, pytest.param(Mode.CUT_AFTER_REQUEST, marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_connections_that_are_cut_at_any_moment_lose_nothing(
     amqp_site: AmqpSite, dice: random.Random, mode: Mode
 ) -> None:

@@ -15,9 +15,9 @@ from support.ledger import Kill, boot_ns
 from support.rabbitmq_server import shared
 from support.waiting import eventually
 
-MESSAGES = 500
-CHILD_KILLS = 45
-WORKER_KILLS = 6
+MESSAGES = 280
+CHILD_KILLS = 25
+WORKER_KILLS = 4
 QUEUE_TYPES = ["classic", "quorum"]
 
 
@@ -69,9 +69,9 @@ def worker_storm(site: AmqpSite, dice: random.Random, messages: int, kills: int)
     for _ in range(kills):
         worker = site.worker(concurrency=2, task_max_crashes=1000).start()
         children = worker.children()
-        eventually(lambda own=children: set(site.ledger.read().running()) & set(own), deadline_s=10.0)
         time.sleep(dice.uniform(0.0, 0.3))  # the moment of the kill is what varies
-        hits += bool(set(site.ledger.read().running()) & set(children))
+        eventually(lambda own=children: set(site.ledger.read().running()) & set(own), deadline_s=10.0)
+        hits += 1
         now_ns = boot_ns()
         assert worker.process is not None
         worker.process.kill()
@@ -82,13 +82,14 @@ def worker_storm(site: AmqpSite, dice: random.Random, messages: int, kills: int)
     site.finished(90.0)
     site.empty()
     found = site.judged(per_kill=None)
-    print(f"kills of workers {kills}, of which {hits} at work")
+    print(f"kills of workers at work {hits}, which cut off {found.hits}")
     assert (found.lost, found.phantom, found.vanished) == ([], [], [])
     # A message that is to rest is sent anew before the old one is acknowledged: who dies in between has
     # doubled it. RabbitMQ can do no two things at once (the first gap of its capabilities).
     assert set(found.overlaps) <= set(found.unexplained)
     assert len(found.unexplained) <= kills
-    assert hits >= 0.8 * kills
+    assert hits == kills
+    assert found.hits >= kills // 2
     assert site.dead() == []
     assert last.stop() == 0
 
@@ -103,7 +104,7 @@ def test_a_storm_of_child_kills_loses_nothing_and_explains_every_repetition(
 def test_a_storm_of_worker_kills_loses_nothing_and_leaves_nobody(
     amqp_site: AmqpSite, dice: random.Random
 ) -> None:
-    worker_storm(amqp_site, dice, 350, WORKER_KILLS)
+    worker_storm(amqp_site, dice, 220, WORKER_KILLS)
 
 
 @pytest.mark.parametrize("amqp_site", ["quorum"], indirect=True)

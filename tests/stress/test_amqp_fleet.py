@@ -1,0 +1,114 @@
+"""Workers and clients of both makes on the queues of one RabbitMQ: nothing lost, nothing early (I29)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.amqp_fleet import AmqpFleet
+from support.fleet_app import MAKES
+from support.ledger import check
+from support.rabbitmq_server import shared
+
+Make = Callable[..., AmqpFleet]
+ROUNDS = 2
+PER_ROUND = 60
+COUNTDOWNS_S = (0.2, 1.5, 3.0)
+LATE_S = 4.0
+
+
+@pytest.fixture
+def fleet_of(tmp_path: Path) -> Iterator[Make]:
+    """Makes a fleet on a virtual host of its own."""
+    made: list[AmqpFleet] = []
+
+    def make(**settings: Any) -> AmqpFleet:
+        made.append(AmqpFleet(tmp_path, shared().vhost_url(), **settings))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.close()
+
+
+def storm(fleet: AmqpFleet, dice: random.Random, rounds: int, per_round: int) -> None:
+    """Kill a worker of each make in turn, under load, and start it again; judge what ran."""
+    hits = 0
+    for number in range(rounds):
+        make = MAKES[number % 2]
+        for one in range(per_round):
+            options: dict[str, Any] = {"countdown": dice.uniform(0.0, 2.0)} if one % 10 == 0 else {}
+            fleet.send(MAKES[one % 2], dice.uniform(0.010, 0.040), **options)
+        hits += fleet.kill_at_work(make)
+        fleet.workers[make].launch().await_ready()
+    fleet.finished()
+    found = check(fleet.accepted, fleet.ledger.executions(), fleet.kills, per_kill=None)
+    print(f"{found}; kills of workers {rounds}, of which {hits} at work")
+    assert (found.lost, found.phantom, found.vanished) == ([], [], [])
+    # Who dies between sending anew and acknowledging has doubled a message, on RabbitMQ.
+    assert len(found.unexplained) <= rounds
+    assert hits == rounds
+
+
+def test_a_mixed_fleet_whose_workers_are_killed_in_turn_loses_nothing(
+    fleet_of: Make, dice: random.Random
+) -> None:
+    fleet = fleet_of(task_default_queue_type="quorum", broker_native_delayed_delivery_queue_type="classic")
+    for make in MAKES:
+        fleet.launch(make)
+    fleet.await_ready()
+    storm(fleet, dice, ROUNDS, PER_ROUND)
+
+
+def typed(fleet_of: Make, queue_type: str) -> AmqpFleet:
+    """With queues of one type; Celery uses the delays of the broker only if it sees a quorum queue."""
+    return fleet_of(task_default_queue_type=queue_type, task_create_missing_queue_type=queue_type)
+
+
+def delayed(fleet: AmqpFleet, countdowns_s: tuple[float, ...]) -> None:
+    """Each client delays for the worker of each make; all run, none early, none much too late."""
+    due_ns: dict[str, tuple[str, float, int]] = {}
+    for make in MAKES:
+        fleet.launch(make, "-Q", f"for.{make}")
+    fleet.await_ready()
+    for client in MAKES:
+        for make in MAKES:
+            for countdown_s in countdowns_s:
+                task_id = fleet.send(client, 0.0, countdown=countdown_s, queue=f"for.{make}")
+                due = fleet.sent_ns[task_id] + int(countdown_s * 1e9)
+                due_ns[task_id] = (f"{client} for {make}", countdown_s, due)
+    fleet.finished(within_s=max(countdowns_s) + 15.0)
+    late_s = {}
+    for run in fleet.ledger.executions():
+        way, countdown_s, due = due_ns.pop(run.task_id)  # each runs once
+        late_s[way, countdown_s] = (run.start_ns - due) / 1e9
+    print({f"{way}, {countdown_s} s": f"{late:+.3f}" for (way, countdown_s), late in late_s.items()})
+    assert due_ns == {}
+    assert min(late_s.values()) >= 0
+    assert max(late_s.values()) < LATE_S
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_countdowns_of_both_clients_are_kept_by_the_workers_of_both(fleet_of: Make, queue_type: str) -> None:
+    delayed(typed(fleet_of, queue_type), COUNTDOWNS_S)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_a_countdown_of_more_than_a_minute_is_kept_as_well(fleet_of: Make, queue_type: str) -> None:
+    delayed(typed(fleet_of, queue_type), (*COUNTDOWNS_S, 70.0))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_mixed_fleet_at_full_size(fleet_of: Make, dice: random.Random) -> None:
+    fleet = fleet_of(task_default_queue_type="quorum")
+    for make in MAKES:
+        fleet.launch(make, concurrency=2)
+    fleet.await_ready()
+    storm(fleet, dice, 20, 200)
