@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from ...transports.base import Delivery, Outcome
-from ...transports.errors import OwnerLost, TransportError
+from ...transports.errors import BrokerUnavailable, OwnerLost, TransportError
 from .. import signals
 from ..clock import mono_ns, wall_s
 from ..message import MalformedMessage, TaskMessage, parse
@@ -261,7 +261,7 @@ class WorkerLoop:
         self._slot.write_texts(message.id.encode("utf-8", "replace"), plan.name_bytes, delivery.tag)
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
         words[C_POLICY] = plan.policy_bits | (Policy.IGNORE_RESULT if ignored else 0)
-        if not plan.acks.late and not self._acknowledge_early(delivery, number):
+        if not plan.acks.late and not self._acknowledge_early(delivery, message, plan, request):
             return False
         start_ns = self._set_limits(message, plan)
         words[C_RUNNING] = number
@@ -289,8 +289,10 @@ class WorkerLoop:
         if results:
             self._attempt(lambda: parts.store_early(results, message))
 
-    def _acknowledge_early(self, delivery: Delivery, number: int) -> bool:
-        """Acknowledge just before the start; False: it was not ours any more.
+    def _acknowledge_early(
+        self, delivery: Delivery, message: TaskMessage, plan: RunPlan, request: Context
+    ) -> bool:
+        """Acknowledge just before the start; False: it was not ours any more, or may not have been.
 
         It counts as running from before the acknowledgement, so that a process that dies between
         the two leaves a result that says so.
@@ -298,11 +300,23 @@ class WorkerLoop:
         words = self._words
         words[C_SOFT_NS] = words[C_HARD_NS] = 0
         words[C_START_NS] = mono_ns()
-        words[C_RUNNING] = number
-        answers = self._attempt(lambda: self._consumer.settle([Outcome(tag=delivery.tag)]))
-        if answers and answers[0]:
+        words[C_RUNNING] = words[C_EXECUTIONS]
+        doubts: list[Exception] = []
+
+        def acknowledge() -> bool:
+            try:
+                return self._consumer.settle([Outcome(tag=delivery.tag)])[0]
+            except BrokerUnavailable as error:
+                if error.outcome_unknown:
+                    doubts.append(error)
+                raise
+
+        if self._attempt(acknowledge):
             return True
         words[C_RUNNING] = 0
+        if doubts:
+            self._publish(self._outcomes.unanswered(delivery, message, plan, request, doubts[0]), message)
+            return False
         _log.info("delivery %s was taken back before it was acknowledged", delivery.tag.hex())
         return False
 

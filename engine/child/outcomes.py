@@ -9,7 +9,14 @@ from ...transports.base import Delivery, Outcome, Outgoing, StoredResult, Verdic
 from .. import signals, states
 from ..clock import wall_s
 from ..einfo import ExceptionInfo, safe_text
-from ..exceptions import BackendStoreError, NotRegistered, Reject, SoftTimeLimitExceeded, TaskRevokedError
+from ..exceptions import (
+    BackendStoreError,
+    NotRegistered,
+    Reject,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    WorkerLostError,
+)
 from ..execution import Executed
 from ..follow_ups import on_failure, on_retry, on_success
 from ..message import Embed, MalformedMessage, TaskMessage
@@ -145,6 +152,19 @@ class Outcomes:
         document = with_header(delivery.document, UNKNOWN_SINCE_HEADER, wall_s())
         later = Outgoing(delivery.queue, document, delivery.priority, refusal.due_wall_s)
         return Outcome(tag=delivery.tag, verdict=Verdict.ACK, follow_ups=(later,))
+
+    def unanswered(
+        self, delivery: Delivery, message: TaskMessage, plan: RunPlan, request: Context, error: Exception
+    ) -> Outcome:
+        """The outcome of a message whose early acknowledgement was sent, and the answer to it lost.
+
+        It is acknowledged, most likely: it comes to nobody again. It may as well have been taken back, and
+        run by somebody else: to start it here could be a second start.
+        """
+        lost = WorkerLostError(f"it was acknowledged before its start, and did not start: {error}")
+        return self.executed(
+            delivery, message, plan, request, Executed(states.FAILURE, lost, ExceptionInfo(lost)), 0
+        )
 
     # --- messages that ran --------------------------------------------------------------------------
 

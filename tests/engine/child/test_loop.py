@@ -13,6 +13,7 @@ from prefork.engine import signals
 from prefork.engine.app import App
 from prefork.engine.child.loop import EXIT_AS_TOLD, EXIT_OWNER_LOST, EXIT_UNSETTLED
 from prefork.engine.child.readahead import SAMPLES_MIN
+from prefork.engine.exceptions import WorkerLostError
 from prefork.engine.scoreboard import (
     C_BODY,
     C_EXECUTIONS,
@@ -30,7 +31,7 @@ from prefork.engine.scoreboard import (
 )
 from prefork.engine.settling import Settler, decode_outcome
 from prefork.engine.task_context import current
-from prefork.transports.errors import OwnerLost
+from prefork.transports.errors import BrokerUnavailable, OwnerLost
 from support.faulty import Faulty
 from support.one_child import OneChild
 
@@ -338,6 +339,40 @@ def test_a_message_that_is_taken_back_before_its_early_acknowledgement_does_not_
     child.run()
     assert ran == []
     assert child.words[C_RUNNING] == 0
+
+
+def test_an_early_acknowledgement_without_an_answer_starts_nothing_and_is_a_failure(
+    app: App, child_of: Make
+) -> None:
+    ran: list[int] = []
+
+    @app.task(acks_late=False)
+    def never():
+        ran.append(1)
+
+    result = never.delay()
+    child = child_of(app)
+    lost_answer = BrokerUnavailable("connection reset", outcome_unknown=True)
+    faulty_consumer(child).fail("settle", 1, lambda: lost_answer, after=True)
+    assert child.run() == EXIT_AS_TOLD
+    assert ran == []
+    with pytest.raises(WorkerLostError, match="did not start: connection reset"):
+        result.get(timeout=1)
+    assert child.words[C_RUNNING] == 0
+    assert depth(app) == (0, 0, 0)
+
+
+def test_an_early_acknowledgement_that_was_never_sent_is_sent_again(app: App, child_of: Make) -> None:
+    @app.task(acks_late=False)
+    def add(x, y):
+        return x + y
+
+    result = add.delay(1, 2)
+    child = child_of(app)
+    lost = BrokerUnavailable("connection reset", outcome_unknown=True)
+    faulty_consumer(child).fail("settle", 2, lambda: lost)
+    assert child.run() == EXIT_AS_TOLD
+    assert result.get(timeout=1) == 3
 
 
 def test_the_result_of_an_early_acknowledged_task_waits_for_the_store(app: App, child_of: Make) -> None:
