@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..serializers.base import EncodeError
 from ..serializers.registry import SerializerTable
 from ..transports.base import StoredResult
@@ -28,6 +30,7 @@ class ResultWriter:
         self._serializer = table.by_name(config.result_serializer)
         self._expires_s = seconds(config.result_expires) or None  # 0 keeps them, too
         self._extended: bool = config.result_extended
+        self._compression: str | None = config.result_compression if _may_compress(config) else None
         self._bytes_max: int = config.result_max_bytes
         self._enabled = enabled
         self._node = node
@@ -57,6 +60,8 @@ class ResultWriter:
                 )
             )
             stored = self._document(message, request, executed, states.FAILURE, text_arguments=True)
+        elif self._compression is not None and state == states.SUCCESS and executed.state == state:
+            stored = replace(stored, document=result_document.compressed(stored.document, self._compression))
         return executed, (stored,)
 
     def _with_text_arguments(
@@ -141,6 +146,11 @@ class ResultWriter:
 
 def _reply_to(message: TaskMessage | None) -> str:
     return "" if message is None else message.reply_to or ""
+
+
+def _may_compress(config: Any) -> bool:
+    """Not where a result is no document of its own: in a table, or a message."""
+    return not str(config.result_backend or "").startswith(("db+", "rpc:"))
 
 
 def _failed(error: Exception) -> Executed:

@@ -41,6 +41,15 @@ _HEADER_VALUES = {
 }
 
 
+_SHORT_NAMES = {
+    "application/x-gzip": "gzip",
+    "application/x-bz2": "bzip2",
+    "application/x-lzma": "lzma",
+    "application/x-brotli": "brotli",
+    "application/zstd": "zstd",
+}
+
+
 class UnknownCompression(SerializerError):
     """A compression method that is not known, or whose library is not installed.
 
@@ -67,6 +76,14 @@ def header_value(method: str) -> str:
     except KeyError:
         known = ", ".join(sorted(name for name in _HEADER_VALUES if "/" not in name))
         raise UnknownCompression(method, f"the known methods are {known}") from None
+
+
+def short_name(method: str) -> str:
+    """The one alias of a method that this engine uses, and that kombu knows, too.
+
+    :raises UnknownCompression: not on the list.
+    """
+    return _SHORT_NAMES[header_value(method)]
 
 
 def available() -> tuple[str, ...]:

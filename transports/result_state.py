@@ -16,6 +16,9 @@ SUCCESS = "SUCCESS"
 FINAL = frozenset({SUCCESS, "FAILURE", "REVOKED"})
 """States after which nothing more is to come."""
 
+# A compressed document (interop §8.5) hides its state. This engine compresses only a SUCCESS, and names
+# the method by an alias, such as gzip; a content type, such as application/x-gzip, is another writer's.
+_COMPRESSED_SUCCESS = re.compile(rb"\x00celery-compressed\x00\w+\x00")
 _PICKLE_OPCODE = b"\x80"
 _PICKLE_HEAD_BYTES = 128
 # Behind a key there may be its memo; then comes the length of the value, in one form or the other.
@@ -51,6 +54,8 @@ def is_final(document: bytes) -> bool:
 
 
 def _state(document: bytes) -> str | None:
+    if document[:1] == b"\0":
+        return SUCCESS if _COMPRESSED_SUCCESS.match(document) else None
     if document[:1] == _PICKLE_OPCODE:
         # A pickled document begins with its first entry. An empty msgpack map begins with the same
         # byte and has no status either.

@@ -96,6 +96,18 @@ def _timezone(values: Values) -> Iterator[tuple[str, str]]:
         yield "timezone", "there is no such time zone; write a name such as Europe/Berlin or UTC"
 
 
+def _compression(values: Values) -> Iterator[tuple[str, str]]:
+    method = values["result_compression"]
+    if method is None:
+        return
+    # Looked up on use, like the above, and with it the library that the method may need.
+    compression = import_module("prefork.serializers.compression")
+    try:
+        compression.compress(b"", method)
+    except compression.UnknownCompression as error:
+        yield "result_compression", error.remedy
+
+
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[tuple[str, str]]]], ...] = (
     (
         (
@@ -122,6 +134,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[tuple[str, str
     (("task_default_priority", "task_queue_max_priority"), _priorities),
     (("task_publish_retry_policy",), _retry_policy),
     (("timezone",), _timezone),
+    (("result_compression",), _compression),
 )
 
 

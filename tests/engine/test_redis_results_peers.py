@@ -19,6 +19,7 @@ from prefork.engine.app import App
 from prefork.engine.exceptions import RemoteTaskError, Retry, TaskRevokedError
 from prefork.engine.result import GroupResult
 from prefork.transports.base import StoredResult
+from support.one_child import OneChild
 from support.redis_server import RedisServer, running_redis
 from support.waiting import Background, eventually
 
@@ -289,4 +290,37 @@ def test_compressed_results_of_celery_are_read_and_waited_for(server: RedisServe
         writer.store_result("x", "y" * 1000, "SUCCESS")
         assert waiting.result() == "y" * 1000
     finally:
+        pair.close()
+
+
+@pytest.mark.parametrize("method", ["gzip", "bz2", "xz"])
+def test_what_is_compressed_here_is_read_by_celery_and_never_overwritten(
+    server: RedisServer, method: str
+) -> None:
+    pair = Pair(server, "json")
+    pair.ours.conf.result_compression = method
+
+    @pair.ours.task(name="give")
+    def give(size):
+        if size < 0:
+            raise ValueError("x" * 1000)
+        return "x" * size
+
+    child = None
+    try:
+        large, small, failed = give.delay(5000), give.delay(1), give.delay(-1)
+        child = OneChild(pair.ours)
+        child.run()
+        stored = {one.id: pair.backend.client.get(f"celery-task-meta-{one.id}") for one in (large, small)}
+        assert stored[large.id].startswith(b"\0celery-compressed\0")
+        assert len(stored[large.id]) < 1000
+        assert stored[small.id].startswith(b"{"), "it would only grow"
+        assert [large.get(timeout=5), small.get(timeout=5)] == ["x" * 5000, "x"]
+        assert pair.theirs.AsyncResult(large.id).get(timeout=5) == "x" * 5000
+        assert pair.theirs.AsyncResult(failed.id).state == failed.state == "FAILURE"
+        pair.ours.client.results.store([StoredResult(large.id, b'{"status": "FAILURE"}')])
+        assert large.state == "SUCCESS", "a second run that fails does not undo it"
+    finally:
+        if child is not None:
+            child.close()
         pair.close()

@@ -41,6 +41,8 @@ def a_writer(*, enabled: bool = True, expires: Any = 60, extended: bool = False)
         result_serializer="json",
         result_expires=expires,
         result_extended=extended,
+        result_compression=None,
+        result_backend="memory://",
         result_max_bytes=RESULT_BYTES_MAX,
     )
     return ResultWriter(config, SerializerTable(), enabled=enabled, node="prefork@host")

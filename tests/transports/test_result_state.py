@@ -85,3 +85,12 @@ def test_the_end_is_known_in_every_serialization(state: str, result: object) -> 
 )
 def test_in_an_unknown_serialization_the_end_is_looked_for_in_the_text(document: bytes, final: bool) -> None:
     assert is_final(document) is final
+
+
+@pytest.mark.parametrize(
+    ("method", "known"), [(b"gzip", True), (b"zstd", True), (b"application/x-gzip", False), (b"", False)]
+)
+def test_a_compressed_document_is_a_success_if_this_engine_wrote_it(method: bytes, known: bool) -> None:
+    document = b"\0celery-compressed\0" + method + b"\0x\x9c\x03"
+    assert is_success(document) is known
+    assert is_final(document), "of another writer nobody knows before it is read"

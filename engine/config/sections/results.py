@@ -49,9 +49,9 @@ class ResultsSettings:
     result_compression: str | None = setting(
         optional(WORD),
         None,
-        "Compression of results: zlib, bz2, lzma, zstd and so on.",
+        "Compression of results: zlib, bz2, lzma, brotli, zstd. Only a SUCCESS that gets shorter is "
+        "compressed, so that every store knows one; in a database, and with rpc://, there is no effect.",
         old="CELERY_RESULT_COMPRESSION",
-        no_effect="results are stored as they are in this version",
     )
     result_expires: float | None = setting(
         zero_is_none(SECONDS),

@@ -228,6 +228,7 @@ def test_old_and_new_names_in_one_source_are_refused_with_both_named() -> None:
         ({"task_publish_retry_policy": {"tries": 1}}, "task_publish_retry_policy", "has no 'tries'"),
         ({"task_publish_retry_policy": {"max_retries": -1}}, "task_publish_retry_policy", "not negative"),
         ({"timezone": "Mars/Olympus"}, "timezone", "Europe/Berlin"),
+        ({"result_compression": "rar"}, "result_compression", "zlib"),
         ({"timezone": "../../etc/passwd"}, "timezone", "Europe/Berlin"),
         ({"worker_pool": "gevent"}, "worker_pool", "prefork, solo"),
     ],

@@ -11,6 +11,10 @@
 -- not say it (keys in another order) is the document decoded. Same rule as transports/result_state.py.
 local function is_success(document)
   local first = string.byte(document)
+  if first == 0 then
+    -- Compressed, by this engine if the method has no slash in its name: then it is a SUCCESS.
+    return string.find(document, '^%zcelery%-compressed%z%w+%z') ~= nil
+  end
   if first == 0x80 then
     -- A pickle begins with its first entry; behind the key may be its memo, then a length.
     local _, at = string.find(string.sub(document, 1, 128), 'status', 1, true)
