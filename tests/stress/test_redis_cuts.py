@@ -70,12 +70,19 @@ def test_cuts_before_and_after_never_start_an_early_acknowledged_task_twice(
         proxy.batches, proxy.others, proxy.requests = 8, 8, 16
         eventually(lambda: site.depth().ready == 0, deadline_s=60.0, every_s=0.02)
         proxy.batches = proxy.others = proxy.requests = 0
-        eventually(lambda: site.depth().in_work == 0, deadline_s=20.0, every_s=0.02)
+        eventually(
+            lambda: (
+                site.depth().in_work == 0 and {c["state"] for c in worker.stats()["children"]} == {"idle"}
+            ),
+            deadline_s=20.0,
+            every_s=0.05,
+        )
         found = check(site.accepted, site.ledger.executions())
         cuts = proxy.cut_others + proxy.cut_requests
         print(f"{found}; cut {proxy.cut_batches} with messages, {proxy.cut_requests} requests, {cuts} in all")
         assert found.duplicates == 0
         assert (found.phantom, found.vanished) == ([], [])
+        assert {site.state(task_id) for task_id in found.lost} <= {"FAILURE"}
         # Whoever cannot know whether his acknowledgement arrived must not start.
         assert len(found.lost) <= cuts
         assert cuts >= 50
