@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from prefork.transports.base import Depth, Outcome, Outgoing
+from prefork.transports.base import Depth, Outcome, Outgoing, QueueDeclaration
 from prefork.transports.errors import BrokerFull, BrokerUnavailable, TransportError
 from prefork.transports.redis import open_transport
 from prefork.transports.redis.faults import CommandRefused, ServerError, WrongKeyType, from_reply
@@ -135,3 +135,25 @@ def test_a_server_that_takes_no_writes_is_unavailable_and_loses_nothing(
     assert [one.document for one in consumer.reserve(9)] == [b"1", b"2", b"3", b"next"]
     consumer.close()
     transport.close()
+
+
+@pytest.mark.parametrize("command", ["sadd", "zadd", "publish"])
+def test_whoever_lacks_a_right_stores_no_part_of_a_call(command: str) -> None:
+    declared = QueueDeclaration("news", exchange="news", exchange_type="fanout")
+    messages = [Outgoing("q", b"a"), Outgoing("q", b"b", due_wall_s=4e9)]
+    messages += [Outgoing("news", b"c", exchange="news")] * (command == "publish")
+    with running_redis(users=[f"app on >word ~* &* +@all -{command}"]) as server:
+        operator = open_transport(server.url, {})
+        transport = open_transport(
+            server.url_of(0, user="app", password="word"), {"declarations": {"news": declared}}
+        )
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="NOPERM") as refused:
+                transport.send(messages)
+            assert not refused.value.outcome_unknown
+            assert operator.depth("q").ready == 0
+        server.cli("acl", "setuser", "app", f"+{command}")
+        transport.send(messages)
+        assert operator.depth("q") == Depth(ready=1, delayed=1, in_work=0)
+        transport.close()
+        operator.close()

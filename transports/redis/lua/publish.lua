@@ -74,7 +74,8 @@ function write.E(key, first)
 end
 
 function write.X(key, first)
-  redis.call('PEXPIRE', KEYS[key], ARGV[first])
+  -- By now its messages are stored; without this they only stay longer.
+  redis.pcall('PEXPIRE', KEYS[key], ARGV[first])
 end
 
 function write.Q(key, first, last)
@@ -85,11 +86,15 @@ function write.P(_, first)
   redis.call('PUBLISH', ARGV[first], ARGV[first + 1])
 end
 
-each(function(op, key, first, last)
-  if not refused[first] then
-    write[op](key, first, last)
-  end
-end)
+-- A user may lack the right to a command. What is refused must be refused before messages are stored, or
+-- whoever tries again stores them twice.
+for _, turn in ipairs({'BEQ', 'P', 'Z', 'L', 'X'}) do
+  each(function(op, key, first, last)
+    if string.find(turn, op, 1, true) and not refused[first] then
+      write[op](key, first, last)
+    end
+  end)
+end
 local names = {}
 for _, name in pairs(refused) do
   names[#names + 1] = name
