@@ -36,6 +36,7 @@ __all__ = [
     "Delivery",
     "Depth",
     "Entombs",
+    "Flushes",
     "Informs",
     "Message",
     "Outcome",
@@ -179,6 +180,17 @@ class Wakeable(Protocol):
         """Polls readable when something may have come; -1 while there is no connection.
 
         Ask each time: it changes with the connection.
+        """
+
+
+@runtime_checkable
+class Flushes(Protocol):
+    """A consumer whose settling may be lost when its process is killed right afterwards."""
+
+    def flush(self) -> None:
+        """Return when the broker knows all that was settled.
+
+        :raises BrokerUnavailable: nobody knows whether it does.
         """
 
 

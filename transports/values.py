@@ -240,4 +240,6 @@ class Capabilities(msgspec.Struct, frozen=True):
     """`Transport.queues` and `owners` know what other processes have made."""
     counts_in_work: bool = True
     """`Depth.in_work` counts what other processes hold."""
+    hold_s_max: float | None = None
+    """How long the broker lets a message be held, if it has such a bound."""
     gaps: tuple[str, ...] = ()

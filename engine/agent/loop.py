@@ -22,6 +22,7 @@ from ..process_link import ProcessLink, receive, send
 from ..scoreboard import A_ANNOUNCED, A_LOOP_NS, A_RENEWED_NS
 from ..storage import Storage
 from . import memory
+from .patience import warn_of_long_limits
 from .recovery import Recoverer
 from .waking import Waker
 
@@ -46,6 +47,7 @@ class Agent:
         log: logging.Logger,
     ) -> None:
         self._link = link
+        self._loaded = loaded
         self._channel = channel
         self._transport = storage.transport
         self._words = link.scoreboard.words
@@ -83,6 +85,8 @@ class Agent:
         self._keeping.turn()
         watch = self._transport.watch(self._queues)
         self._waker.follow(watch)
+        hold_s_max = self._transport.capabilities.hold_s_max
+        warn_of_long_limits(hold_s_max, self._loaded.app.tasks, self._loaded.config, self._log)
         self._say({"op": "ready"})
         if not self._words[A_ANNOUNCED]:
             self._words[A_ANNOUNCED] = 1  # an agent that replaces a dead one says nothing

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from ...transports.base import Delivery, Outcome
+from ...transports.base import Delivery, Flushes, Outcome
 from ...transports.errors import BrokerUnavailable, OwnerLost, TransportError
 from .. import signals
 from ..clock import mono_ns, wall_s
@@ -305,7 +305,10 @@ class WorkerLoop:
 
         def acknowledge() -> bool:
             try:
-                return self._consumer.settle([Outcome(tag=delivery.tag)])[0]
+                settled = self._consumer.settle([Outcome(tag=delivery.tag)])[0]
+                if settled and isinstance(self._consumer, Flushes):
+                    self._consumer.flush()
+                return settled
             except BrokerUnavailable as error:
                 if error.outcome_unknown:
                     doubts.append(error)

@@ -78,7 +78,12 @@ VALUES: dict[type[msgspec.Struct], st.SearchStrategy[msgspec.Struct]] = {
         Capabilities,
         name=texts,
         gaps=lines,
-        **{name: st.booleans() for name in Capabilities.__struct_fields__ if name not in ("name", "gaps")},
+        hold_s_max=maybe_seconds,
+        **{
+            name: st.booleans()
+            for name in Capabilities.__struct_fields__
+            if name not in ("name", "gaps", "hold_s_max")
+        },
     ),
     QueueDeclaration: st.builds(
         QueueDeclaration,

@@ -182,8 +182,19 @@ class AmqpConsumer:
                     parcels += parcels_of(received, outcome, self._wall(), self._settings.dead_queue)
             if parcels:
                 self._publisher.publish(parcels)
-            self._acknowledge(list(chosen.values()), certainly=len(chosen) == 1)
+            self._acknowledge(list(chosen.values()))
             return answers
+
+    def flush(self) -> None:
+        """Wait until the broker has read what was settled, as in `Flushes.flush`."""
+        intake = self._intake
+        with intake.link.lock:
+            try:
+                self._wire()
+                with intake.doing("flushing"):
+                    intake.round_trip()
+            except BrokerUnavailable as error:
+                raise BrokerUnavailable(str(error), outcome_unknown=True) from error
 
     def give_back(self, tags: Sequence[bytes]) -> int:
         """Return messages, as in `Consumer.give_back`."""
@@ -216,12 +227,8 @@ class AmqpConsumer:
         for one in messages:
             self._held.pop(one.tag, None)
 
-    def _acknowledge(self, done: Sequence[Received], *, certainly: bool = False) -> None:
-        """Acknowledge; all that are older than anything still held with one frame.
-
-        :param certainly: wait until the broker has read it. What a process has written may be lost
-            when it is killed right afterwards, so whatever is acknowledged before its start needs this.
-        """
+    def _acknowledge(self, done: Sequence[Received]) -> None:
+        """Acknowledge; all that are older than anything still held with one frame."""
         if not done:
             return
         wire = self._wire()
@@ -235,8 +242,6 @@ class AmqpConsumer:
         with intake.doing("acknowledging"):
             intake.stop_listening(wire)
             wire.write(b"".join(frames), _WRITE_S)
-            if certainly:
-                intake.round_trip()
         for one in done:
             self._held.pop(one.tag, None)
 
@@ -300,7 +305,8 @@ class AmqpConsumer:
             intake.hold_from(self._wire(), self._held_queue)
         self._publisher.publish([Parcel(HELD_EXCHANGE, old.queue, properties, old.body)])
         new = self._await_held()
-        self._acknowledge([old], certainly=True)
+        self._acknowledge([old])
+        self.flush()
         new.tag, new.crashes, new.suspect, new.started = old.tag, old.crashes, True, True
         new.exchange, new.routing_key, new.queue = old.exchange, old.routing_key, old.queue
         self._held[old.tag] = new

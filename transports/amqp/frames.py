@@ -1,6 +1,6 @@
 """The frames of the hot path, built and taken apart by hand: publish, get, deliver, ack.
 
-py-amqp spends about 140 µs of Python on a message; these take a tenth of it (docs/decisions/0009).
+py-amqp spends about 140 µs of Python on a message; these take a tenth of it (docs/decisions/0013).
 Everything else (handshake, declarations, closing) is left to py-amqp.
 """
 

@@ -2,7 +2,7 @@
 
 Asking (`basic.get`, a whole batch in one write) holds exactly what was asked for: nothing waits in a
 buffer behind a long task, and the read-ahead needs no change of a prefetch count, which RabbitMQ
-applies to new consumers only. It costs the broker hardly more than pushing (docs/decisions/0009).
+applies to new consumers only. It costs the broker hardly more than pushing (docs/decisions/0013).
 An idle consumer has at most one message pushed from each queue, and sleeps on its socket meanwhile.
 
 Everything here belongs to the thread that holds the lock of the link.

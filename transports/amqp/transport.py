@@ -61,6 +61,7 @@ class AmqpTransport:
             counts_in_work=False,
             routes=True,
             shares_queues=False,
+            hold_s_max=self._settings.consumer_timeout_s,
             gaps=GAPS,
         )
 
