@@ -139,7 +139,7 @@ class Client:
 
     def _listen(self) -> str:
         """Where this process waits for results."""
-        store = self.results
+        store: object = self.results
         return store.listen() if isinstance(store, Answers) else ""
 
     def adopt(self, transport: Transport | None, results: ResultStore | None) -> None:

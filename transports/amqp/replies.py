@@ -50,7 +50,8 @@ class Replies:
         self._link = Link(self._settings, "replies")
         self._mutex = threading.Lock()
         # Written under the lock of the link.
-        self._name = ""
+        self._name = fresh_id()
+        self._declared = False
         self._channel: Any = None
         self._generation = -1
         self._unacknowledged = 0
@@ -60,7 +61,7 @@ class Replies:
     @property
     def listening(self) -> bool:
         """Whether somebody in this process has called."""
-        return bool(self._name) and self._pid == os.getpid()
+        return self._declared and self._pid == os.getpid()
 
     def listen(self) -> str:
         """The name of the queue, which exists when this returns.
@@ -68,15 +69,13 @@ class Replies:
         :raises BrokerUnavailable: it cannot be declared.
         """
         if self._pid != os.getpid():
+            self._link.renew_after_fork()
             self._begin()  # the calls of the parent are not ours
-        if not self._name:
+        if not self._declared:
+            # Not at each call: who reads holds this lock while he waits.
             with self._link.lock:
-                self._name = self._name or fresh_id()
-                try:
-                    self._ready()
-                except BrokerUnavailable:
-                    self._name = ""
-                    raise
+                self._ready()
+                self._declared = True
         return self._name
 
     def read(self, timeout_s: float) -> None:
@@ -132,7 +131,7 @@ class Replies:
 
     def close(self) -> None:
         """Delete the queue and close the connection. Safe to call twice."""
-        if not self.listening:
+        if self._pid != os.getpid():
             return
         with self._link.lock:
             channel, self._channel = self._channel, None

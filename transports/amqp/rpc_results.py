@@ -105,7 +105,7 @@ class RpcResults:
     ) -> None:
         self._publisher = Publisher(settings, "results")
         self._replies = Replies(settings, expires_s)
-        self._properties = {
+        self._properties: dict[str, Any] = {
             "content_type": content[0],
             "content_encoding": content[1],
             "headers": {},

@@ -194,7 +194,7 @@ def test_an_absent_broker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BrokerUnavailable):
         store.listen()
     assert store.get(["k"]) == [None]
-    store._replies._name = "as if it had been there"
+    store._replies._declared = True  # as if it had been there
     with pytest.raises(ResultStoreUnavailable, match="cannot be read"):
         store.get(["k"])
     monkeypatch.setattr("prefork.transports.amqp.rpc_results._PATIENCE_S", 0.3)
