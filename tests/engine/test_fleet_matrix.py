@@ -238,6 +238,19 @@ def test_links_are_followed(fleet: Fleet, client: str, worker: str, tmp_path: Pa
     assert eventually((tmp_path / "told").read_text) == "('failed',)\n"
 
 
+@pytest.mark.parametrize("worker", MAKES)
+def test_a_chain_of_a_celery_client_is_followed_through_workers_of_both_makes(
+    fleet: Fleet, worker: str
+) -> None:
+    [other] = set(MAKES) - {worker}
+    add = fleet.app("celery").tasks["fleet.add"]
+    steps = [add.s(1, 2).set(queue=f"{worker}.json"), add.s(10).set(queue=f"{other}.json")]
+    last = (steps[0] | steps[1] | add.s(100).set(queue=f"{worker}.json")).apply_async()
+    assert last.get(timeout=OUTSIDE_S) == 113
+    assert last.parent.get(timeout=OUTSIDE_S) == 13
+    assert last.parent.parent.get(timeout=OUTSIDE_S) == 3
+
+
 @ways
 def test_retries_go_on_where_they_are_taken_up(fleet: Fleet, client: str, worker: str) -> None:
     begun_wall_s = time.time()

@@ -171,6 +171,36 @@ def test_what_prefork_holds_is_restored_by_no_celery_worker_however_long_it_take
         fleet.close()
 
 
+def test_what_a_celery_worker_holds_is_taken_over_when_it_is_dead_and_not_before(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    visibility_s = 4.0
+    fleet = MixedFleet(tmp_path, server, visibility_s)
+    try:
+        fleet.worker("celery", 2).launch().await_ready()
+        alive = [fleet.send(client, 3.0) for client in MAKES]
+        eventually(lambda: len(fleet.ledger.executions()) == 2)
+        fleet.worker("prefork").launch().await_ready()
+        fleet.finished(alive)
+        eventually(lambda: server.cli("EXISTS", "unacked") == "0")
+        fleet.workers["prefork"].kill()
+        held = fleet.send("celery", 60.0)
+        [run] = eventually(lambda: [run for run in fleet.ledger.executions() if run.task_id == held])
+        fleet.workers["celery"].kill()
+        fleet.workers["prefork"].launch().await_ready()
+        eventually(
+            lambda: sum(run.task_id == held for run in fleet.ledger.executions()) == 2,
+            deadline_s=visibility_s + 20.0,  # looked for every ten seconds
+        )
+        runs = fleet.ledger.executions()
+        taken_s = (runs[-1].start_ns - run.start_ns) / 1e9
+        print(f"taken over {taken_s:.1f} s after its start, visibility timeout {visibility_s} s")
+        assert taken_s >= visibility_s - 0.1
+        assert len(runs) == len(alive) + 2
+    finally:
+        fleet.close()
+
+
 def test_what_one_make_retries_the_other_goes_on_with(tmp_path: Path, server: RedisServer) -> None:
     fleet = MixedFleet(tmp_path, server)
     try:

@@ -26,8 +26,6 @@ from .publish import Publisher
 from .scripts import RESTORE, UNLOCK
 from .settings import RedisSettings
 
-THROTTLE = 10
-"""Kombu looks once in so many intervals of its timer."""
 RESTORED_PER_TURN = 1000
 _CHUNK = 50
 
@@ -64,7 +62,11 @@ class Restorer:
         now_mono_s = monotonic()
         if now_mono_s < self._next_mono_s:
             return []
-        self._next_mono_s = now_mono_s + self._settings.unacked_restore_interval_s * THROTTLE
+        # Kombu looks once in so many intervals of its timer.
+        settings = self._settings
+        self._next_mono_s = (
+            now_mono_s + settings.unacked_restore_interval_s * settings.unacked_restore_throttle
+        )
         restored, problems = self.restore(link)
         lines = [line for line in problems if line not in self._said]
         self._said.update(lines)

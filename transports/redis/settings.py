@@ -82,6 +82,7 @@ class RedisSettings:
     unacked_mutex_expire_s: float = 300.0
     unacked_restore_limit: int | None = None
     unacked_restore_interval_s: float = 10.0
+    unacked_restore_throttle: int = 10
     deadletter_queue: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -216,6 +217,7 @@ def _layout(values: Options, db: int) -> dict[str, Any]:
         "unacked_mutex_expire_s": values.seconds("unacked_mutex_expire", 300.0),
         "unacked_restore_limit": None if limit is None else values.count("unacked_restore_limit", 0, least=1),
         "unacked_restore_interval_s": _interval(values),
+        "unacked_restore_throttle": max(1, values.count("unacked_restore_throttle", 10)),
         "deadletter_queue": values.text("deadletter_queue"),
     }
 

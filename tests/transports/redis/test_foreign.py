@@ -242,8 +242,15 @@ def test_it_looks_as_seldom_as_kombu(scene: Scene) -> None:
     assert scene.restorer.turn(scene.link) == []
     scene.hold("m")
     assert scene.restorer.turn(scene.link) == []
+    assert 90.0 < scene.restorer._next_mono_s - time.monotonic() <= 100.0
     scene.restorer._next_mono_s = 0.0
     assert "restored 1 messages" in scene.restorer.turn(scene.link)[0]
+
+
+def test_it_looks_as_often_as_the_options_say(shared_redis: RedisServer, prefix: str) -> None:
+    scene = Scene(shared_redis, prefix, unacked_restore_interval=2, unacked_restore_throttle=3)
+    scene.restorer.turn(scene.link)
+    assert 5.0 < scene.restorer._next_mono_s - time.monotonic() <= 6.0
 
 
 # --- with kombu ---------------------------------------------------------------------------------

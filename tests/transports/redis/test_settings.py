@@ -169,6 +169,8 @@ def test_a_secret_value_is_not_shown_when_it_is_refused() -> None:
 def test_an_interval_of_nothing_means_the_default_as_in_kombu() -> None:
     assert read_settings("redis://h", {"unacked_restore_interval": 0}).unacked_restore_interval_s == 10
     assert read_settings("redis://h", {"unacked_restore_interval": -1}).unacked_restore_interval_s == 10
+    assert read_settings("redis://h").unacked_restore_throttle == 10
+    assert read_settings("redis://h", {"unacked_restore_throttle": 0}).unacked_restore_throttle == 1
 
 
 def test_bytes_count_as_text() -> None:
