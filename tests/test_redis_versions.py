@@ -33,7 +33,9 @@ def test_a_command_runs_once_with_each_server(tmp_path: Path) -> None:
     old = server(tmp_path / "a" / "redis-server", "old")
     new = server(tmp_path / "b" / "valkey-server", "new")
     server(tmp_path / "b" / "valkey-cli", "client of new")
-    done = run(f"{old}:{new}", "sh", "-c", "redis-server; redis-cli 2>/dev/null | grep new")
+    done = run(
+        f"{old}:{new}", "sh", "-c", "redis-server; env | grep SERVERS; redis-cli 2>/dev/null | grep new"
+    )
     assert done.stdout.splitlines() == ["== old", "old", "== new", "new", "client of new"]
     assert done.returncode == 1  # the first one had no client that says so
 

@@ -43,6 +43,8 @@ def bin_of(program: Path, directory: Path) -> Path:
 def main(command: Sequence[str]) -> int:
     """Run a command with each server in front of PATH; the number of those with which it failed."""
     failed = 0
+    # The variable is for us: prefork would take it for a setting of its own.
+    environ = {name: value for name, value in os.environ.items() if name != VARIABLE}
     with tempfile.TemporaryDirectory(prefix="prefork-redis-versions-") as root:
         for index, program in enumerate(servers(os.environ.get(VARIABLE, ""))):
             version = subprocess.run(
@@ -50,7 +52,7 @@ def main(command: Sequence[str]) -> int:
             ).stdout
             print(f"== {version.strip()}", flush=True)
             path = f"{bin_of(program, Path(root, str(index)))}:{os.environ.get('PATH', '')}"
-            status = subprocess.run(command, env={**os.environ, "PATH": path}, check=False).returncode
+            status = subprocess.run(command, env={**environ, "PATH": path}, check=False).returncode
             failed += status != 0
     return failed
 
