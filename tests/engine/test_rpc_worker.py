@@ -120,4 +120,5 @@ def test_a_client_of_celery_waits_for_our_worker(worker: Host, broker: str) -> N
     assert peer.send_task("shop.add", (40, 2), queue=QUEUE).get(timeout=20) == 42
     with pytest.raises(ValueError, match="bad"):
         peer.send_task("shop.fails", queue=QUEUE).get(timeout=20)
+    peer.backend.result_consumer.stop()
     peer.close()

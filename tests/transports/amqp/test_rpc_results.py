@@ -263,6 +263,7 @@ def test_celery_waits_for_what_we_send(peer: celery.Celery, open_rpc: OpenRpc) -
     data = data.encode() if isinstance(data, str) else data
     open_rpc(result_serializer=serializer).store([StoredResult(key, data, 60.0, True, peer.thread_oid)])
     assert result.get(timeout=20) == {"a": [1]}
+    peer.backend.result_consumer.stop()
 
 
 def test_we_wait_for_what_celery_sends(peer: celery.Celery, open_rpc: OpenRpc) -> None:
