@@ -34,7 +34,6 @@ _REDIS_NAMES = {
     "redis_max_connections": "max_connections",
     "redis_client_name": "client_name",
     "redis_backend_credential_provider": "credential_provider",
-    "redis_backend_health_check_interval": "health_check_interval",
 }
 
 

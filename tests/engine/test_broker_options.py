@@ -69,7 +69,6 @@ def test_settings_of_the_redis_result_store_become_its_options() -> None:
             redis_max_connections=5,
             redis_client_name="shop",
             redis_backend_credential_provider=provider,
-            redis_backend_health_check_interval=3,
             result_expires=60,
         )
     )
@@ -79,7 +78,6 @@ def test_settings_of_the_redis_result_store_become_its_options() -> None:
     assert options["max_connections"] == 5
     assert options["client_name"] == "shop"
     assert options["credential_provider"] is provider
-    assert options["health_check_interval"] == 3
     assert options["result_expires"] == 60
 
 

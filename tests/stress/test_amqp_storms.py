@@ -127,7 +127,7 @@ def test_poison_is_bounded_and_no_good_message_is_charged(amqp_site: AmqpSite, d
     runs = site.ledger.executions()
     starts = [run for run in runs if run.task_id in poisons]
     print(f"poison starts {len(starts)}, good starts {len(runs) - len(starts)}, dead {len(letters)}")
-    # Nobody suspects the first start, which is on no record (docs/decisions/0009).
+    # Nobody suspects the first start, which is on no record (docs/decisions/0013).
     assert len(starts) <= len(poisons) * (max_crashes + 1)
     assert len(runs) - len(starts) == len(good)
     assert {letter.reason for letter in letters} == {"crashes"}

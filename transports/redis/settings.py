@@ -66,7 +66,6 @@ class RedisSettings:
     connect_timeout_s: float = 4.0
     keepalive: bool = True
     keepalive_options: tuple[tuple[int, int], ...] = ()
-    health_check_interval_s: float = 25.0
     max_connections: int = 10
     keep_connections: bool = True
     publish_deadline_s: float = 5.0
@@ -189,7 +188,6 @@ def _connection(values: Options) -> dict[str, Any]:
         "connect_timeout_s": values.seconds("socket_connect_timeout", min(4.0, timeout_s)),
         "keepalive": values.flag("socket_keepalive", True),
         "keepalive_options": pairs,
-        "health_check_interval_s": values.seconds("health_check_interval", 25.0),
         "max_connections": values.count("max_connections", 10, least=1),
         "keep_connections": values.flag("keep_connections", True),
         "publish_deadline_s": values.seconds("publish_deadline", 5.0),

@@ -136,6 +136,7 @@ class ProgramsSettings:
         None,
         "Health check interval of the Redis result store.",
         unit="s",
+        no_effect="a connection that was idle is looked at before each use",
     )
     redis_client_name: str | None = setting(
         optional(WORD),
