@@ -7,18 +7,34 @@
 --   {runs, documents, keys of the wrong type}.
 -- A run is five numbers: source, number of the first message, how many, crashes, flags.
 -- A tag is <number>:<source>:<fence>, and with a record r<number>:<source>:<crashes>:<flags>:<fence>.
---- include records
---- include schedule
-local owner, fence = ARGV[1], ARGV[2]
-local max_n, max_bytes, number = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local first_queue, queues = tonumber(ARGV[7]), tonumber(ARGV[8])
-local held, marked_lists, due_queues, dead = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local queues = tonumber(ARGV[8])
 local LISTS = 5 + queues
 
-local registered = redis.call('HGET', KEYS[1], owner)
+local registered = redis.call('HGET', KEYS[1], ARGV[1])
 if not registered or string.byte(registered) == 33 then
   return false
 end
+
+-- Most calls of a worker with little to do find nothing: one look at all keys says so, before anything
+-- else is made ready.
+local there = queues == 0
+for first = 6, #KEYS, 1000 do
+  there = there or redis.call('EXISTS', unpack(KEYS, first, math.min(first + 999, #KEYS))) > 0
+end
+if not there then
+  -- Nobody would learn from a look that this server takes no writes any more (it is a replica now).
+  local popped = redis.pcall('RPOP', KEYS[LISTS + 1])
+  if type(popped) == 'table' and popped.err then
+    return popped
+  end
+  return {{}, {}, {}}
+end
+
+--- include records
+--- include schedule
+local fence, first_queue = ARGV[2], tonumber(ARGV[7])
+local max_n, max_bytes, number = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local held, marked_lists, due_queues, dead = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 if not usable(held, 'hash') then
   return wrong_type(held)
 end
@@ -185,7 +201,12 @@ local function take_all()
   end
 end
 
-promote_all()
+for first = 6, LISTS, 1000 do
+  if redis.call('EXISTS', unpack(KEYS, first, math.min(first + 999, LISTS))) > 0 then
+    promote_all()
+    break
+  end
+end
 take_all()
 if refusal and count == 0 then
   return refusal
