@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .bindings import Bindings
-from .keys import Keys
+from .keys import Keys, decode
 from .link import Link
 from .pool import Pool
 
@@ -54,10 +54,11 @@ class Fanout:
             places.setdefault(pattern, []).append(self._keys.list_of(_name(queue, worker), 0))
         return FanoutListener(places, self._pool)
 
-    def forget(self, link: Link, queues: Iterable[str], worker: str) -> None:
-        """Drop the copies of a worker that is gone."""
+    def forget(self, link: Link, worker: str) -> None:
+        """Drop the copies of a worker that is gone, whichever queues they came by."""
         keys = self._keys
-        for name in (_name(queue, worker) for queue in queues if self.concerns(queue)):
+        known = map(decode, link.call(b"SMEMBERS", keys.queues))
+        for name in [name for name in known if name.startswith(_name("", worker))]:
             lists = [keys.list_of(name, step) for step in keys.steps]
             link.many(
                 [

@@ -117,16 +117,21 @@ def recover_owner(
 
 
 class LapsedRecovery(NamedTuple):
-    """What was recovered, and which owners could not be: one that is damaged keeps nobody else waiting."""
+    """What was recovered, and which owners could not be: one that is damaged keeps nobody else waiting.
+
+    :param forgotten: workers of which nothing is left.
+    """
 
     recovery: Recovery
     problems: tuple[TransportError, ...]
+    forgotten: tuple[str, ...]
 
 
 def recover_lapsed(link: Link, keys: Keys, *, max_crashes: int, cause: str) -> LapsedRecovery:
     """Recover every owner of every worker whose lease has run out; see `Transport.recover_lapsed`."""
     parts: list[Recovery] = []
     problems: list[TransportError] = []
+    forgotten: list[str] = []
     for worker in lapsed(link, keys):
         for owner in owners(link, keys, worker):
             try:
@@ -137,8 +142,9 @@ def recover_lapsed(link: Link, keys: Keys, *, max_crashes: int, cause: str) -> L
                 )
             except (DamagedOwner, WrongKeyType) as error:
                 problems.append(error)
-        link.run(FORGET_WORKER, [keys.workers, keys.worker(worker)], [encode(worker), 1])
-    return LapsedRecovery(merged(parts), tuple(problems))
+        if link.run(FORGET_WORKER, [keys.workers, keys.worker(worker)], [encode(worker), 1]):
+            forgotten.append(worker)
+    return LapsedRecovery(merged(parts), tuple(problems), tuple(forgotten))
 
 
 def lapsed(link: Link, keys: Keys) -> list[str]:

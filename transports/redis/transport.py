@@ -151,7 +151,7 @@ class RedisTransport:
         """Forget a worker; what its owners still hold returns untouched."""
         with self._pool.link() as link:
             recovery.unregister(link, self._keys, worker)
-            self._fanout.forget(link, self._watched, worker)
+            self._fanout.forget(link, worker)
 
     def owners(self, worker: str) -> list[str]:
         """The owners that are registered for a worker."""
@@ -170,7 +170,11 @@ class RedisTransport:
     def recover_lapsed(self, *, max_crashes: int = 3, cause: str = "worker lost") -> Recovery:
         """Recover every owner of every worker whose lease has run out; see the port."""
         with self._pool.link() as link:
-            found, problems = recovery.recover_lapsed(link, self._keys, max_crashes=max_crashes, cause=cause)
+            found, problems, forgotten = recovery.recover_lapsed(
+                link, self._keys, max_crashes=max_crashes, cause=cause
+            )
+            for worker in forgotten:
+                self._fanout.forget(link, worker)
         said, self._unrecovered = self._unrecovered, frozenset(map(str, problems))
         for line in sorted(self._unrecovered - said):
             _log.error("%s", line)

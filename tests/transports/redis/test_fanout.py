@@ -102,6 +102,23 @@ def test_a_received_broadcast_survives_its_child(start: Open) -> None:
     assert len(again.reserve(10)) == 1
 
 
+def test_the_copies_of_a_worker_that_vanished_go_with_it(
+    start: Open, shared_redis: RedisServer, prefix: str
+) -> None:
+    one, two = start("one"), start("two")
+    one.transport.send([news(b"m"), news(b"n")])
+    for worker in (one, two):
+        assert readable(worker.watch.fileno())
+        worker.watch.drain()
+    assert len(one.child.reserve(1)) == 1
+    one.transport.heartbeat("one", 0.001)
+    eventually(lambda: two.transport.recover_lapsed().suspects)
+    left = shared_redis.cli("KEYS", f"{prefix}*fanout:one*")
+    assert left.strip() == "", "neither what it held nor what it had not taken"
+    assert shared_redis.cli("SCARD", f"{prefix}prefork:marked").strip() == "0"
+    assert len(two.child.reserve(10)) == 2
+
+
 @pytest.mark.parametrize(("key", "hears"), [("sport.eu", True), ("weather", False)])
 def test_a_pattern_of_keys_is_heard_as_kombu_publishes_it(
     start: Open, shared_redis: RedisServer, prefix: str, key: str, hears: bool
