@@ -114,11 +114,18 @@ def _with_priority(properties: dict[str, Any], priority: int) -> dict[str, Any]:
 
 
 def to_document(
-    properties: Mapping[str, Any], body: bytes, exchange: str, routing_key: str, tag: str
+    properties: Mapping[str, Any],
+    body: bytes,
+    exchange: str,
+    routing_key: str,
+    tag: str,
+    *,
+    marked: bool = True,
 ) -> bytes:
     """The document of a message that came.
 
     :param tag: what kombu calls the delivery tag; any text.
+    :param marked: see `may_be_marked`; False saves a look at every name.
     """
     content_type = properties.get("content_type")
     if content_type == RAW_CONTENT_TYPE:
@@ -135,7 +142,9 @@ def to_document(
     for name in _PASSED:
         if name in properties:
             kept[name] = properties[name]
-    headers = own_headers(properties.get("headers") or {})
+    headers = properties.get("headers") or {}
+    if marked:
+        headers = own_headers(headers)
     document = _Document(
         body,
         str(properties.get("content_encoding") or "utf-8"),
@@ -150,6 +159,11 @@ def to_document(
     except UnicodeEncodeError:
         document.headers, document.properties = _typed(headers), _typed(kept)
         return _encode(document)
+
+
+def may_be_marked(header: bytes) -> bool:
+    """Whether a content header may hold names that are not the sender's: a look at its raw bytes."""
+    return b"x-" in header or b"prefork-" in header
 
 
 def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from ..errors import BrokerUnavailable
 from .codec import Undecodable, decode_properties
+from .documents import may_be_marked
 from .errors import DeclarationClash, Refused
 from .frames import (
     CANCEL,
@@ -289,6 +290,7 @@ class Intake:
             exchange=arrival.exchange,
             routing_key=arrival.routing_key,
             redelivered=arrival.redelivered,
+            marked=may_be_marked(header),
         )
         (self.from_held if held else self.inbox).append(received)
 

@@ -14,12 +14,14 @@ class Received:
     :param tag: names it to the engine; stays when the message moves to the queue of started suspects.
     :param delivery_tag: names it to the broker, on the channel that it came on.
     :param queue: where it belongs.
+    :param marked: its headers may hold names that are not the sender's.
     :ivar crashes: how many processes died while they ran it.
     :ivar suspect: a process that held it vanished, so that it may be what killed it.
     :ivar started: its start is on record: it lies in the queue of its owner's started suspect.
     """
 
     __slots__ = (
+        "_marked",
         "body",
         "crashes",
         "delivery_tag",
@@ -44,6 +46,7 @@ class Received:
         exchange: str,
         routing_key: str,
         redelivered: bool,
+        marked: bool = True,
     ) -> None:
         self.tag = tag
         self.delivery_tag = delivery_tag
@@ -53,9 +56,10 @@ class Received:
         self.exchange = exchange
         self.routing_key = routing_key
         self.redelivered = redelivered
-        self.crashes = starts_of(properties)
-        self.suspect = self.crashes > 0 or suspect_of(properties)
+        self.crashes = starts_of(properties) if marked else 0
+        self.suspect = marked and (self.crashes > 0 or suspect_of(properties))
         self.started = False
+        self._marked = marked
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -70,7 +74,14 @@ class Received:
 
     def delivery(self) -> Delivery:
         """As the engine sees it."""
-        document = to_document(self.properties, self.body, self.exchange, self.routing_key, self.tag.hex())
+        document = to_document(
+            self.properties,
+            self.body,
+            self.exchange,
+            self.routing_key,
+            self.tag.hex(),
+            marked=self._marked,
+        )
         return Delivery(
             tag=self.tag,
             queue=self.queue,
