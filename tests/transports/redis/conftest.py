@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from prefork.transports.redis import RedisTransport, open_transport
+from prefork.transports.redis.keys import Keys
+from prefork.transports.redis.settings import read_settings
 from support.redis_server import RedisServer, make_certificates, running_redis
 
 
@@ -22,6 +26,28 @@ def shared_redis() -> Iterator[RedisServer]:
 def prefix() -> str:
     """A key prefix that no other test uses."""
     return f"t{uuid.uuid4().hex[:12]}:"
+
+
+@pytest.fixture
+def transport(shared_redis: RedisServer, prefix: str) -> Iterator[RedisTransport]:
+    """A broker on the shared server."""
+    transport = open_transport(shared_redis.url, {"global_keyprefix": prefix})
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def keys(shared_redis: RedisServer, prefix: str) -> Keys:
+    """The names of its keys."""
+    return Keys(read_settings(shared_redis.url, {"global_keyprefix": prefix}))
+
+
+@pytest.fixture
+def server(shared_redis: RedisServer) -> Iterator[redis.Redis]:
+    """A plain client of the shared server, to look and to spoil."""
+    client = redis.Redis(host="127.0.0.1", port=shared_redis.port)
+    yield client
+    client.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -11,7 +10,6 @@ import redis
 from prefork.transports.base import Delivery, Outcome, Outgoing, QueueDeclaration, StoredResult, Verdict
 from prefork.transports.redis import RedisTransport, link, open_transport, schedule
 from prefork.transports.redis.keys import Keys
-from prefork.transports.redis.settings import read_settings
 from support.redis_server import RedisServer
 
 SUCCESS = b'{"status": "SUCCESS"}'
@@ -19,25 +17,6 @@ SUCCESS = b'{"status": "SUCCESS"}'
 
 def documents(deliveries: list[Delivery]) -> list[bytes]:
     return [one.document for one in deliveries]
-
-
-@pytest.fixture
-def transport(shared_redis: RedisServer, prefix: str) -> Iterator[RedisTransport]:
-    transport = open_transport(shared_redis.url, {"global_keyprefix": prefix})
-    yield transport
-    transport.close()
-
-
-@pytest.fixture
-def keys(shared_redis: RedisServer, prefix: str) -> Keys:
-    return Keys(read_settings(shared_redis.url, {"global_keyprefix": prefix}))
-
-
-@pytest.fixture
-def server(shared_redis: RedisServer) -> Iterator[redis.Redis]:
-    client = redis.Redis(host="127.0.0.1", port=shared_redis.port)
-    yield client
-    client.close()
 
 
 def send(transport: RedisTransport, *messages: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -16,7 +15,6 @@ from prefork.transports.redis.consumer import BATCH_BYTES_MAX
 from prefork.transports.redis.faults import DamagedOwner
 from prefork.transports.redis.keys import Keys
 from prefork.transports.redis.owners import Registered
-from prefork.transports.redis.settings import read_settings
 from support.forked import in_child
 from support.redis_server import RedisServer, running_redis
 from support.tcp_proxy import Mode, tcp_proxy
@@ -26,25 +24,6 @@ SUCCESS = b'{"status": "SUCCESS"}'
 
 def documents(deliveries: list[Delivery]) -> list[bytes]:
     return [one.document for one in deliveries]
-
-
-@pytest.fixture
-def transport(shared_redis: RedisServer, prefix: str) -> Iterator[RedisTransport]:
-    transport = open_transport(shared_redis.url, {"global_keyprefix": prefix})
-    yield transport
-    transport.close()
-
-
-@pytest.fixture
-def keys(shared_redis: RedisServer, prefix: str) -> Keys:
-    return Keys(read_settings(shared_redis.url, {"global_keyprefix": prefix}))
-
-
-@pytest.fixture
-def server(shared_redis: RedisServer) -> Iterator[redis.Redis]:
-    client = redis.Redis(host="127.0.0.1", port=shared_redis.port)
-    yield client
-    client.close()
 
 
 def send(transport: RedisTransport, *messages: bytes, queue: str = "q", priority: int = 0) -> None:

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
 from prefork.transports.base import Depth, Outcome, Outgoing, QueueDeclaration, Verdict
 from prefork.transports.redis import RedisTransport, open_transport
 from prefork.transports.redis.keys import Keys
-from prefork.transports.redis.settings import read_settings
 from support.redis_server import RedisServer
-
-
-@pytest.fixture
-def transport(shared_redis: RedisServer, prefix: str) -> Iterator[RedisTransport]:
-    transport = open_transport(shared_redis.url, {"global_keyprefix": prefix})
-    yield transport
-    transport.close()
-
-
-@pytest.fixture
-def keys(shared_redis: RedisServer, prefix: str) -> Keys:
-    return Keys(read_settings(shared_redis.url, {"global_keyprefix": prefix}))
-
-
-@pytest.fixture
-def server(shared_redis: RedisServer) -> Iterator[redis.Redis]:
-    client = redis.Redis(host="127.0.0.1", port=shared_redis.port)
-    yield client
-    client.close()
 
 
 @pytest.mark.parametrize("member", [b"", b"no line", b"a:b:c\ndocument", b"\n", b"u:1\nd", b":::\n"])
