@@ -16,7 +16,7 @@ import threading
 from types import FrameType
 from typing import Final
 
-from ...transports.base import Recovery, Transport
+from ...transports.base import Consumer, Recovery, Transport, Wakeable
 from ...transports.errors import TransportError
 from .. import signals as hooks
 from ..boot import BootSpec
@@ -38,11 +38,13 @@ _log = logging.getLogger("prefork.solo")
 
 
 class WatchWakes:
-    """Sleeps on the broker's own watch, and on a descriptor that a signal handler writes to."""
+    """Sleeps on the broker's own watch (and on the connection, where messages are pushed to it), and on
+    a descriptor that a signal handler writes to."""
 
-    def __init__(self, transport: Transport, queues: list[str], stop_fd: int) -> None:
+    def __init__(self, transport: Transport, queues: list[str], stop_fd: int, consumer: Consumer) -> None:
         self._watch = transport.watch(queues)
         self._stop_fd = stop_fd
+        self._connection = consumer if isinstance(consumer, Wakeable) else None
 
     def before_looking(self) -> int:
         """Forget what fired so far."""
@@ -51,7 +53,10 @@ class WatchWakes:
 
     def wait(self, token: int) -> None:
         """Sleep until the watch fires or the worker is told to leave; at most a second."""
-        select.select([self._watch.fileno(), self._stop_fd], [], [], _SAFETY_S)
+        fds = [self._watch.fileno(), self._stop_fd]
+        if self._connection is not None and self._connection.fileno() >= 0:
+            fds.append(self._connection.fileno())
+        select.select(fds, [], [], _SAFETY_S)
 
     def worked(self) -> None:
         """Nothing to remember."""
@@ -114,7 +119,8 @@ class Solo:
         hooks.worker_process_init.send(sender=self._loaded.node)
         keeper = threading.Thread(target=self._keep, name="prefork-housekeeping", daemon=True)
         keeper.start()
-        idle = WatchWakes(self._storage.transport, self._loaded.options["queues"], self._stop_fd)
+        transport, queues = self._storage.transport, self._loaded.options["queues"]
+        idle = WatchWakes(transport, queues, self._stop_fd, self._parts.consumer)
         self._slot.words[C_STATE] = State.IDLE
         hooks.worker_ready.send(sender=self._loaded.node)
         code = 1
