@@ -14,6 +14,14 @@ from support.redis_server import RedisServer, running_redis
 from support.stress_worker import Site
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has little to do with the broker runs on the embedded one, and in a soak on the others."""
+    for item in items:
+        broker = getattr(item, "callspec", None) and item.callspec.params.get("site")
+        if item.get_closest_marker("one_broker") and broker not in (None, "filesystem"):
+            item.add_marker(pytest.mark.soak)
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One server for all tests; each has a key prefix of its own."""

@@ -8,8 +8,12 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from support.stress_worker import Site, StressWorker
 from support.waiting import eventually
+
+pytestmark = pytest.mark.one_broker
 
 BOOT_FAILED = 3
 

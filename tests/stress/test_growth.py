@@ -12,6 +12,8 @@ from prefork.transports.base import Depth
 from support.stress_worker import Site, StressWorker
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_broker
+
 WARM = 150
 DEATHS = 1000
 # Children that get something done between deaths are replaced at once (docs/decisions/0012).

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from prefork.engine.exceptions import TimeLimitExceeded
 from support.calibration import allowance_s
 from support.ledger import boot_ns
 from support.stress_worker import Site, group_members
 from support.waiting import eventually
+
+pytestmark = pytest.mark.one_broker
 
 LIMIT_S = 0.5
 KINDS = ("sleep", "ignore", "mask", "stuck", "stuck with gil", "stop self", "grandchild", "daemon")

@@ -17,8 +17,12 @@ CHILDREN = 500
 
 PROGRAM = """
 import json, sys, threading, time
+import pytest
+
 from prefork.engine.embed import Worker
 from support.stress_app import app
+
+pytestmark = pytest.mark.one_broker
 
 made = []
 def start():

@@ -13,6 +13,8 @@ from support.calibration import allowance_s
 from support.stress_worker import Site, StressWorker
 from support.waiting import eventually
 
+pytestmark = pytest.mark.one_broker
+
 SCRIPTS = 60
 SOFT_S = 1.0
 TASK_S = 0.3
