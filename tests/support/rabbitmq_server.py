@@ -166,10 +166,7 @@ class RabbitMQ:
 
 @lru_cache(maxsize=1)
 def shared() -> RabbitMQ:
-    """The server of this test session, started on first use.
-
-    With PREFORK_TEST_RABBITMQ_DIR in the environment it is still private to the session.
-    """
+    """The server of this test session, started on first use."""
     scratch = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
     server = RabbitMQ(scratch)
     owner_pid = os.getpid()

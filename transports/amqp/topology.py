@@ -6,6 +6,7 @@ connection is remembered until that connection is replaced, or somebody finds it
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,7 @@ from .settings import AmqpSettings
 HELD_EXCHANGE = "prefork.started"
 HELD_QUEUE_PREFIX = "prefork.started."
 _HELD_QUEUE_EXPIRES_MS = 600_000
+_NAME_BYTES_MAX = 255
 
 
 class Topology:
@@ -139,8 +141,11 @@ class Topology:
 
 
 def held_queue(owner: str) -> str:
-    """The name of the queue of `Topology.held`."""
-    return HELD_QUEUE_PREFIX + owner
+    """The name of the queue of `Topology.held`; owners may have longer names than queues."""
+    name = HELD_QUEUE_PREFIX + owner
+    if len(name.encode("utf-8", "surrogateescape")) <= _NAME_BYTES_MAX:
+        return name
+    return HELD_QUEUE_PREFIX + hashlib.sha256(owner.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _declare(channel: Any, described: QueueDeclaration) -> None:

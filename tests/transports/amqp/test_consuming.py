@@ -209,6 +209,16 @@ def test_word_about_a_message_reaches_whoever_gets_it_next(open_amqp: Open, queu
     assert consumer.obituary(take(consumer).tag) is None
 
 
+def test_an_owner_may_have_a_longer_name_than_a_queue(open_amqp: Open, queue: str) -> None:
+    transport = open_amqp(redelivery_pause=0.05)
+    transport.send([Outgoing(queue, b"m")])
+    in_killed_process(transport, queue, f"{queue}.0", start=False)
+    consumer = transport.consumer([queue], f"{queue}." + "é" * 200, "w")
+    held = take(consumer)
+    assert consumer.mark_started(held.tag) is True
+    assert consumer.settle([Outcome(held.tag)]) == [True]
+
+
 def test_nobody_acts_for_the_owner_of_another_process(open_amqp: Open, queue: str) -> None:
     transport = open_amqp()
     transport.send([Outgoing(queue, b"m")])
