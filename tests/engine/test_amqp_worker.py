@@ -140,6 +140,7 @@ def test_what_is_delayed_or_tried_again_waits_and_is_never_early(site: Site) -> 
 
 
 def test_dead_letters_are_listed_shown_and_dropped_by_commands(site: Site) -> None:
+    assert site.app.tasks["fleet.echo"].delay(1).get(timeout=20) == 1  # so the queue is there
     site.put("celery", "{", content_type="application/json", content_encoding="utf-8")
     lost = site.app.send_task("no.such.task", ignore_result=True)
 
