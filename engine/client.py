@@ -261,8 +261,9 @@ class Client:
                 f"a message of {len(document)} bytes, of at most {DOCUMENT_BYTES_MAX}: keep large data "
                 "elsewhere and pass on where they are"
             )
-        self.transport  # noqa: B018  (opens it, so that its abilities are known)
         handles = self._mine()
+        if handles.transport is None:
+            self.transport  # noqa: B018  (opens it, so that its abilities are known)
         due = due_wall_s if handles.sends_due else None
         queues = destination.queues
         if destination.exchange and handles.routes:
