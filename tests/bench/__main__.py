@@ -1,9 +1,10 @@
-"""Measure this engine and its peers: ``python -m tests.bench [embedded] [redis] [--write PAGE]``."""
+"""Measure this engine and its peers: ``python -m tests.bench [PART ...] [--write PAGE]``."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from .plan import TINY, Size, measure
 from .report import embedded_section, rows, table
 from .sections import with_part
 
-PARTS = ("embedded", "redis")
+PARTS = ("embedded", "redis", "rabbitmq")
 HEAD = """\
 # Benchmarks
 
@@ -36,6 +37,12 @@ def main() -> int:
             from .on_redis.main import measure_redis
 
             measure_redis(arguments, directory, begin_load, HEAD)
+        if "rabbitmq" in arguments.parts:
+            # Starts its server as the tests do.
+            sys.path.append(str(Path(__file__).parents[1]))
+            from .on_rabbitmq.main import measure_rabbitmq
+
+            measure_rabbitmq(arguments, directory, begin_load, HEAD)
     finally:
         shutil.rmtree(directory)
     return 0
@@ -47,12 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write its parts of the page in this file")
     parser.add_argument("--directory", type=Path, help="where the queues are; default: the user's cache")
     parser.add_argument("--tiny", action="store_true", help="only see whether everything runs")
-    parser.add_argument("--quick", action="store_true", help="on Redis: one round of a quarter")
+    parser.add_argument("--quick", action="store_true", help="on servers: one round of a quarter")
     parser.add_argument(
         "--raw",
         type=Path,
         metavar="FILE",
-        help="on Redis: keep the numbers here, and go on where it ends",
+        help="on servers: keep the numbers here, and go on where it ends",
     )
     parser.add_argument("--rounds", type=int, default=Size().rounds)
     parser.add_argument(

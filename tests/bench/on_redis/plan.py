@@ -19,6 +19,9 @@ from .server import Server
 Raw = dict[str, dict[str, list[dict[str, float]]]]
 """Measure -> engine -> one entry per round: named numbers, or ``failed``."""
 
+Take = Callable[[Round], dict[str, float]]
+"""Measures one round: named numbers."""
+
 DRAIN: Final = "drain"
 DRAIN_RESULTS: Final = "drain, results"
 SEND: Final = "send"
@@ -66,7 +69,7 @@ class Job(NamedTuple):
 
     measure: str
     engine: Engine
-    take: Callable[[Round], dict[str, float]]
+    take: Take
     times: int
     results: bool = False
     title: str = ""
@@ -87,17 +90,14 @@ def jobs(size: Size, delayed_count: Callable[[], int]) -> list[Job]:
         return max(200, int(count * size.share))
 
     return [
-        *(Job(DRAIN, e, functools.partial(_drain, share(e.per_round)), size.rounds) for e in ENGINES),
-        Job(SEND, BARE, functools.partial(_send, share(20_000)), size.rounds),
-        Job(BULK, PREFORK, functools.partial(_bulk, share(100_000)), size.rounds),
+        *(Job(DRAIN, e, drain(share(e.per_round)), size.rounds) for e in ENGINES),
+        Job(SEND, BARE, send(share(20_000)), size.rounds),
+        Job(BULK, PREFORK, bulk(share(100_000)), size.rounds),
         *(
-            Job(DRAIN_RESULTS, e, functools.partial(_drain, share(e.per_round)), size.rounds, True)
+            Job(DRAIN_RESULTS, e, drain(share(e.per_round)), size.rounds, True)
             for e in (*WITH_RESULTS, WITH_LIMITS)
         ),
-        *(
-            Job(LATENCY, e, functools.partial(_latency, size.probes), size.rounds)
-            for e in (PREFORK, CELERY, HUEY)
-        ),
+        *(Job(LATENCY, e, latency(size.probes), size.rounds) for e in (PREFORK, CELERY, HUEY)),
         *(
             Job(ROUND_TRIP, e, functools.partial(_round_trip, size.probes), size.rounds, True)
             for e in (PREFORK, CELERY)
@@ -166,21 +166,29 @@ def _shown(entry: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:,.2f}" for name, value in entry.items())
 
 
-def _drain(count: int, one: Round) -> dict[str, float]:
-    return rounds.drain(one, count)._asdict()
+def drain(count: int) -> Take:
+    """Fill a queue with so many messages, and have a worker empty it."""
+    return lambda one: rounds.drain(one, count)._asdict()
 
 
-def _send(count: int, one: Round) -> dict[str, float]:
-    return {"sent_per_s": one.enqueue(count)}
+def send(count: int) -> Take:
+    """Send so many, one after the other."""
+    return lambda one: {"sent_per_s": one.enqueue(count)}
 
 
-def _bulk(count: int, one: Round) -> dict[str, float]:
-    return {"sent_per_s": one.enqueue(count, "bulk")}
+def bulk(count: int) -> Take:
+    """Send so many at once."""
+    return lambda one: {"sent_per_s": one.enqueue(count, "bulk")}
 
 
-def _latency(count: int, one: Round) -> dict[str, float]:
-    p50_ms, p99_ms = rounds.latency_ms(one, count, _INTERVAL_S)
-    return {"p50_ms": p50_ms, "p99_ms": p99_ms}
+def latency(count: int) -> Take:
+    """Send so many to an idle worker, one now and then."""
+
+    def take(one: Round) -> dict[str, float]:
+        p50_ms, p99_ms = rounds.latency_ms(one, count, _INTERVAL_S)
+        return {"p50_ms": p50_ms, "p99_ms": p99_ms}
+
+    return take
 
 
 def _round_trip(count: int, one: Round) -> dict[str, float]:

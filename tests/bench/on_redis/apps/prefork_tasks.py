@@ -20,6 +20,7 @@ app = App(
     broker_url=os.environ["BENCH_REDIS"],
     result_backend=os.environ["BENCH_REDIS"] if _results else None,
     task_ignore_result=not _results,
+    broker_transport_options={} if os.environ.get("BENCH_CONFIRMS") != "0" else {"confirm_publish": False},
     **(_limits if os.environ.get("BENCH_LIMITS") == "1" else {}),
 )
 
