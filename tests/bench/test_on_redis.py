@@ -150,7 +150,7 @@ def raw_figures(ours: float) -> Raw:
     return {
         DRAIN: drains,
         DRAIN_RESULTS: {**drains, WITH_LIMITS.name: [{**mine, "per_s": ours / 2}]},
-        SEND: {BARE.name: [entry] * 2},
+        SEND: {"prefork": [mine] * 2, BARE.name: [entry] * 2},
         BULK: {"prefork": [{"sent_per_s": 50_000.0}]},
         LATENCY: {"prefork": [quick]},
         ROUND_TRIP: {"prefork": [quick]},

@@ -91,7 +91,7 @@ def jobs(size: Size, delayed_count: Callable[[], int]) -> list[Job]:
 
     return [
         *(Job(DRAIN, e, drain(share(e.per_round)), size.rounds) for e in ENGINES),
-        Job(SEND, BARE, send(share(20_000)), size.rounds),
+        *(Job(SEND, e, send(share(20_000)), size.rounds) for e in (PREFORK, BARE)),
         Job(BULK, PREFORK, bulk(share(100_000)), size.rounds),
         *(
             Job(DRAIN_RESULTS, e, drain(share(e.per_round)), size.rounds, True)

@@ -47,9 +47,7 @@ def _bars(raw: Raw, measure: str, name: str) -> dict[str, tuple[float, float, fl
 
 
 def _sent(raw: Raw) -> dict[str, tuple[float, float, float]]:
-    found = _bars(raw, DRAIN, "sent_per_s") | _bars(raw, SEND, "sent_per_s")
-    found = {name: found[name] for name in found if name != BARE.name} | {
-        name: found[name] for name in found if name == BARE.name
-    }
-    bulk = _bars(raw, BULK, "sent_per_s")
-    return found | {f"{name}, bulk": one for name, one in bulk.items()}
+    sent = _bars(raw, SEND, "sent_per_s")
+    bulk = {f"{name}, bulk": one for name, one in _bars(raw, BULK, "sent_per_s").items()}
+    bare = {name: sent.pop(name) for name in (BARE.name,) if name in sent}
+    return sent | _bars(raw, DRAIN, "sent_per_s") | bare | bulk
