@@ -178,7 +178,11 @@ def test_credentials_that_are_changed_are_said_and_work_goes_on_when_they_hold_a
     assert worker.stop() == 0
 
 
-MODES = [Mode.RESET, Mode.CUT_IN_REPLY, pytest.param(Mode.CUT_AFTER_REQUEST, marks=pytest.mark.soak)]
+MODES = [
+    Mode.RESET,
+    pytest.param(Mode.CUT_IN_REPLY, marks=pytest.mark.soak),
+    pytest.param(Mode.CUT_AFTER_REQUEST, marks=pytest.mark.soak),
+]
 
 
 @pytest.mark.parametrize("mode", MODES)

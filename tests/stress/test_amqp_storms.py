@@ -6,24 +6,29 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prefork.engine.exceptions import WorkerLostError
-from support.amqp_stress import AmqpSite
+from support.amqp_stress import AmqpSite, arguments_of
 from support.ledger import Kill, boot_ns
 from support.rabbitmq_server import shared
+from support.stress_worker import QUEUE
 from support.waiting import eventually
 
 MESSAGES = 280
 CHILD_KILLS = 25
 WORKER_KILLS = 4
 QUEUE_TYPES = ["classic", "quorum"]
+# What a quorum queue drops after so few deliveries must still outlive every kill.
+LIMITED = [{"name": QUEUE, "queue_arguments": {"x-queue-type": "quorum", "x-delivery-limit": 3}}]
 
 
 @pytest.fixture(params=QUEUE_TYPES)
 def amqp_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AmqpSite]:
-    made = AmqpSite(tmp_path, shared(), task_default_queue_type=request.param)
+    limited: dict[str, Any] = {"task_queues": LIMITED} if request.param == "quorum" else {}
+    made = AmqpSite(tmp_path, shared(), task_default_queue_type=request.param, **limited)
     yield made
     made.close()
 
@@ -47,6 +52,7 @@ def child_storm(site: AmqpSite, dice: random.Random, messages: int, kills: int) 
     begun_s = time.monotonic()
     storm(site, dice, kills, lambda: len(site.ledger.finished) > messages - 20)
     site.finished(60.0)
+    assert ("x-delivery-limit" in arguments_of(site)) == ("task_queues" in site.settings)
     site.empty()
     found = site.judged()
     print(f"{time.monotonic() - begun_s:.1f} s")
