@@ -35,9 +35,9 @@ def amqp_site(server: RabbitMQ, tmp_path: Path) -> Iterator[AmqpSite]:
     made.close()
 
 
-def load(site: AmqpSite, dice: random.Random, tasks: int = TASKS) -> None:
-    for index in range(tasks):
-        site.send("timed" if index % 3 else "work", dice.uniform(0.0, 0.02))
+def load(site: AmqpSite, dice: random.Random, longest_s: float = 0.02) -> None:
+    for index in range(TASKS):
+        site.send("timed" if index % 3 else "work", dice.uniform(0.0, longest_s))
 
 
 def assert_nothing_lost(site: AmqpSite) -> None:
@@ -66,7 +66,7 @@ def test_outages_of_the_broker_lose_nothing_and_end_within_five_seconds(
 ) -> None:
     site = AmqpSite(tmp_path, server, task_default_queue_type=queue_type)
     request.addfinalizer(site.close)
-    load(site, dice)
+    load(site, dice, 0.06)
     worker = site.worker(concurrency=2).start()
     before = arguments_of(site)
     eventually(lambda: site.ledger.read().running(), deadline_s=10.0)
@@ -75,7 +75,10 @@ def test_outages_of_the_broker_lose_nothing_and_end_within_five_seconds(
         server.control("start_app")
     else:
         server.control("close_all_connections", "--vhost", site.vhost, "a test")
+    left = TASKS - len(site.ledger.read().finished)
     site.resumes()
+    print(f"{left} of {TASKS} tasks were left when the broker was back")
+    assert left > 10, "the outage came too late"
     site.consumes()
     assert_nothing_lost(site)
     assert arguments_of(site) == before
