@@ -67,12 +67,15 @@ class TlsFront:
 
 
 def _pass_on(secure: ssl.SSLSocket, plain: socket.socket) -> None:
+    poller = select.poll()  # `select` knows no descriptors above 1023, which a long test run may have
+    poller.register(secure, select.POLLIN)
+    poller.register(plain, select.POLLIN)
     with suppress(OSError, ValueError):  # one side has gone, or both were closed; the other is told below
         while True:
             # What is decrypted already makes no socket readable.
-            ready = [secure] if secure.pending() else select.select([secure, plain], [], [])[0]
+            ready = [secure.fileno()] if secure.pending() else [fd for fd, _event in poller.poll()]
             for source, target in ((secure, plain), (plain, secure)):
-                if source in ready:
+                if source.fileno() in ready:
                     data = source.recv(65536)
                     if not data:
                         raise OSError("the end")
