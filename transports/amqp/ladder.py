@@ -2,8 +2,8 @@
 
 A delay is a row of binary digits in front of the routing key; each digit that is 1 is a queue in
 which the message waits for that power of two. Celery's ladder counts whole seconds. What is left
-waits on rungs of our own of 512 … 8 ms, which a message climbs down after Celery's, since those must
-see their digits first. Pure.
+waits on rungs of our own of 512 … 8 ms, which a message climbs down before Celery's: at the end of
+those, whatever Celery has bound there with ``#`` takes the message at once. Pure.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def our_rungs(queue_type: str) -> Iterator[Rung]:
         yield Rung(rung_name(milliseconds), arguments, following, f"{before}1.#", f"{before}0.#")
 
 
-FROM_CELERYS_TO_OURS = f"{_STARS}{OUR_MARK}.#"
-"""Binds our first rung to the exchange at the end of Celery's ladder."""
+FROM_OURS_TO_CELERYS = "#"
+"""Binds the first level of Celery's ladder to the exchange at the end of ours."""
 
 
 def bindings_of(queue: str) -> tuple[tuple[str, str], ...]:
@@ -99,7 +99,7 @@ def bindings_of(queue: str) -> tuple[tuple[str, str], ...]:
     """
     return (
         (DELIVERY_EXCHANGE, f"{_STARS}{queue}"),
-        (OUR_DELIVERY_EXCHANGE, f"{_STARS}{OUR_MARK}.{_OUR_STARS}{queue}"),
+        (DELIVERY_EXCHANGE, f"{_STARS}{OUR_MARK}.{_OUR_STARS}{queue}"),
     )
 
 
@@ -117,6 +117,4 @@ def address(delay_s: float, routing_key: str) -> tuple[str, str]:
     if not eighths:
         return level_name(LEVELS - 1), f"{digits}.{routing_key}"
     ours = ".".join(format(eighths, f"0{len(RUNGS_MS)}b"))
-    if not seconds:
-        return rung_name(RUNGS_MS[0]), f"{digits}.{OUR_MARK}.{ours}.{routing_key}"
-    return level_name(LEVELS - 1), f"{digits}.{OUR_MARK}.{ours}.{routing_key}"
+    return rung_name(RUNGS_MS[0]), f"{digits}.{OUR_MARK}.{ours}.{routing_key}"

@@ -104,8 +104,8 @@ class Topology:
                 channel.queue_declare(rung.name, durable=True, auto_delete=False, arguments=rung.arguments)
                 channel.queue_bind(rung.name, rung.name, rung.waits)
                 channel.exchange_bind(rung.next_exchange, rung.name, rung.passes)
-        first = ladder.rung_name(ladder.RUNGS_MS[0])
-        channel.exchange_bind(first, ladder.DELIVERY_EXCHANGE, ladder.FROM_CELERYS_TO_OURS)
+        first = ladder.level_name(ladder.LEVELS - 1)
+        channel.exchange_bind(first, ladder.OUR_DELIVERY_EXCHANGE, ladder.FROM_OURS_TO_CELERYS)
         self._has_ladder = True
 
     def dead_letters(self, channel: Any) -> None:

@@ -28,8 +28,8 @@ class Broker:
             self.rungs[rung.name] = rung
             self.to_queue.append((rung.name, rung.waits, rung.name))
             self.to_exchange.append((rung.name, rung.passes, rung.next_exchange))
-        first = ladder.rung_name(ladder.RUNGS_MS[0])
-        self.to_exchange.append((ladder.DELIVERY_EXCHANGE, ladder.FROM_CELERYS_TO_OURS, first))
+        first = ladder.level_name(ladder.LEVELS - 1)
+        self.to_exchange.append((ladder.OUR_DELIVERY_EXCHANGE, ladder.FROM_OURS_TO_CELERYS, first))
         for queue in queues:
             self.to_queue += [(exchange, key, queue) for exchange, key in ladder.bindings_of(queue)]
 
@@ -64,6 +64,15 @@ def test_a_delay_is_never_cut_short_and_lengthened_by_8_ms_at_most(delay_s: floa
     assert delay_s * 1000 <= waited_ms + 1e-4
     assert waited_ms < math.floor(delay_s * 1000) + ladder.RUNG_MS + 1
     assert without_ladder(key) == queue
+
+
+@given(st.floats(0, 200))
+def test_what_celery_has_bound_takes_nothing_before_its_time(delay_s: float) -> None:
+    broker = Broker(["celery"])
+    broker.to_queue.append((ladder.DELIVERY_EXCHANGE, "#.celery", "celery"))
+    # A queue that is bound twice gets one copy, if both bindings fit at the same exchange.
+    ((_queue, waited_ms),) = set(broker.send(*ladder.address(delay_s, "celery")))
+    assert delay_s * 1000 <= waited_ms + 1e-4
 
 
 def test_what_celery_delays_arrives_too() -> None:
