@@ -23,7 +23,7 @@ from .plan import (
 
 _METHOD: Final = """\
 * One private Redis server (on the loopback, nothing saved) for all, emptied before each round; two
-  worker processes for each engine; {size.rounds} rounds, the engines in turn within each, so that a busy
+  worker processes for each engine; {rounds} rounds, the engines in turn within each, so that a busy
   moment of the machine meets all of them. Figures are medians over the rounds; a ratio is the median of
   the rounds' ratios.
 * Before each round the harness waits (6 s at most) until other programs leave the processors alone, and
@@ -152,7 +152,7 @@ def section(raw: Raw, facts: dict[str, str], size: Size, notes: str) -> str:
     """
     found = rows(raw)
     missed = [f"* {row.what}: {row.measured}, where {row.target} is wanted." for row in found if not row.met]
-    method = _METHOD.format(size=size, first=3_000)
+    method = _METHOD.format(size=size, rounds=_rounds(raw), first=3_000)
     return "\n".join(
         [
             *("## On Redis", "", "![Tasks a second of all engines](benchmarks.png)", ""),
@@ -176,6 +176,18 @@ def section(raw: Raw, facts: dict[str, str], size: Size, notes: str) -> str:
             ),
         ]
     )
+
+
+def _rounds(raw: Raw) -> str:
+    """How many rounds the figures that have targets come from."""
+    counts = [
+        len(entries)
+        for measure, found in raw.items()
+        for entries in found.values()
+        if measure not in (BACKLOG, DELAYED)
+    ]
+    fewest, most = min(counts, default=0), max(counts, default=0)
+    return str(most) if fewest == most else f"{fewest} to {most}"
 
 
 def _others(raw: Raw) -> str:
