@@ -89,12 +89,13 @@ class Shelf:
             (self._place / tag.hex()).rename(claimed)
         except FileNotFoundError:
             return None
-        entry = _read_entry(claimed)
+        # The owner may be retired between any two of these steps: what was claimed is claimed all the same.
+        entry = _read_entry(claimed) or _read_entry(_retired(claimed))
         return None if entry is None else Claimed(claimed, entry)
 
     def retire(self) -> Shelf:
         """Let the owner take nothing more. What it holds is on the shelf that is returned."""
-        retired = self._place.with_name(self._place.name + _RETIRED)
+        retired = _retired(self._place / _NAME).parent
         # FileNotFoundError, OSError (not empty): somebody has begun, and what they left is taken over.
         with contextlib.suppress(OSError):
             self._place.rename(retired)
@@ -125,17 +126,27 @@ class Claimed:
 
     def remove(self) -> None:
         """It is settled."""
-        self._where().unlink()
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            _retired(self._path).unlink()
 
     def undo(self) -> None:
         """It is held as before."""
-        path = self._where()
-        path.rename(path.with_name(path.name.rpartition("-")[2]))
+        try:
+            self._path.rename(_unclaimed(self._path))
+        except FileNotFoundError:
+            path = _retired(self._path)
+            path.rename(_unclaimed(path))
 
-    def _where(self) -> Path:
-        if self._path.exists():
-            return self._path
-        return self._path.parent.with_name(self._path.parent.name + _RETIRED) / self._path.name
+
+def _retired(path: Path) -> Path:
+    """Where a file of an owner lies once the owner is retired."""
+    return path.parent.with_name(path.parent.name + _RETIRED) / path.name
+
+
+def _unclaimed(path: Path) -> Path:
+    return path.with_name(path.name.rpartition("-")[2])
 
 
 class Journal:

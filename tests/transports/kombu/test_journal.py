@@ -55,6 +55,26 @@ def test_a_tag_that_is_none_names_nothing(journal: Journal, tag: bytes) -> None:
     assert (shelf.read(tag), shelf.take(tag)) == (None, None)
 
 
+def test_what_is_taken_while_its_owner_is_retired_is_taken(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = journal.register("w", "o")
+    shelf.hold(FIRST, Entry("q", b"m"))
+    read, retired = journal_module._read_entry, []
+
+    def retire_and_read(path: Path) -> Entry | None:
+        if not retired:
+            retired.append(shelf.retire())
+        return read(path)
+
+    monkeypatch.setattr(journal_module, "_read_entry", retire_and_read)
+    claimed = shelf.take(FIRST)
+    assert claimed is not None and claimed.entry == Entry("q", b"m")
+    assert retired[0].tags() == []
+    claimed.remove()
+    assert list(journal.entries()) == []
+
+
 def test_a_retired_owner_takes_nothing_more(journal: Journal) -> None:
     shelf = journal.register("w", "o")
     shelf.hold(FIRST, Entry("q", b"m"))
