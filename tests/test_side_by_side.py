@@ -24,7 +24,10 @@ def test_all_commands_are_run_and_shown_in_order() -> None:
 
 def test_commands_run_at_the_same_time(tmp_path: Path) -> None:
     # Each waits for what the other makes: one after the other they would never end.
-    wait = "import pathlib, time\npathlib.Path({!r}).touch()\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.01)"
+    wait = (
+        "import pathlib, time\npathlib.Path({!r}).touch()\n"
+        "while not pathlib.Path({!r}).exists(): time.sleep(0.01)"
+    )
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
     assert side_by_side(wait.format(here, there), wait.format(there, here)).returncode == 0
 

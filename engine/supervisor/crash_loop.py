@@ -3,7 +3,7 @@
 One death is answered at once, and so is a wave of them: whoever kills every child kills each of
 them once. What counts is a child that dies although it was forked after the last death that
 counted, the less the longer it lived. Every execution that a dying child had ended makes up for a
-part of a death: kills from outside hit children that work, a crash loop hits children that never
+death: kills from outside hit children that work, a crash loop hits children that never
 finish anything.
 """
 
@@ -21,7 +21,7 @@ LAST_PAUSE_S: Final = 10.0
 HALF_LIFE_S: Final = 2.0
 
 _STEPS: Final = 7  # the last of them is a pause of LAST_PAUSE_S
-_CREDIT: Final = 0.5  # of a death, for every execution that the dying child had ended
+_CREDIT: Final = 1.0  # of a death, for every execution that the dying child had ended
 _FORGOTTEN: Final = 0.5  # with less than this left, a death is the first one of a new series
 
 

@@ -10,8 +10,8 @@ import enum
 from typing import Final, NamedTuple
 
 COLD_S: Final = 6.0  # longer than an unkillable child takes to be counted as dead
-# Together less than two seconds: with a broker that swallows everything nothing can be given back, however long
-# one waits, and whoever stops a service counts on its time-out. Parting has what handover leaves.
+# Together less than two seconds: with a broker that swallows everything nothing can be given back, however
+# long one waits, and whoever stops a service counts on its time-out. Parting has what handover leaves.
 HANDOVER_S: Final = 1.25
 PARTING_S: Final = 0.5
 # The program that embeds the worker has died: everything goes within a second.

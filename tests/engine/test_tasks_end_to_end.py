@@ -26,7 +26,13 @@ import time
 
 from prefork.engine import App, allow_join_result, shared_task
 
-app = App("end-to-end", broker={url!r}, result_backend={results!r}, task_unknown_grace=0.5, task_unknown_retry_delay=0.2)
+app = App(
+    "end-to-end",
+    broker={url!r},
+    result_backend={results!r},
+    task_unknown_grace=0.5,
+    task_unknown_retry_delay=0.2,
+)
 
 
 @app.on_configure.connect

@@ -51,7 +51,6 @@ class Implementation:
         return self.seen(open_results(url, self.options))
 
 
-
 @lru_cache(maxsize=1)
 def private_redis() -> RedisServer:
     """The server of the session; whoever asks first must see to it that it is closed."""

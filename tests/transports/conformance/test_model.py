@@ -144,7 +144,8 @@ class BrokerMachine(RuleBasedStateMachine):
         assert (delivery.queue, delivery.priority) == (message.queue, message.priority)
         assert (delivery.crashes, delivery.suspect) == (message.crashes, message.suspect)
         assert delivery.tag not in message.old_tags
-        assert message.priority == self._best(one.priority for one in ready), "a better priority was passed over"
+        best = self._best(one.priority for one in ready)
+        assert message.priority == best, "a better priority was passed over"
         like = [one for one in ready if one.queue == message.queue and one.priority == message.priority]
         if message.in_order:
             assert message.order == min(one.order for one in like if one.in_order), (
