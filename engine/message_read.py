@@ -254,6 +254,9 @@ def _message(headers: WireHeaders, envelope: Envelope, *, naive_is_local: bool =
         limits = _limit_s(limits[0], task_id, task), _limit_s(limits[1], task_id, task)
     properties = envelope.properties
     to = properties.delivery_info or _NOWHERE
+    reply_to = properties.reply_to
+    if reply_to and not reply_to.isascii() and encodable(reply_to) != reply_to:
+        reply_to = None  # no queue can have a name with a lone surrogate: nobody waits there
     return TaskMessage(
         task_id,
         task,
@@ -277,7 +280,7 @@ def _message(headers: WireHeaders, envelope: Envelope, *, naive_is_local: bool =
         headers.compression,
         envelope.content_type,
         envelope.content_encoding,
-        properties.reply_to,
+        reply_to,
         properties.correlation_id,
         clamped_priority(properties.priority),
         to.exchange or "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
@@ -9,6 +10,7 @@ import sys
 import traceback
 from typing import NoReturn
 
+from ...transports.url import redact
 from .. import orphans
 from ..agent.main import run as agent_run
 from ..child.main import run as child_run
@@ -29,7 +31,7 @@ def run_child(link: ProcessLink, loaded: Loaded, slot: int, generation: int) -> 
         Linux().die_with_parent(link.supervisor_pid)
         code = child_run(link, loaded, slot, generation)
     except BaseException:
-        traceback.print_exc()
+        _explain()
     finally:
         _leave(code)
 
@@ -43,9 +45,14 @@ def run_agent(link: ProcessLink, loaded: Loaded, channel: socket.socket) -> NoRe
         Linux().outlive_parent()
         code = agent_run(link, loaded, channel)
     except BaseException:
-        traceback.print_exc()
+        _explain()
     finally:
         _leave(code)
+
+
+def _explain() -> None:
+    """Say what ends this process, whatever the log's level is."""
+    logging.getLogger("prefork").critical("%s", redact(traceback.format_exc()))
 
 
 def _await_supervisor(link: ProcessLink) -> None:

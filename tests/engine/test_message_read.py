@@ -139,6 +139,13 @@ def test_headers_with_a_lone_surrogate_or_nan_are_read() -> None:
     assert message.headers is not None and message.headers["mine"] != message.headers["mine"]
 
 
+def test_nobody_can_wait_for_an_answer_under_a_name_with_a_lone_surrogate() -> None:
+    parts = good_parts()
+    for name, expected in (("\ud800", None), ("réponses", "réponses")):
+        parts["properties"]["reply_to"] = name
+        assert parse(document_of(parts), TABLE).reply_to == expected
+
+
 def test_custom_headers_are_those_that_peers_would_show() -> None:
     assert parse(good_document(), TABLE).headers is None
     message = parse(good_document(mine=1, hostname="h", args=[1], é={"a": None}), TABLE)

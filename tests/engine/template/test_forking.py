@@ -156,3 +156,13 @@ def test_what_speaks_against_forking_decides_unless_a_method_is_asked_for(
     found = template._reasons_against_forking(link, application)
     assert found == (["worker_start_method = fresh"] if reasons is None else reasons)
     assert ("warnings" in application.options) is warned
+
+
+def test_what_ends_a_process_is_in_its_log_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise RuntimeError("no answer of redis://user:s3cr3t@host/0")
+    except RuntimeError:
+        roles._explain()
+    (record,) = caplog.records
+    assert record.levelname == "CRITICAL"
+    assert "RuntimeError: no answer" in record.message and "s3cr3t" not in record.message
