@@ -254,9 +254,6 @@ def _message(headers: WireHeaders, envelope: Envelope, *, naive_is_local: bool =
         limits = _limit_s(limits[0], task_id, task), _limit_s(limits[1], task_id, task)
     properties = envelope.properties
     to = properties.delivery_info or _NOWHERE
-    reply_to = properties.reply_to
-    if reply_to and not reply_to.isascii() and encodable(reply_to) != reply_to:
-        reply_to = None  # no queue can have a name with a lone surrogate: nobody waits there
     return TaskMessage(
         task_id,
         task,
@@ -280,7 +277,7 @@ def _message(headers: WireHeaders, envelope: Envelope, *, naive_is_local: bool =
         headers.compression,
         envelope.content_type,
         envelope.content_encoding,
-        reply_to,
+        _queue_name(properties.reply_to),
         properties.correlation_id,
         clamped_priority(properties.priority),
         to.exchange or "",
@@ -288,6 +285,11 @@ def _message(headers: WireHeaders, envelope: Envelope, *, naive_is_local: bool =
         bool(headers.redelivered or to.redelivered),
         envelope,
     )
+
+
+def _queue_name(name: str | None) -> str | None:
+    """The name, unless it has a lone surrogate: no queue can have that."""
+    return name if name is None or name.isascii() or encodable(name) == name else None
 
 
 _NO_LIMITS: tuple[Limit, Limit] = (None, None)
