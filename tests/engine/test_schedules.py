@@ -202,11 +202,14 @@ def test_crontabs_compare_and_travel() -> None:
     assert pickle.loads(pickle.dumps(made)) == made
 
 
-def test_a_missed_time_is_passed_over_when_so_configured() -> None:
+def test_a_missed_time_is_passed_over_when_so_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     with memory_app(beat_cron_starting_deadline=60) as app:
+        now = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
+        monkeypatch.setattr(app, "now", lambda: now)
         late = crontab(minute="*", app=app)
-        assert not late.is_due(app.now() - timedelta(hours=1)).is_due
-        assert late.is_due(app.now() - timedelta(seconds=61)).is_due
+        assert not late.is_due(now - timedelta(hours=1)).is_due
+        assert not late.is_due(now - timedelta(seconds=91)).is_due, "missed by 90 s"
+        assert late.is_due(now - timedelta(seconds=90)).is_due
 
 
 @given(
