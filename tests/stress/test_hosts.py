@@ -9,21 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from support.ledger import check
 from support.stress_worker import MARKER, Site, marked, search_path
 from support.waiting import eventually
+
+pytestmark = pytest.mark.one_broker
 
 CHILDREN = 500
 
 PROGRAM = """
 import json, sys, threading, time
-import pytest
-
 from prefork.engine.embed import Worker
 from support.stress_app import app
-
-pytestmark = pytest.mark.one_broker
-
 made = []
 def start():
     made.append(Worker(app, concurrency=2).start())
