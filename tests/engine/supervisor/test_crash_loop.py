@@ -254,3 +254,16 @@ def test_what_is_missing_is_replaced_once_children_live_again(supervise: Supervi
     eventually(lambda: "children live again" in worker.log)
     eventually(worker.complete)
     assert crash_loop(worker)["step"] == 0
+
+
+def test_kills_that_let_every_child_end_one_execution_never_slow_anything_down() -> None:
+    # With half of that credit the pauses kept themselves up: the one child that tried for all was the
+    # next to be killed, after one execution, and the pause grew to its longest.
+    loop, now_s = CALM, 0.0
+    for _ in range(2):  # as many as are answered at once
+        now_s += 0.01
+        loop = died(loop, Death(now_s - 0.01, 0.0, 0.01, 0), now_s, 0.99)
+    for _ in range(200):
+        now_s += 0.02
+        loop = died(loop, Death(now_s - 0.02, 0.005, 0.015, 1), now_s, 0.99)
+        assert loop.step == 0
