@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
-from ...transports.base import Delivery, Flushes, Outcome
-from ...transports.errors import BrokerUnavailable, OwnerLost, TransportError
+from ...transports.base import Delivery, Outcome
+from ...transports.errors import OwnerLost, TransportError
 from .. import signals
-from ..clock import mono_ns, wall_s
+from ..clock import mono_ns
 from ..message import MalformedMessage, TaskMessage, parse
 from ..request import Context
 from ..scoreboard import (
@@ -45,27 +44,23 @@ from ..scoreboard import (
     State,
     Stop,
 )
-from ..settle import Ending
 from ..settling import encode_outcome
 from ..task_context import clear_current, set_current
-from .admit import Refusal, admit
+from .attempts import Attempts
+from .early import EarlyAcknowledgement
+from .gate import Gate
 from .idle import Idle
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
-from .suspects import judged
 from .trial import run_body
 
 # Outcomes are settled at the latest this long after the first of them.
 _SETTLE_NS: Final = 4_000_000
-_BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-_TRIES_WHEN_LEAVING: Final = 5
 
 EXIT_AS_TOLD: Final = 0
 EXIT_OWNER_LOST: Final = 4  # also known to supervisor.deaths
 EXIT_UNSETTLED: Final = 5
-
-T = TypeVar("T")
 
 _log = logging.getLogger("prefork.child")
 
@@ -85,7 +80,9 @@ class WorkerLoop:
         # Outcomes that are not settled yet, oldest first, and when the first of them came.
         self._pending: list[Outcome] = []
         self._pending_since_ns = 0
-        self._failures = 0
+        self._attempts = Attempts(parts)
+        self._gate = Gate(parts, self._outcomes, self._attempts)
+        self._early = EarlyAcknowledgement(parts, self._outcomes, self._attempts)
         self._exit_code = EXIT_AS_TOLD
 
     def run(self) -> int:
@@ -141,10 +138,10 @@ class WorkerLoop:
             self._exit_code = EXIT_OWNER_LOST
             return []
         except TransportError as error:
-            self._unreachable(error)
+            self._attempts.failed(error)
             return []
         self._words[C_RESERVED_NS] = mono_ns()
-        self._failures = 0
+        self._attempts.succeeded()
         return deliveries
 
     # --- one batch -------------------------------------------------------------------------------
@@ -193,7 +190,7 @@ class WorkerLoop:
         return batch
 
     def _give_back(self, deliveries: list[Delivery]) -> None:
-        self._attempt(lambda: self._consumer.give_back([delivery.tag for delivery in deliveries]))
+        self._attempts.make(lambda: self._consumer.give_back([delivery.tag for delivery in deliveries]))
 
     # --- one message -----------------------------------------------------------------------------
 
@@ -203,27 +200,11 @@ class WorkerLoop:
         try:
             message = parse(delivery.document, parts.table)
             plan = parts.plan(message.task)
-            refusal = admit(
-                wall_s(),
-                known=plan is not None,
-                task_name=message.task,
-                eta_wall_s=message.eta_wall_s,
-                expires_wall_s=message.expires_wall_s,
-                headers=None if plan is not None else message.all_headers(parts.table),
-                unknown_grace_s=parts.config.task_unknown_grace,
-                unknown_retry_s=parts.config.task_unknown_retry_delay,
-            )
-            if refusal is None and parts.revoked(message.id):
-                refusal = Refusal(Ending.REVOKED, detail="revoked")
-            if refusal is not None:
-                self._done(self._outcomes.refused(delivery, message, refusal), index + 1 < held)
+            stopped = self._gate.stopped(delivery, message, plan)
+            if stopped is not None:
+                self._done(stopped, index + 1 < held)
                 return None
-            assert plan is not None  # an unknown task is always refused
-            if delivery.suspect:
-                judgement = self._attempt(lambda: judged(parts, self._outcomes, delivery, message, plan))
-                if judgement is not None:
-                    self._done(judgement, index + 1 < held)
-                    return None
+            assert plan is not None  # the gate stops every task that is not known
             args, kwargs, embed = message.payload(parts.table)
         except MalformedMessage as error:
             self._done(self._outcomes.malformed(delivery, error), index + 1 < held)
@@ -245,7 +226,7 @@ class WorkerLoop:
 
     def _may_start(self, delivery: Delivery, message: TaskMessage, plan: RunPlan) -> bool:
         """Put on record that it starts, where that must be; False: somebody took it back."""
-        if delivery.suspect and not self._attempt(lambda: self._consumer.mark_started(delivery.tag)):
+        if delivery.suspect and not self._attempts.make(lambda: self._consumer.mark_started(delivery.tag)):
             return False
         if plan.track_started and plan.acks.late:
             self._parts.store_started(delivery.tag, message, plan)
@@ -261,7 +242,7 @@ class WorkerLoop:
         self._slot.write_texts(message.id.encode("utf-8", "replace"), plan.name_bytes, delivery.tag)
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
         words[C_POLICY] = plan.policy_bits | (Policy.IGNORE_RESULT if ignored else 0)
-        if not plan.acks.late and not self._acknowledge_early(delivery, message, plan, request):
+        if not plan.acks.late and not self._early.acknowledge(delivery, message, plan, request):
             return False
         start_ns = self._set_limits(message, plan)
         words[C_RUNNING] = number
@@ -279,49 +260,8 @@ class WorkerLoop:
         if plan.acks.late:
             self._done(outcome, more)
         else:
-            self._publish(outcome, message)
+            self._early.publish(outcome, message)
         return True
-
-    def _publish(self, outcome: Outcome, message: TaskMessage) -> None:
-        """Send and store for a message that was acknowledged before its start."""
-        parts = self._parts
-        results = self._attempt(lambda: parts.send_early(outcome, message))
-        if results:
-            self._attempt(lambda: parts.store_early(results, message))
-
-    def _acknowledge_early(
-        self, delivery: Delivery, message: TaskMessage, plan: RunPlan, request: Context
-    ) -> bool:
-        """Acknowledge just before the start; False: it was not ours any more, or may not have been.
-
-        It counts as running from before the acknowledgement, so that a process that dies between
-        the two leaves a result that says so.
-        """
-        words = self._words
-        words[C_SOFT_NS] = words[C_HARD_NS] = 0
-        words[C_START_NS] = mono_ns()
-        words[C_RUNNING] = words[C_EXECUTIONS]
-        doubts: list[Exception] = []
-
-        def acknowledge() -> bool:
-            try:
-                settled = self._consumer.settle([Outcome(tag=delivery.tag)])[0]
-                if settled and isinstance(self._consumer, Flushes):
-                    self._consumer.flush()
-                return settled
-            except BrokerUnavailable as error:
-                if error.outcome_unknown:
-                    doubts.append(error)
-                raise
-
-        if self._attempt(acknowledge):
-            return True
-        words[C_RUNNING] = 0
-        if doubts:
-            self._publish(self._outcomes.unanswered(delivery, message, plan, request, doubts[0]), message)
-            return False
-        _log.info("delivery %s was taken back before it was acknowledged", delivery.tag.hex())
-        return False
 
     def _set_limits(self, message: TaskMessage, plan: RunPlan) -> int:
         """Write start and deadlines; returns the start. The message's own limits win."""
@@ -351,7 +291,7 @@ class WorkerLoop:
         pending = self._pending
         if not pending:
             return
-        answers = self._attempt(lambda: self._parts.settler.settle(self._consumer, pending))
+        answers = self._attempts.make(lambda: self._parts.settler.settle(self._consumer, pending))
         self._slot.clear_outcomes()
         if answers is None:
             self._leave_to_agent()
@@ -367,33 +307,3 @@ class WorkerLoop:
         for outcome in self._pending:
             if not self._slot.append_outcome(encode_outcome(outcome)):
                 _log.error("delivery %s will run again: there is no room for its outcome", outcome.tag.hex())
-
-    def _attempt(self, action: Callable[[], T]) -> T | None:
-        """Do it, however long the broker is away; None when the worker leaves before that.
-
-        None as well when it is refused for good, and nothing else could be done instead (`refusals`).
-        """
-        while True:
-            try:
-                result = action()
-            except TransportError as error:
-                if error.permanent:
-                    _log.error("broker: %s; to try again is of no use", error)
-                    return None
-                self._unreachable(error)
-                if self._words[S_STOP] != Stop.RUN and self._failures > _TRIES_WHEN_LEAVING:
-                    _log.error("leaving without an answer of the broker: %s", error)
-                    return None
-            else:
-                self._failures = 0
-                return result
-
-    def _unreachable(self, error: TransportError) -> None:
-        # A task may have closed descriptors that are not its own. No attempt will ever succeed then:
-        # this raises, the process ends, and that counts as a crash of the message.
-        os.fstat(self._parts.doorbell_fd)
-        if self._failures == 0:
-            _log.error("broker: %s; trying again", error)
-        delay_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
-        self._failures += 1
-        self._parts.pause(delay_s)
