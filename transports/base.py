@@ -47,6 +47,7 @@ __all__ = [
     "Released",
     "Releases",
     "ResultStore",
+    "Selects",
     "SendsWithin",
     "StoredResult",
     "TAG_BYTES_MAX",
@@ -128,6 +129,21 @@ class Consumer(Protocol):
 
     def close(self) -> None:
         """Give back whatever is held and forget the owner. Safe to call twice."""
+
+
+@runtime_checkable
+class Selects(Protocol):
+    """A consumer that can be asked for the messages of one queue, be it one of its own or not."""
+
+    def reserve_from(self, queue: str, max_n: int) -> list[Delivery]:
+        """Take up to `max_n` messages of this queue alone, as `Consumer.reserve` does, without waiting.
+
+        They are settled, given back and recovered like all others of this owner; whatever the
+        last reserve brought must be settled or given back before.
+
+        :raises BrokerUnavailable: the broker cannot be reached.
+        :raises OwnerLost: as `Consumer.reserve`.
+        """
 
 
 @runtime_checkable
