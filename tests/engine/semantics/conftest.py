@@ -1,0 +1,27 @@
+"""The fixture ``fleet``: the project of a test module below a worker, on each broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.semantics import BROKERS, GAPS, Fleet, fleet_of
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "fleet" not in metafunc.fixturenames:
+        return
+    needed = {name for mark in metafunc.definition.iter_markers("needs") for name in mark.args}
+    chosen = [name for name in BROKERS if not needed & GAPS[name]]
+    metafunc.parametrize("fleet", chosen, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The project that the test module describes, with its worker."""
+    module = request.module
+    root = tmp_path_factory.mktemp("fleet")
+    name = f"{module.__name__.rpartition('.')[2].removeprefix('test_')}_project"
+    with fleet_of(request.param, name, module.SOURCE, root, getattr(module, "WORKER", None)) as made:
+        yield made
