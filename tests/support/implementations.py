@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefork.transports.base import ResultStore, Transport
+from prefork.transports.coordination import Coordinates
 from prefork.transports.registry import open_results, open_transport
 from support.rabbitmq_server import shared
 from support.redis_server import RedisServer
@@ -29,7 +30,9 @@ class Implementation:
     :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
         ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker;
         ``places``, which messages that are given back keep;
-        ``quick``, for whom many rounds are affordable; ``forks_while_used``, by another thread.
+        ``coordinates``, which it does not; ``quick``, for whom many rounds are affordable;
+        ``forks_while_used``, by another thread; ``controls``, remote control, which the bridge does
+        not carry.
     :param seen: how the suite sees the result store.
     :param expires_itself: the server drops expired documents, so that `ResultStore.expire` finds none.
     """
@@ -90,7 +93,7 @@ IMPLEMENTATIONS = (
                 "announces_schedule",
             }
         ),
-        limits=frozenset({"long_names", "clean_returns", "results"}),
+        limits=frozenset({"long_names", "clean_returns", "results", "coordinates"}),
         options={"native_delayed_delivery_queue_type": "classic"},
     ),
 )
@@ -127,21 +130,21 @@ IMPLEMENTATIONS += (
         "kombu+memory",
         url=lambda root: "kombu+memory://",
         gaps=_BRIDGED | {"several_processes"},
-        limits=frozenset({"results", "places"}),
+        limits=frozenset({"results", "places", "coordinates"}),
         options=_POLLING,
     ),
     Implementation(
         "kombu+filesystem",
         url=lambda root: f"kombu+filesystem://{root}",
         gaps=_BRIDGED,
-        limits=frozenset({"results", "places", "long_names"}),
+        limits=frozenset({"results", "places", "long_names", "coordinates"}),
         options=_POLLING,
     ),
     Implementation(
         "kombu+sqla",
         url=lambda root: f"sqla+sqlite:///{root}/queue.db",
         gaps=_BRIDGED,
-        limits=frozenset({"results", "places", "quick", "forks_while_used"}),
+        limits=frozenset({"results", "places", "quick", "forks_while_used", "coordinates"}),
         options={**_POLLING, "connect_args": {"factory": UnsyncedSqlite}},
     ),
 )
@@ -161,6 +164,7 @@ def third_party(url: str) -> Implementation:
     """An implementation that somebody else registered, by the URL of a running broker."""
     with_handle = open_transport(url, {})
     capabilities = with_handle.capabilities
+    limits = frozenset() if isinstance(with_handle, Coordinates) else frozenset({"coordinates"})
     with_handle.close()
     flags = {name for name in capabilities.__struct_fields__ if getattr(capabilities, name) is False}
-    return Implementation(capabilities.name, url=lambda root: url, gaps=frozenset(flags))
+    return Implementation(capabilities.name, url=lambda root: url, gaps=frozenset(flags), limits=limits)

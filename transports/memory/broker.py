@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from ..base import REASON_CRASHES, Delivery, Outcome, Outgoing, Recovery, Verdict
 from ..errors import BrokerUnavailable
 from .claims import Claims
+from .coordination import Agreements
 from .graveyard import Graveyard
+from .mailbox import Mailboxes
 from .messages import Stored, check_due, check_outgoing
 from .queues import Queues
 from .shelf import Shelf
@@ -32,6 +34,8 @@ class MemoryBroker:
         self.claims = Claims()
         self.graveyard = Graveyard()
         self.shelf = Shelf()
+        self.mailboxes = Mailboxes(self.locked)
+        self.agreements = Agreements()
         self._pid = os.getpid()
         self._changed = threading.Condition(threading.Lock())
         self._watches: set[MemoryWatch] = set()

@@ -76,6 +76,10 @@ class Claims:
         """Enter a worker, or extend its lease."""
         self._lease_ends_mono_s[worker] = lease_ends_mono_s
 
+    def lives(self, worker: str, now_mono_s: float) -> bool:
+        """Whether a worker has a lease that goes on."""
+        return self._lease_ends_mono_s.get(worker, -math.inf) > now_mono_s
+
     def lapsed(self, now_mono_s: float) -> list[str]:
         """The workers whose lease has run out."""
         return sorted(name for name, end in self._lease_ends_mono_s.items() if end <= now_mono_s)

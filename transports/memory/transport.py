@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, time
 
 from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, ResultStore, Waiting
+from ..coordination import Grant, check_bucket, check_time
 from .consumer import MemoryConsumer
+from .mailbox import MemoryControls
 from .names import shared_broker
 from .results import MemoryResults
 from .watch import MemoryWatch
@@ -15,8 +17,8 @@ DEFAULT_LEASE_S = 15.0
 EXPIRED_PER_MAINTAIN = 1000
 
 
-class MemoryTransport:
-    """Implements `transports.base.Transport`.
+class MemoryTransport(MemoryControls):
+    """Implements `transports.base.Transport` and `transports.coordination.Coordinates`.
 
     :param name: one broker per name and process; it lives as long as the process.
     :param wall: the clock of due times and dates, Unix time in seconds.
@@ -33,6 +35,7 @@ class MemoryTransport:
         lease_s: float = DEFAULT_LEASE_S,
     ) -> None:
         self._broker = shared_broker(name)
+        self._mailboxes = self._broker.mailboxes
         self._wall = wall
         self._mono = mono
         self._lease_s = lease_s
@@ -156,6 +159,63 @@ class MemoryTransport:
         """Delete a dead letter, as in `Transport.dead_drop`."""
         with self._broker.locked():
             return self._broker.graveyard.remove(key) is not None
+
+    def take_tokens(self, bucket: str, rate_per_s: float, burst: float, want: int) -> Grant:
+        """Take tokens, as in `Coordinates.take_tokens`."""
+        check_bucket(rate_per_s, burst, want)
+        with self._broker.locked():
+            return self._broker.agreements.take_tokens(bucket, rate_per_s, burst, want, self._mono())
+
+    def take_slot(self, name: str, limit: int, worker: str, holder: str) -> bool:
+        """Take a slot, as in `Coordinates.take_slot`."""
+        with self._broker.locked():
+            now_mono_s, claims = self._mono(), self._broker.claims
+            return self._broker.agreements.take_slot(
+                name, limit, worker, holder, lambda one: claims.lives(one, now_mono_s)
+            )
+
+    def free_slot(self, name: str, holder: str) -> None:
+        """Give a slot back, as in `Coordinates.free_slot`."""
+        with self._broker.locked():
+            self._broker.agreements.free_slot(name, holder)
+
+    def free_slots_of(self, owner: str) -> int:
+        """Free what a dead owner held, as in `Coordinates.free_slots_of`."""
+        with self._broker.locked():
+            return self._broker.agreements.free_slots_of(owner)
+
+    def lock(self, name: str, value: str, ttl_s: float) -> str | None:
+        """Take a lock, as in `Coordinates.lock`."""
+        check_time("ttl_s", ttl_s)
+        with self._broker.locked():
+            return self._broker.agreements.lock(name, value, ttl_s, self._mono(), by_force=False)
+
+    def relock(self, name: str, value: str, ttl_s: float) -> str | None:
+        """Take a lock by force, as in `Coordinates.relock`."""
+        check_time("ttl_s", ttl_s)
+        with self._broker.locked():
+            return self._broker.agreements.lock(name, value, ttl_s, self._mono(), by_force=True)
+
+    def unlock(self, name: str, value: str) -> bool:
+        """Free a lock, as in `Coordinates.unlock`."""
+        with self._broker.locked():
+            return self._broker.agreements.unlock(name, value, self._mono())
+
+    def locked(self, name: str) -> str | None:
+        """Read a lock, as in `Coordinates.locked`."""
+        with self._broker.locked():
+            return self._broker.agreements.locked(name, self._mono())
+
+    def revoke(self, keys: Sequence[str], lifetime_s: float) -> None:
+        """Remember revocations, as in `Coordinates.revoke`."""
+        check_time("lifetime_s", lifetime_s)
+        with self._broker.locked():
+            self._broker.agreements.revoke(keys, lifetime_s, self._mono())
+
+    def revoked(self) -> list[str]:
+        """List revocations, as in `Coordinates.revoked`."""
+        with self._broker.locked():
+            return self._broker.agreements.revoked(self._mono())
 
     def maintain(self) -> list[str]:
         """Drop expired results, as in `Transport.maintain`; there is never anything to report."""
