@@ -34,6 +34,10 @@ class ControlQueue(NamedTuple):
     durable: bool = False
 
 
+USUAL_QUEUE: Final = ControlQueue()
+"""What applies when nothing is configured."""
+
+
 @runtime_checkable
 class Mailbox(Protocol):
     """Where requests to one worker, or replies to one client, arrive. Used by one thread."""
@@ -65,7 +69,7 @@ class Controls(Protocol):
     Every method raises BrokerUnavailable when the broker cannot be reached.
     """
 
-    def mailbox(self, exchange: str, node: str, queue: ControlQueue = ControlQueue()) -> Mailbox:
+    def mailbox(self, exchange: str, node: str, queue: ControlQueue = USUAL_QUEUE) -> Mailbox:
         """Listen for requests, as the worker `node`.
 
         :param exchange: the namespace, ``control_exchange`` of the configuration; the wire's names are
@@ -79,7 +83,7 @@ class Controls(Protocol):
         :raises Unacceptable: it is too large.
         """
 
-    def replies(self, exchange: str, address: str, queue: ControlQueue = ControlQueue()) -> Mailbox:
+    def replies(self, exchange: str, address: str, queue: ControlQueue = USUAL_QUEUE) -> Mailbox:
         """Listen for replies; ready to take them on return.
 
         :param exchange: the namespace.

@@ -12,6 +12,7 @@ from typing import Any
 
 from prefork.transports.base import ResultStore, Transport
 from prefork.transports.coordination import Coordinates
+from prefork.transports.mailbox import Controls
 from prefork.transports.registry import open_results, open_transport
 from support.rabbitmq_server import shared
 from support.redis_server import RedisServer
@@ -30,7 +31,7 @@ class Implementation:
     :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
         ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker;
         ``places``, which messages that are given back keep;
-        ``coordinates``, which it does not; ``quick``, for whom many rounds are affordable;
+        ``coordinates`` and ``controls``, which it does not; ``quick``, for whom many rounds are affordable;
         ``forks_while_used``, by another thread; ``controls``, remote control, which the bridge does
         not carry.
     :param seen: how the suite sees the result store.
@@ -93,7 +94,7 @@ IMPLEMENTATIONS = (
                 "announces_schedule",
             }
         ),
-        limits=frozenset({"long_names", "clean_returns", "results", "coordinates"}),
+        limits=frozenset({"long_names", "clean_returns", "results", "coordinates", "controls"}),
         options={"native_delayed_delivery_queue_type": "classic"},
     ),
 )
@@ -130,21 +131,21 @@ IMPLEMENTATIONS += (
         "kombu+memory",
         url=lambda root: "kombu+memory://",
         gaps=_BRIDGED | {"several_processes"},
-        limits=frozenset({"results", "places", "coordinates"}),
+        limits=frozenset({"results", "places", "coordinates", "controls"}),
         options=_POLLING,
     ),
     Implementation(
         "kombu+filesystem",
         url=lambda root: f"kombu+filesystem://{root}",
         gaps=_BRIDGED,
-        limits=frozenset({"results", "places", "long_names", "coordinates"}),
+        limits=frozenset({"results", "places", "long_names", "coordinates", "controls"}),
         options=_POLLING,
     ),
     Implementation(
         "kombu+sqla",
         url=lambda root: f"sqla+sqlite:///{root}/queue.db",
         gaps=_BRIDGED,
-        limits=frozenset({"results", "places", "quick", "forks_while_used", "coordinates"}),
+        limits=frozenset({"results", "places", "quick", "forks_while_used", "coordinates", "controls"}),
         options={**_POLLING, "connect_args": {"factory": UnsyncedSqlite}},
     ),
 )
@@ -164,7 +165,8 @@ def third_party(url: str) -> Implementation:
     """An implementation that somebody else registered, by the URL of a running broker."""
     with_handle = open_transport(url, {})
     capabilities = with_handle.capabilities
-    limits = frozenset() if isinstance(with_handle, Coordinates) else frozenset({"coordinates"})
+    ports = {"coordinates": Coordinates, "controls": Controls}
+    limits = frozenset(name for name, port in ports.items() if not isinstance(with_handle, port))
     with_handle.close()
     flags = {name for name in capabilities.__struct_fields__ if getattr(capabilities, name) is False}
     return Implementation(capabilities.name, url=lambda root: url, gaps=frozenset(flags), limits=limits)

@@ -14,6 +14,7 @@ from .consumer import FilesystemConsumer
 from .failures import broker_errors
 from .fileops import FileOps
 from .layout import NEVER_MS, hash64
+from .mailbox import FilesystemControls
 from .maintenance import Maintenance
 from .messages import check_outgoing, item_of
 from .pages import waiting
@@ -29,7 +30,7 @@ from .watch import QueueWatch
 CAPABILITIES = Capabilities(name="filesystem", stores_results=True)
 
 
-class FilesystemTransport:
+class FilesystemTransport(FilesystemControls):
     """See the port `Transport`.
 
     :param root: the broker's directory; made when it is not there.

@@ -95,8 +95,10 @@ class Bindings:
     def operations(self, queue: str) -> tuple[list[str], list[str]]:
         """What publish.lua needs to bind a queue: its keys and its arguments."""
         declared = self.declaration(queue)
-        if not declared.exchange:
-            return [], []
+        return self.operation(declared) if declared.exchange else ([], [])
+
+    def operation(self, declared: QueueDeclaration) -> tuple[list[str], list[str]]:
+        """The same for a declaration that names an exchange."""
         table, member = self.table(declared.exchange), self.member(declared)
         expires_ms = _expires_ms(declared)
         if expires_ms is None:

@@ -26,6 +26,7 @@ from .fanout import Fanout
 from .foreign import Restorer
 from .keys import Keys, encode
 from .link import Link
+from .mailbox import RedisControls
 from .outcomes import Destinations, check_outgoing
 from .owners import Registered, Sources, read_registered
 from .pool import Pool
@@ -48,7 +49,7 @@ RELEASE_DEADLINE_S = 3600.0
 _log = logging.getLogger("prefork.transports.redis")
 
 
-class RedisTransport:
+class RedisTransport(RedisControls):
     """See the port `Transport`. Opens nothing before it is used.
 
     :param declarations: queue names -> `QueueDeclaration`.
