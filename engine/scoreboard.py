@@ -13,7 +13,9 @@ Standard library only: the supervisor imports this module.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
+import weakref
 from typing import Final, NamedTuple
 
 SLOTS: Final = 1024
@@ -23,14 +25,18 @@ TAG_BYTES: Final = 64
 OUTCOME_BYTES: Final = 64 * 1024
 
 _PAGE: Final = 4096
-_RATE_BUCKET_BYTES: Final = 64
+RATE_BUCKET_BYTES: Final = 64
 _SLOT_BYTES: Final = _PAGE
 _TAGS_BYTES: Final = BATCH_MAX * TAG_BYTES
 _RATE_OFFSET: Final = _PAGE
-_SLOT_OFFSET: Final = _RATE_OFFSET + RATE_BUCKETS * _RATE_BUCKET_BYTES
+_SLOT_OFFSET: Final = _RATE_OFFSET + RATE_BUCKETS * RATE_BUCKET_BYTES
 _AREA_OFFSET: Final = _SLOT_OFFSET + SLOTS * _SLOT_BYTES
 _AREA_BYTES: Final = _TAGS_BYTES + OUTCOME_BYTES
-SIZE_BYTES: Final = _AREA_OFFSET + SLOTS * _AREA_BYTES
+# What is revoked (engine/revoked_board.py): a header, and two tables of digests.
+REVOKED_CELLS: Final = 1 << 17
+REVOKED_BYTES: Final = _PAGE + 2 * REVOKED_CELLS * 16
+REVOKED_OFFSET: Final = _AREA_OFFSET + SLOTS * _AREA_BYTES
+SIZE_BYTES: Final = REVOKED_OFFSET + REVOKED_BYTES
 # Not in the mmap module before Python 3.13. Untouched slots must cost neither pages nor commit charge.
 _MAP_NORESERVE: Final = 0x4000
 
@@ -44,6 +50,7 @@ A_RENEWED_NS: Final = 5  # monotonic time of the last renewed lease
 A_WAITING: Final = 6  # messages ready in the broker when the agent last looked
 A_LOOP_NS: Final = 7  # monotonic time of the agent's last turn
 A_ANNOUNCED: Final = 8  # 1: some agent of this worker has sent worker_ready
+W_RATES: Final = 16  # changes whenever a bucket is made or given another rate
 
 # Slot words written by the child that holds the slot.
 C_STATE: Final = 0
@@ -123,12 +130,16 @@ class Policy:
 
 
 class Texts(NamedTuple):
-    """The texts of a running execution. `torn` when the writer was caught in the middle."""
+    """The texts of a running execution. `torn` when the writer was caught in the middle.
+
+    :param raw_id: the task id as it was written, to be compared with `revoked_keys.slot_id`.
+    """
 
     task_id: str
     task_name: str
     tag: bytes
     torn: bool
+    raw_id: bytes = b""
 
 
 def pack_mark(batch: int, index: int) -> int:
@@ -187,6 +198,7 @@ class Slot:
                 name[:name_len].decode("utf-8", "replace"),
                 tag[:tag_len],
                 torn,
+                task_id[:id_len],
             )
             if not torn:
                 break
@@ -258,12 +270,22 @@ class Slot:
 
 
 class Scoreboard:
-    """The whole mapping. Make it once, in the supervisor, before the first fork."""
+    """The whole mapping. Make it once, in the supervisor, before the first fork.
+
+    :ivar rates: the words of the rate buckets (`limits.board`).
+    :ivar locks_fd: a file without content; its bytes are locked (`limits.locks`).
+    :ivar agent_bell_fd: eventfd; adding to it makes the agent look at the limited tasks at once.
+    """
 
     def __init__(self) -> None:
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         self.buffer = mmap.mmap(-1, SIZE_BYTES, flags=flags)
         self.words = memoryview(self.buffer)[:_PAGE].cast("Q")
+        self.rates = memoryview(self.buffer)[_RATE_OFFSET:_SLOT_OFFSET].cast("Q")
+        self.locks_fd = os.memfd_create("prefork-locks")
+        self.agent_bell_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        for fd in (self.locks_fd, self.agent_bell_fd):
+            weakref.finalize(self, os.close, fd)
         self._slots: dict[int, Slot] = {}
 
     def slot(self, index: int) -> Slot:

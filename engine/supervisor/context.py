@@ -46,6 +46,6 @@ class Context:
         )
 
     @property
-    def inherited_fds(self) -> tuple[int, int]:
+    def inherited_fds(self) -> tuple[int, ...]:
         """Descriptors that every process of the worker keeps."""
-        return self.doorbell_fd, self.own_pidfd
+        return self.doorbell_fd, self.own_pidfd, self.scoreboard.locks_fd, self.scoreboard.agent_bell_fd

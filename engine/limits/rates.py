@@ -1,0 +1,49 @@
+"""Rates as people write them: ``"10/s"``, ``"100/m"``, ``"5/h"``, a number (per second), 0, None."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from ..exceptions import ImproperlyConfigured
+
+_RATE: Final = r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smh]))?\s*\Z"
+_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+FASTEST_PER_S: Final = 1e9
+
+
+def rate_per_s(rate: str | float | None, where: str) -> float | None:
+    """Tokens a second; 0 pauses, None does not limit.
+
+    :param where: what is given the rate, for the error.
+    :raises ImproperlyConfigured: it is no rate.
+    """
+    if rate is None:
+        return None
+    value: float | None = None
+    if isinstance(rate, str):
+        found = re.match(_RATE, rate)
+        if found:
+            value = float(found[1]) / _SECONDS[found[2]]
+    elif isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate >= 0 and math.isfinite(rate):
+        value = float(rate)
+    if value is None:
+        raise ImproperlyConfigured(
+            f"{where}: {rate!r} is no rate; write 10/s, 100/m, 5/h, a number of tasks a second, 0 (which "
+            "pauses them) or None"
+        )
+    return min(value, FASTEST_PER_S)
+
+
+def rate_text(per_s: float | None) -> str:
+    """A rate for people."""
+    if per_s is None:
+        return "unlimited"
+    if per_s == 0:
+        return "paused"
+    for unit, seconds in (("s", 1.0), ("m", 60.0), ("h", 3600.0)):
+        amount = per_s * seconds
+        if amount >= 1 or unit == "h":
+            return f"{amount:.6g}/{unit}"
+    raise AssertionError(per_s)
