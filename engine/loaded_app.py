@@ -79,6 +79,24 @@ def load(link: ProcessLink) -> Loaded:
     return loaded
 
 
+def load_here(link: ProcessLink, app: App) -> Loaded:
+    """Resolve the configuration of an application for a worker in the process of somebody else.
+
+    Logging, directory and title of the process are left alone.
+
+    :raises BaseException: whatever the application's modules raise.
+    """
+    signals.celeryd_init.send(link.node, instance=None, conf=app.conf, options=asdict(link.spec))
+    for name in link.spec.include:
+        import_module(name)
+    app.import_task_modules()
+    config = app.config
+    loaded = Loaded(app, config, worker_options(link.spec, app, config), link.node)
+    signals.celeryd_after_setup.send(link.node, instance=None, conf=app.conf)
+    signals.worker_init.send(link.node)
+    return loaded
+
+
 def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
     """What the supervisor has to know of a configuration, as plain data.
 

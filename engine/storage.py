@@ -15,6 +15,7 @@ from .settling import Settler
 
 if TYPE_CHECKING:
     from .app import App
+    from .client import Client
 
 
 @dataclass
@@ -36,15 +37,16 @@ class Storage:
         self.transport.close()
 
 
-def open_storage(app: App) -> Storage:
+def open_storage(app: App, own: Client | None = None) -> Storage:
     """Open the broker and the result store that the application is configured for.
 
     They are the ones that tasks use when they send and wait, in this process.
 
+    :param own: a client of the worker's own, where the process is not the worker's own.
     :raises UnsupportedTransport: a URL names something that nobody provides.
     :raises TransportError: it cannot be opened.
     """
-    client = app.client
+    client = own or app.client
     transport, store = client.transport, client.results
     together = store is not None and transport.capabilities.stores_results and transport.keeps(store)
     refusals = Refusals(app, client.table, stored=store is not None)

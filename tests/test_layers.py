@@ -22,7 +22,7 @@ SUPERVISOR_MUST_NOT_IMPORT = {"asyncio", "concurrent", "multiprocessing", "threa
 # Who may import the code that runs in one kind of process only: the code that becomes that process.
 PROCESS_ENTRANCES = {
     "prefork.engine.supervisor": {"prefork.engine.supervisor"},
-    "prefork.engine.child": {"prefork.engine.child", "prefork.engine.template", "prefork.engine.solo"},
+    "prefork.engine.child": {"prefork.engine.child", "prefork.engine.template", "prefork.engine.testing"},
     "prefork.engine.agent": {"prefork.engine.agent", "prefork.engine.template", "prefork.engine.solo"},
     "prefork.engine.template": {"prefork.engine.template"},
     "prefork.engine.cli": {"prefork.engine.cli", "prefork.engine.__main__"},

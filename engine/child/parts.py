@@ -22,6 +22,7 @@ from ..scoreboard import BATCH_MAX, Scoreboard, Slot
 from ..settling import is_permanent
 from ..states import STARTED
 from ..storage import Storage, open_storage
+from .driving import Driver
 from .plan import RunPlan
 from .readahead import ReadAhead
 
@@ -43,6 +44,7 @@ class Parts:
         owner: str,
         worker_id: str,
         replaceable: bool = True,
+        titled: bool = True,
         scoreboard: Scoreboard | None = None,
     ) -> None:
         config = loaded.config
@@ -66,10 +68,12 @@ class Parts:
         self.read_ahead = ReadAhead(
             config.worker_read_ahead_ms / 1000, min(bound, config.worker_read_ahead_max, BATCH_MAX)
         )
+        self.driver = Driver()
         self._plans: dict[str, RunPlan | None] = {}
         self._replaceable = replaceable
         self._max_tasks: int | None = loaded.options["max_tasks_per_child"] if replaceable else None
         self._title = f"prefork: {node}: child {slot.index}"
+        self._titled = titled
         self._shown: str | None = ""  # so that the first title, of no task, is shown
         # Written by the loop's thread: executions so far, and a wish to be replaced (out of memory).
         self.executed = 0
@@ -101,7 +105,7 @@ class Parts:
 
     def set_title(self, task_name: str | None) -> None:
         """Show in the process list what is running."""
-        if task_name != self._shown:
+        if self._titled and task_name != self._shown:
             self._shown = task_name
             setproctitle(f"{self._title}: {task_name or 'idle'}")
 

@@ -1,7 +1,8 @@
-"""``-P solo``: everything in one process, for debuggers.
+"""``-P solo``: everything in one process, for debuggers; and in a thread of somebody else's, for tests.
 
-The loop runs in the main thread, the duties towards the broker in a second one; nobody forks, so
-a thread does no harm here. There is nobody to enforce limits, which is said at start.
+The loop runs in one thread (the main one, unless it is a guest), the duties towards the broker in a
+second one; nobody forks, so a thread does no harm here. There is nobody to enforce limits, which is said
+at start.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
@@ -20,6 +22,7 @@ from ...transports.base import Consumer, Recovery, Transport, Wakeable
 from ...transports.errors import TransportError
 from .. import signals as hooks
 from ..boot import BootSpec
+from ..client import Client
 from ..clock import mono_s
 from ..housekeeping import Housekeeping
 from ..loaded_app import Loaded, load
@@ -70,15 +73,25 @@ class Solo:
     """A worker of one process.
 
     :param loaded: the application.
-    :param worker_id: this incarnation of the worker.
+    :param guest: the process is somebody else's: its signals and title, and the connections of its app,
+        are left alone.
+    :param on_ready: called when messages are taken from now on.
     """
 
-    def __init__(self, link: ProcessLink, loaded: Loaded) -> None:
+    def __init__(
+        self,
+        link: ProcessLink,
+        loaded: Loaded,
+        *,
+        guest: bool = False,
+        on_ready: Callable[[], object] | None = None,
+    ) -> None:
         self._loaded = loaded
+        self._guest = guest
         self._worker_id = link.worker_id
         self._slot = link.scoreboard.slot(0)
         self._slot.clear(1)
-        self._storage = open_storage(loaded.app)
+        self._storage = open_storage(loaded.app, Client(loaded.app, loaded.config) if guest else None)
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._board_words = link.scoreboard.words
         # Written by the housekeeping thread.
@@ -86,6 +99,7 @@ class Solo:
         self._failed = False
         self._lease_s: float = loaded.options["lease_s"]
         self._stopped = threading.Event()
+        self._on_ready = on_ready
         self._keeping = Housekeeping(
             self._storage.transport,
             link.worker_id,
@@ -108,12 +122,14 @@ class Solo:
             owner=owner_name(link.worker_id, 0, 1),
             worker_id=link.worker_id,
             replaceable=False,
+            titled=not guest,
         )
 
     def run(self) -> int:
-        """Run until a signal says to leave; returns the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        """Run until a signal, or `leave`, says to leave; returns the exit code."""
+        if not self._guest:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
         if self._loaded.options["has_limits"]:
             _log.warning("-P solo enforces no time limits: there is no other process to do it")
         hooks.worker_process_init.send(sender=self._loaded.node)
@@ -123,6 +139,8 @@ class Solo:
         idle = WatchWakes(transport, queues, self._stop_fd, self._parts.consumer)
         self._slot.words[C_STATE] = State.IDLE
         hooks.worker_ready.send(sender=self._loaded.node)
+        if self._on_ready is not None:
+            self._on_ready()
         code = 1
         try:
             code = WorkerLoop(self._parts, idle).run()
@@ -143,6 +161,17 @@ class Solo:
             _log.warning("the lease is left to run out: %s", error)
         self._parts.close()
 
+    def running(self) -> tuple[str, str] | None:
+        """Id and name of the task whose body runs now, if one does."""
+        if not self._slot.words[C_BODY]:
+            return None
+        texts = self._slot.read_texts()
+        return texts.task_id, texts.task_name
+
+    def close(self) -> None:
+        """Close what `leave` needs; after the run, and after the last `leave`."""
+        os.close(self._stop_fd)
+
     def _keep(self) -> None:
         """Renew the lease and the like; without it the worker may not go on."""
         try:
@@ -153,12 +182,13 @@ class Solo:
         except Exception:
             _log.exception("the housekeeping has failed; the worker leaves")
             self._failed = True
-            self._tell_to_leave()
+            self.leave()
 
     def _renewed(self) -> None:
         self._renewed_s = mono_s()
 
-    def _tell_to_leave(self) -> None:
+    def leave(self) -> None:
+        """Have the loop end when the running task has ended; from any thread."""
         self._slot.words[S_STOP] = Stop.LEAVE
         os.eventfd_write(self._stop_fd, 1)
 
@@ -168,7 +198,7 @@ class Solo:
             hooks.worker_shutting_down.send(
                 sender=self._loaded.node, sig=name, how="Warm", exitcode=EXIT_AS_TOLD
             )
-            self._tell_to_leave()
+            self.leave()
             _log.info("%s: leaving when the running task has ended; once more to give it back", name)
         elif self._slot.words[C_BODY]:
             raise Interrupted(f"stopped by a second {name}")
@@ -179,18 +209,23 @@ def _report(recovery: Recovery) -> None:
         _log.warning("took over %d messages of lost workers", recovery.returned)
 
 
-def run(spec: BootSpec) -> int:
-    """Be a worker of one process; returns the exit code.
-
-    :raises BaseException: whatever the application raises when it is imported.
-    """
+def link_here(spec: BootSpec) -> ProcessLink:
+    """A link of a process that is its own supervisor."""
     ours, theirs = channel_pair()
     theirs.close()
     pidfd = os.pidfd_open(os.getpid())
     doorbell_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     node = node_name(spec.hostname, socket.gethostname())
     worker_id = incarnation(node, os.urandom(4))
-    link = ProcessLink(Scoreboard(), ours, doorbell_fd, os.getpid(), pidfd, spec, node, worker_id)
+    return ProcessLink(Scoreboard(), ours, doorbell_fd, os.getpid(), pidfd, spec, node, worker_id)
+
+
+def run(spec: BootSpec) -> int:
+    """Be a worker of one process; returns the exit code.
+
+    :raises BaseException: whatever the application raises when it is imported.
+    """
+    link = link_here(spec)
     loaded = load(link)
     if spec.banner:
         print(_banner(loaded), file=sys.stderr)

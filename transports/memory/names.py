@@ -21,6 +21,10 @@ class NamedBrokers:
         """
         return self._brokers.setdefault((os.getpid(), name), MemoryBroker(name))
 
+    def forget(self, name: str) -> None:
+        """Drop a broker and what is in it; whoever holds it keeps it."""
+        self._brokers.pop((os.getpid(), name), None)
+
 
 # The one registry of the process: a name is only worth something if all who use it share it.
 _named = NamedBrokers()
@@ -29,3 +33,8 @@ _named = NamedBrokers()
 def shared_broker(name: str) -> MemoryBroker:
     """The broker that this process knows under a name."""
     return _named.get(name)
+
+
+def forget_broker(name: str) -> None:
+    """Drop what this process knows under a name: tests that make brokers by the thousand clean up."""
+    _named.forget(name)
