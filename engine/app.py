@@ -113,7 +113,9 @@ class App(Configurable, SendsInBulk):
     def task(self, *functions: Any, **options: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(name=…, bind=True, …)`` (parity §4).
 
-        :raises ImproperlyConfigured: it is an ``async def`` function, or no function at all.
+        An ``async def`` function makes a task that runs on an event loop of the worker's child.
+
+        :raises ImproperlyConfigured: it is no function.
         """
         shared = options.pop("shared", False)
         options.pop("lazy", None)

@@ -239,6 +239,10 @@ class TaskRevokedError(TaskError):
     """The task was revoked, so there is no result."""
 
 
+class TaskCancelledError(TaskError):
+    """The coroutine of an ``async def`` task ended as cancelled, and not because the worker asked for it."""
+
+
 class InvalidTaskError(TaskError):
     """The message of a task, or an option of a call, is not what it must be."""
 

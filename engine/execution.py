@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable, Coroutine
+from importlib import import_module
+from types import CoroutineType
 from typing import Any
 
 from . import signals, states
@@ -18,6 +21,9 @@ from .request import Context
 from .retrying import RetryPlan, backoff_s, wants_autoretry
 
 _logger = logging.getLogger("celery.app.trace")
+
+Drive = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs the coroutine of an ``async def`` task to its end and returns what it returned."""
 
 
 class Executed:
@@ -47,11 +53,14 @@ class Executed:
         self.requeue = requeue
 
 
-def execute(task: Any, request: Context) -> Executed:
+def execute(task: Any, request: Context, drive: Drive | None = None) -> Executed:
     """Run a task with everything around it: request, hooks, signals, automatic retries.
 
     `request.args` and `request.kwargs` are what it is called with. An exception that is no
-    `Exception` (`SystemExit`, `KeyboardInterrupt`) passes through to the caller.
+    `Exception` (`SystemExit`, `KeyboardInterrupt`) passes through to the caller. What runs beside
+    others on one event loop has the same around it in `async_execution`.
+
+    :param drive: runs the coroutine of an ``async def`` task; None runs it on a loop of its own.
     """
     args = request.args = request.args if request.args is not None else ()
     kwargs = request.kwargs = request.kwargs if request.kwargs is not None else {}
@@ -68,32 +77,50 @@ def execute(task: Any, request: Context) -> Executed:
                 value = task(*args, **kwargs)
             else:
                 value = task.run(*args, **kwargs)
+            if type(value) is CoroutineType:
+                value = drive_here(value) if drive is None else drive(value)
         except Exception as exc:  # noqa: BLE001 - whatever the task raises is its outcome
-            done = _after_exception(task, request, exc)
+            done = failed(task, request, exc)
         else:
             done = Executed(states.SUCCESS, value, retry=request.retry_plan)
-            if signals.task_success.receivers:
-                runtime_s = mono_s() - started_mono_s
-                signals.task_success.send(task, result=value, runtime=runtime_s)
-            if hooks and "on_success" in hooks:
-                _hook(task, request, task.on_success, value, request.id, args, kwargs)
-        if hooks and "after_return" in hooks and done.state not in (states.IGNORED, states.REJECTED):
-            _hook(
-                task, request, task.after_return, done.state, done.value, request.id, args, kwargs, done.einfo
-            )
-        if signals.task_postrun.receivers:
-            signals.task_postrun.send(
-                task,
-                task_id=request.id,
-                task=task,
-                args=args,
-                kwargs=kwargs,
-                retval=done.value,
-                state=done.state,
-            )
+            if hooks or signals.task_success.receivers:
+                tell_success(task, request, value, mono_s() - started_mono_s)
+        if hooks or signals.task_postrun.receivers:
+            tell_end(task, request, done)
         return done
     finally:
         running.reset(token)
+
+
+def drive_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on an event loop of its own, in a thread of its own if a loop runs in this one."""
+    # Event loops are a tenth of a second's import, which a client without them need not pay.
+    return import_module(".coroutines", __package__).run_here(coroutine)
+
+
+def tell_success(task: Any, request: Context, value: Any, runtime_s: float) -> None:
+    """Send `task_success` and call `on_success`."""
+    if signals.task_success.receivers:
+        signals.task_success.send(task, result=value, runtime=runtime_s)
+    if "on_success" in task.overridden_hooks:
+        _hook(task, request, task.on_success, value, request.id, request.args, request.kwargs)
+
+
+def tell_end(task: Any, request: Context, done: Executed) -> None:
+    """Call `after_return` and send `task_postrun`."""
+    args, kwargs = request.args, request.kwargs
+    if "after_return" in task.overridden_hooks and done.state not in (states.IGNORED, states.REJECTED):
+        _hook(task, request, task.after_return, done.state, done.value, request.id, args, kwargs, done.einfo)
+    if signals.task_postrun.receivers:
+        signals.task_postrun.send(
+            task,
+            task_id=request.id,
+            task=task,
+            args=args,
+            kwargs=kwargs,
+            retval=done.value,
+            state=done.state,
+        )
 
 
 def _hook(task: Any, request: Context, hook: Any, *values: Any) -> None:
@@ -148,7 +175,8 @@ def autoretry(task: Any, request: Context, exc: Exception) -> Exception:
     return exc
 
 
-def _after_exception(task: Any, request: Context, exc: Exception) -> Executed:
+def failed(task: Any, request: Context, exc: Exception) -> Executed:
+    """What an exception of the task makes of its execution, with the hooks and signals that go with it."""
     if task.autoretry_for:
         exc = autoretry(task, request, exc)
     if isinstance(exc, Retry):

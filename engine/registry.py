@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -73,13 +72,7 @@ def task_from_function(
     :param base: the class to derive the task from; None takes `app.Task`.
     :param bind: pass the task itself as first argument.
     :param options: attributes of the task (parity §4).
-    :raises ImproperlyConfigured: the function is a coroutine function.
     """
-    if inspect.iscoroutinefunction(function):
-        raise ImproperlyConfigured(
-            f"{function.__qualname__} is an `async def` function: a worker runs tasks as plain calls; "
-            "define a function that calls `asyncio.run(...)`"
-        )
     task_name = name or app.gen_task_name(function.__name__, function.__module__)
     known = app.registry.get(task_name)
     if known is not None and not _same_definition(known, function):

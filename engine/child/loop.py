@@ -247,7 +247,7 @@ class WorkerLoop:
         start_ns = self._set_limits(message, plan)
         words[C_RUNNING] = number
         set_current(message.id, plan.name)
-        executed = run_body(plan.task, request, words, number)
+        executed = run_body(plan.task, request, words, number, self._parts.driver)
         runtime_ns = mono_ns() - start_ns
         self._parts.executed += 1
         # Encoding and error callbacks are the user's code too: still under the hard limit.

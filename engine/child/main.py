@@ -20,6 +20,7 @@ from ..process_link import ProcessLink
 from ..process_signals import show_stacks_on_request
 from ..scoreboard import C_BODY, C_STATE, S_SOFT_TARGET, Slot, State
 from ..worker_names import owner as owner_name
+from .driving import Driver
 from .idle import idle_of
 from .loop import EXIT_AS_TOLD, WorkerLoop
 from .parts import build
@@ -37,10 +38,11 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
     slot = link.scoreboard.slot(slot_index)
     slot.words[C_STATE] = State.BOOTING
     try:
-        _set_up_process(slot)
+        _set_up_process()
         enter_process(f"child {slot_index}", node=link.node, index=slot_index + 1)
         owner = owner_name(link.worker_id, slot_index, generation)
         parts = build(link, loaded, slot, owner)
+        arm_soft_limit(slot, parts.driver)
         _initialize(link.node)
     except BaseException:
         slot.write_report(redact(traceback.format_exc()))
@@ -56,6 +58,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         code = loop.run()
     finally:
         returner.stop()
+        parts.driver.close()
         hooks.worker_process_shutdown.send(sender=link.node, pid=os.getpid(), exitcode=code)
     if code == EXIT_AS_TOLD:
         parts.give_back()
@@ -73,12 +76,11 @@ def _initialize(node: str) -> None:
             raise response
 
 
-def _set_up_process(slot: Slot) -> None:
+def _set_up_process() -> None:
     for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     # Ctrl-C reaches the whole foreground group; only the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    arm_soft_limit(slot)
     show_stacks_on_request()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     prefer_as_oom_victim()
@@ -86,14 +88,19 @@ def _set_up_process(slot: Slot) -> None:
     gc.enable()
 
 
-def arm_soft_limit(slot: Slot) -> None:
-    """Raise `SoftTimeLimitExceeded` on SIGUSR1, in the execution it is meant for and no other."""
+def arm_soft_limit(slot: Slot, driver: Driver) -> None:
+    """Raise `SoftTimeLimitExceeded` on SIGUSR1, in the execution it is meant for and no other.
+
+    A coroutine that waits is cancelled, and raises it when it has ended.
+    """
     words = slot.words
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         running = words[C_BODY]
         if running and running == words[S_SOFT_TARGET]:
-            raise SoftTimeLimitExceeded()
+            error = SoftTimeLimitExceeded()
+            if not driver.interrupt(error):
+                raise error
 
     signal.signal(signal.SIGUSR1, on_signal)
 

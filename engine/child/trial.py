@@ -7,7 +7,7 @@ from typing import Any
 from .. import states
 from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded
-from ..execution import Executed, execute
+from ..execution import Drive, Executed, execute
 from ..request import Context
 from ..scoreboard import C_BODY
 
@@ -16,18 +16,22 @@ class Interrupted(BaseException):
     """Ends the running task because the worker leaves at once; its message is given back."""
 
 
-def run_body(task: Any, request: Context, words: memoryview, number: int) -> Executed:
+def run_body(
+    task: Any, request: Context, words: memoryview, number: int, drive: Drive | None = None
+) -> Executed:
     """Run a task as execution `number`; whatever it raises becomes a FAILURE.
 
     `SystemExit`, `KeyboardInterrupt` and other `BaseException`s of a task are its failure, not the
     end of this process (faults.md 7, 8). The soft limit's signal may come between any two
     instructions up to the store of 0 into C_BODY; the outer `try` is for the few between the end
     of the inner one and that store.
+
+    :param drive: see `execute`.
     """
     try:
         try:
             words[C_BODY] = number
-            executed = execute(task, request)
+            executed = execute(task, request, drive)
             words[C_BODY] = 0
         except BaseException as exc:
             words[C_BODY] = 0

@@ -151,13 +151,6 @@ def test_the_same_function_imported_again_replaces_itself() -> None:
         assert app.tasks["same"] is again
 
 
-def test_a_coroutine_function_is_refused() -> None:
-    async def f() -> None: ...
-
-    with memory_app() as app, pytest.raises(ImproperlyConfigured, match=r"asyncio\.run"):
-        app.task(f)
-
-
 def test_what_is_no_function_is_refused() -> None:
     with memory_app() as app, pytest.raises(ImproperlyConfigured, match="decorates functions"):
         app.task(3)  # type: ignore[call-overload]

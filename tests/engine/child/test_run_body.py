@@ -14,6 +14,7 @@ import pytest
 
 from prefork.engine import states
 from prefork.engine.app import App
+from prefork.engine.child.driving import Driver
 from prefork.engine.child.main import arm_soft_limit
 from prefork.engine.child.trial import Interrupted, run_body
 from prefork.engine.exceptions import SoftTimeLimitExceeded
@@ -36,7 +37,7 @@ def slot() -> Slot:
 def armed(slot: Slot) -> Iterator[Slot]:
     """A slot whose soft limit's signal is handled as in a child."""
     before = signal.getsignal(signal.SIGUSR1)
-    arm_soft_limit(slot)
+    arm_soft_limit(slot, Driver())
     yield slot
     signal.signal(signal.SIGUSR1, before)
 

@@ -14,6 +14,7 @@ import pytest
 
 from prefork.engine.app import App
 from prefork.engine.child import trial
+from prefork.engine.child.driving import Driver
 from prefork.engine.child.main import arm_soft_limit, prefer_as_oom_victim
 from prefork.engine.child.outcomes import ending_of
 from prefork.engine.child.trial import Interrupted, run_body
@@ -29,7 +30,7 @@ def slot() -> Iterator[Slot]:
     before = signal.getsignal(signal.SIGUSR1)
     made = Scoreboard().slot(0)
     made.clear(1)
-    arm_soft_limit(made)
+    arm_soft_limit(made, Driver())
     yield made
     signal.signal(signal.SIGUSR1, before)
 
