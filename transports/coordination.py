@@ -3,7 +3,7 @@
 A transport that can do it implements `Coordinates`. Everything here is keyed by names that the engine
 chooses (any text, at most 255 bytes in UTF-8), survives the death of whoever did it, and is bounded:
 whatever is not freed expires, or is freed with the lease of the worker that held it. A clock that is
-set back makes nothing last for ever: nothing outlasts twice the time that it was given.
+set back may prolong something by as much, and makes nothing last for ever.
 
 Every implementation passes `tests/transports/conformance/test_coordination.py`.
 """

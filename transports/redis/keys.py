@@ -40,6 +40,10 @@ class Keys:
         # Names of the queues that somebody of ours has used.
         self.queues = own + b"queues"
         self.dead = own + b"dead"
+        # Names of slots that somebody holds. What is revoked, by age and by its end (`coordination`).
+        self.slot_names = own + b"slots"
+        self.revoked = own + b"revoked"
+        self.revoked_ends = own + b"revoked:ends"
 
     def step_of(self, priority: int) -> int:
         """The priority step that serves a priority: the largest that is not above it."""
@@ -69,6 +73,18 @@ class Keys:
     def scratch(self, owner: str) -> bytes:
         """Used for a moment, to find out what this user may do."""
         return self._own + b"preflight:" + encode(owner)
+
+    def bucket(self, name: str) -> bytes:
+        """The tokens of a shared bucket."""
+        return self._own + b"bucket:" + encode(name)
+
+    def slots(self, name: str) -> bytes:
+        """Who holds slots of a name: holder -> worker."""
+        return self.slot_names + b":" + encode(name)
+
+    def lock(self, name: str) -> bytes:
+        """The value of a lock."""
+        return self._own + b"lock:" + encode(name)
 
     def worker(self, worker: str) -> bytes:
         """The owners of a worker."""

@@ -22,6 +22,7 @@ from ..base import (
 from ..errors import BrokerUnavailable
 from . import deadletters, inspection, recovery, registration, release, schedule
 from .consumer import RedisConsumer
+from .coordination import RedisCoordination, sweep
 from .fanout import Fanout
 from .foreign import Restorer
 from .keys import Keys, encode
@@ -49,7 +50,7 @@ RELEASE_DEADLINE_S = 3600.0
 _log = logging.getLogger("prefork.transports.redis")
 
 
-class RedisTransport(RedisControls):
+class RedisTransport(RedisControls, RedisCoordination):
     """See the port `Transport`. Opens nothing before it is used.
 
     :param declarations: queue names -> `QueueDeclaration`.
@@ -234,9 +235,10 @@ class RedisTransport(RedisControls):
             return deadletters.dead_drop(link, self._keys, key)
 
     def maintain(self) -> list[str]:
-        """Keep queues and bindings that expire, and restore what dead Celery workers held."""
+        """Keep what expires, drop what has ended, and restore what dead Celery workers held."""
         with self._pool.link() as link:
             self._publisher.keep(link, self._watched)
+            sweep(link, self._keys)
             return self._restorer.turn(link)
 
     def leases(self, queue: str | None = None) -> dict[str, float]:

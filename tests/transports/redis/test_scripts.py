@@ -51,14 +51,26 @@ class World:
         self.held = self.consumer.reserve(3)
         self.transport.send([Outgoing("q", b"due", 0, time.time() - 5)])
         self.transport.send([Outgoing("q", b"later", 3, FAR_WALL_S)])
+        self.transport.lock("lock", "value", 600.0)
+        self.transport.take_tokens("bucket", 0.001, 5, 2)
+        self.transport.take_slot("slots", 2, "worker", "owner/1")
+        self.transport.revoke(["revoked"], 600.0)
 
     def _send(self, queue: str, *documents: bytes) -> None:
         self.transport.send([Outgoing(queue, document) for document in documents])
 
     def spoil(self, key: bytes) -> None:
-        """Let somebody else use a key."""
+        """Let somebody else use a key, for a value of another kind."""
+        kind = self.server.type(key)
         self.server.delete(key)
-        self.server.set(key, FOREIGN)
+        if kind == b"string":
+            self.server.rpush(key, FOREIGN)
+        else:
+            self.server.set(key, FOREIGN)
+
+    def is_spoilt(self, key: bytes) -> bool:
+        """Whether a key is as somebody else left it."""
+        return self._value(key) in (FOREIGN, [FOREIGN])
 
     def names(self) -> list[bytes]:
         return sorted(self.server.scan_iter(match=self.prefix.encode() + b"*", count=1000))
@@ -150,6 +162,18 @@ OPERATIONS: dict[str, Operation] = {
     "unregister": lambda world: world.transport.unregister("lapsed"),
     "close": lambda world: world.dying.close(),
     "replay": lambda world: [world.transport.dead_replay(one.key) for one in world.transport.dead_letters()],
+    "take tokens": lambda world: world.transport.take_tokens("bucket", 0.001, 5, 1),
+    "take a slot": lambda world: world.transport.take_slot("slots", 2, "worker", "owner/2"),
+    "find no slot": lambda world: world.transport.take_slot("slots", 1, "worker", "owner/2"),
+    "free a slot": lambda world: world.transport.free_slot("slots", "owner/1"),
+    "free the slots": lambda world: world.transport.free_slots_of("owner"),
+    "lock": lambda world: world.transport.lock("lock", "value", 600.0),
+    "lock by force": lambda world: world.transport.relock("lock", "another", 600.0),
+    "unlock": lambda world: world.transport.unlock("lock", "value"),
+    "read a lock": lambda world: world.transport.locked("lock"),
+    "revoke": lambda world: world.transport.revoke(["revoked", "more"], 600.0),
+    "read what is revoked": lambda world: world.transport.revoked(),
+    "maintain": lambda world: world.transport.maintain(),
     "send": lambda world: world.transport.send([Outgoing("q", b"new"), Outgoing("q", b"new", 9, FAR_WALL_S)]),
 }
 
@@ -173,6 +197,12 @@ KEYS: dict[str, Callable[[Keys], bytes]] = {
     "schedules": lambda keys: keys.due_queues,
     "queues": lambda keys: keys.queues,
     "dead": lambda keys: keys.dead,
+    "bucket": lambda keys: keys.bucket("bucket"),
+    "slots": lambda keys: keys.slots("slots"),
+    "names of slots": lambda keys: keys.slot_names,
+    "lock": lambda keys: keys.lock("lock"),
+    "revoked": lambda keys: keys.revoked,
+    "ends of revocations": lambda keys: keys.revoked_ends,
     "list": lambda keys: keys.list_of("q", 0),
     "list of a step": lambda keys: keys.list_of("q", 3),
     "marked": lambda keys: keys.marked(keys.list_of("q", 0)),
@@ -211,7 +241,7 @@ def test_a_key_of_the_wrong_type_loses_nothing_and_is_left_alone(
         if error.key and operation not in ("recover", "recover lapsed", "unregister", "close", "register"):
             assert error.key.encode() == name
             assert world.dump() == dumped, "something was written before it was refused"
-    assert world.server.get(name) == FOREIGN
+    assert world.is_spoilt(name)
     assert_all_accounted(world, before, operation)
 
 
