@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,10 @@ class TaskDefaults:
     retry_jitter: bool = True
     throws: tuple[type[BaseException], ...] = ()
     rate_limit: str | float | None = None
+    rate_limit_burst: float | None = None
+    global_rate_limit: str | float | None = None
+    max_concurrency: int | None = None
+    key: str | Callable[..., Any] | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     acks_late: bool | None = None

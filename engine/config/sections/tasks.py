@@ -15,6 +15,7 @@ from ..kinds import (
     STRUCTURE,
     WORD,
     integer,
+    number,
     optional,
 )
 from ..reasons import CHORDS, EVENTS
@@ -192,9 +193,14 @@ class TasksSettings:
     task_default_rate_limit: str | float | None = setting(
         optional(RATE),
         None,
-        "Rate limit of tasks without one of their own.",
+        "Rate limit of tasks without one of their own; 0 pauses them.",
         old="CELERY_DEFAULT_RATE_LIMIT",
-        no_effect="rate limits are not enforced in this version",
+    )
+    task_default_rate_limit_burst: float = setting(
+        number(1),
+        1.0,
+        "How many tokens a rate limit saves up while nobody asks for them, unless the task says otherwise.",
+        ours=True,
     )
     task_allow_error_cb_on_chord_header: bool = setting(
         BOOLEAN,

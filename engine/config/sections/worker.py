@@ -160,6 +160,17 @@ class WorkerSettings:
         old="CELERYD_STATE_DB",
         no_effect=CONTROL,
     )
+    worker_revokes_max: int = setting(
+        POSITIVE,
+        50_000,
+        "How many revocations a worker remembers; the oldest are forgotten first. At most 50,000.",
+    )
+    worker_revoke_expires: float = setting(
+        SECONDS,
+        604_800.0,
+        "How long a revocation is remembered, by workers and by the broker.",
+        unit="s",
+    )
     worker_enable_remote_control: bool = setting(
         BOOLEAN,
         True,
@@ -170,9 +181,8 @@ class WorkerSettings:
     worker_disable_rate_limits: bool = setting(
         BOOLEAN,
         False,
-        "Ignore all rate limits.",
+        "Ignore all rate limits (rate_limit, global_rate_limit); max_concurrency is kept.",
         old="CELERY_DISABLE_RATE_LIMITS",
-        no_effect="rate limits are not enforced in this version",
     )
     worker_cancel_long_running_tasks_on_connection_loss: bool = setting(
         BOOLEAN,
