@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from prefork.transports.base import ResultStore, Transport
+from prefork.transports.base import ResultStore, Selects, Transport
 from prefork.transports.coordination import Coordinates
 from prefork.transports.mailbox import Controls
 from prefork.transports.registry import open_results, open_transport
@@ -31,7 +31,7 @@ class Implementation:
     :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
         ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker;
         ``places``, which messages that are given back keep;
-        ``coordinates`` and ``controls``, which it does not; ``quick``, for whom many rounds are affordable;
+        ``coordinates``, ``controls`` and ``selects``, which it does not; ``quick``, for whom many rounds are affordable;
         ``forks_while_used``, by another thread; ``controls``, remote control, which the bridge does
         not carry.
     :param seen: how the suite sees the result store.
@@ -94,7 +94,7 @@ IMPLEMENTATIONS = (
                 "announces_schedule",
             }
         ),
-        limits=frozenset({"long_names", "clean_returns", "results", "coordinates", "controls"}),
+        limits=frozenset({"long_names", "clean_returns", "results", "coordinates", "controls", "selects"}),
         options={"native_delayed_delivery_queue_type": "classic"},
     ),
 )
@@ -131,21 +131,23 @@ IMPLEMENTATIONS += (
         "kombu+memory",
         url=lambda root: "kombu+memory://",
         gaps=_BRIDGED | {"several_processes"},
-        limits=frozenset({"results", "places", "coordinates", "controls"}),
+        limits=frozenset({"results", "places", "coordinates", "controls", "selects"}),
         options=_POLLING,
     ),
     Implementation(
         "kombu+filesystem",
         url=lambda root: f"kombu+filesystem://{root}",
         gaps=_BRIDGED,
-        limits=frozenset({"results", "places", "long_names", "coordinates", "controls"}),
+        limits=frozenset({"results", "places", "long_names", "coordinates", "controls", "selects"}),
         options=_POLLING,
     ),
     Implementation(
         "kombu+sqla",
         url=lambda root: f"sqla+sqlite:///{root}/queue.db",
         gaps=_BRIDGED,
-        limits=frozenset({"results", "places", "quick", "forks_while_used", "coordinates", "controls"}),
+        limits=frozenset(
+            {"results", "places", "quick", "forks_while_used", "coordinates", "controls", "selects"}
+        ),
         options={**_POLLING, "connect_args": {"factory": UnsyncedSqlite}},
     ),
 )
@@ -166,7 +168,12 @@ def third_party(url: str) -> Implementation:
     with_handle = open_transport(url, {})
     capabilities = with_handle.capabilities
     ports = {"coordinates": Coordinates, "controls": Controls}
-    limits = frozenset(name for name, port in ports.items() if not isinstance(with_handle, port))
+    limits = {name for name, port in ports.items() if not isinstance(with_handle, port)}
+    consumer = with_handle.consumer([f"probe.{uuid.uuid4().hex}"], uuid.uuid4().hex, uuid.uuid4().hex)
+    limits |= set() if isinstance(consumer, Selects) else {"selects"}
+    consumer.close()
     with_handle.close()
     flags = {name for name in capabilities.__struct_fields__ if getattr(capabilities, name) is False}
-    return Implementation(capabilities.name, url=lambda root: url, gaps=frozenset(flags), limits=limits)
+    return Implementation(
+        capabilities.name, url=lambda root: url, gaps=frozenset(flags), limits=frozenset(limits)
+    )

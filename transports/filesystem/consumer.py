@@ -39,6 +39,7 @@ class FilesystemConsumer:
 
     :param release: gives back whatever the owner still holds and forgets it; None for a consumer that
         acts for the owner of another process.
+    :param queue_named: finds a queue that exists, for `reserve_from`.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class FilesystemConsumer:
         queues: Sequence[QueueDir],
         settler: Settler,
         release: Callable[[], object] | None,
+        queue_named: Callable[[str], QueueDir | None] = lambda name: None,
     ) -> None:
+        self._queue_named = queue_named
         self._store = store
         self._owner = owner
         self._queues = list(queues)
@@ -73,7 +76,7 @@ class FilesystemConsumer:
         """
         if self._attached:
             raise OwnerLost(self.owner, "a consumer that is attached to another's owner never reserves")
-        found = self._sweep(max_n)
+        found = self._sweep(self._rotated(), max_n)
         if found:
             return found
         self._check_alive()
@@ -84,12 +87,26 @@ class FilesystemConsumer:
             self._watch = QueueWatch([f"{queue.path}/in" for queue in self._queues])
         while True:
             self._watch.drain()
-            found = self._sweep(max_n)
+            found = self._sweep(self._rotated(), max_n)
             remaining_s = deadline_mono_s - clock.mono_s()
             if found or remaining_s <= 0:
                 return found
             self._check_alive()
             self._sleep(min(remaining_s, self._until_due_s()))
+
+    @broker_errors
+    def reserve_from(self, queue: str, max_n: int) -> list[Delivery]:
+        """Take up to `max_n` messages of one queue; see the protocol `Selects`.
+
+        :raises OwnerLost: as `reserve`.
+        """
+        if self._attached:
+            raise OwnerLost(self.owner, "a consumer that is attached to another's owner never reserves")
+        named = self._queue_named(queue)
+        found = [] if named is None else self._sweep((named,), max_n)
+        if not found:
+            self._check_alive()
+        return found
 
     def _check_alive(self) -> None:
         if not self._owner.alive():
@@ -108,10 +125,10 @@ class FilesystemConsumer:
         due_ms = min((next_due_ms(found[0]) for found in hints if found is not None), default=0)
         return max(0.0, due_ms / 1000 - clock.wall_s())
 
-    def _sweep(self, max_n: int) -> list[Delivery]:
+    def _sweep(self, queues: Sequence[QueueDir], max_n: int) -> list[Delivery]:
         if max_n <= 0:
             return []
-        looked = [(queue, counts) for queue in self._rotated() if (counts := self._look(queue))]
+        looked = [(queue, counts) for queue in queues if (counts := self._look(queue))]
         found: list[Delivery] = []
         try:
             self._fill(looked, max_n, found)

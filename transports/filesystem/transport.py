@@ -11,6 +11,7 @@ from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, ResultSt
 from . import clock, deadletters, inspection, leases, owners, recovery, replay
 from .append import Item, append, append_one
 from .consumer import FilesystemConsumer
+from .coordination import FilesystemCoordination
 from .failures import broker_errors
 from .fileops import FileOps
 from .layout import NEVER_MS, hash64
@@ -22,6 +23,7 @@ from .queuedir import QueueDir
 from .queues import Queues
 from .recovery import Charge
 from .results import FilesystemResults
+from .revocations import Revocations
 from .schedule import promote
 from .settle import Settler
 from .store import Store
@@ -30,7 +32,7 @@ from .watch import QueueWatch
 CAPABILITIES = Capabilities(name="filesystem", stores_results=True)
 
 
-class FilesystemTransport(FilesystemControls):
+class FilesystemTransport(FilesystemControls, FilesystemCoordination):
     """See the port `Transport`.
 
     :param root: the broker's directory; made when it is not there.
@@ -52,7 +54,8 @@ class FilesystemTransport(FilesystemControls):
             os.path.abspath(root), ops or FileOps(), fsync=fsync, lock_timeout_s=lock_timeout_s
         )
         self._queues = Queues(self._store)
-        self._maintenance = Maintenance(self._store, self._queues)
+        self._revocations = Revocations(self._store)
+        self._maintenance = Maintenance(self._store, self._queues, self._revocations)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -101,7 +104,7 @@ class FilesystemTransport(FilesystemControls):
         release = partial(
             recovery.recover_owner, self._store, self._queues, registered.id, owner, Charge("", 0)
         )
-        return FilesystemConsumer(self._store, registered, opened, settler, release)
+        return FilesystemConsumer(self._store, registered, opened, settler, release, self._queues.existing)
 
     @broker_errors
     def attach(self, owner: str) -> FilesystemConsumer:

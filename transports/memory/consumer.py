@@ -36,18 +36,35 @@ class MemoryConsumer:
 
         :raises OwnerLost: the owner was recovered or closed, or belongs to somebody else.
         """
-        if self._queues is None:
-            raise OwnerLost(self._owner, "a consumer that is attached to another's owner never reserves")
+        queues = self._queues_of_own()
         end_mono_s = monotonic() + timeout_s
         with self._broker.locked():
             while True:
-                if not self._broker.claims.knows(self._owner):
-                    raise OwnerLost(self._owner, "recovered or closed; open a consumer with a new owner")
-                deliveries = self._broker.reserve(self._owner, self._queues, max_n, self._wall())
+                self._check_known()
+                deliveries = self._broker.reserve(self._owner, queues, max_n, self._wall())
                 left_s = end_mono_s - monotonic()
                 if deliveries or max_n <= 0 or left_s <= 0:
                     return deliveries
                 self._broker.wait(self._until_due(left_s))
+
+    def reserve_from(self, queue: str, max_n: int) -> list[Delivery]:
+        """Take messages of one queue, as in `Selects.reserve_from`.
+
+        :raises OwnerLost: as `reserve`.
+        """
+        self._queues_of_own()
+        with self._broker.locked():
+            self._check_known()
+            return self._broker.reserve(self._owner, (queue,), max_n, self._wall())
+
+    def _queues_of_own(self) -> Sequence[str]:
+        if self._queues is None:
+            raise OwnerLost(self._owner, "a consumer that is attached to another's owner never reserves")
+        return self._queues
+
+    def _check_known(self) -> None:
+        if not self._broker.claims.knows(self._owner):
+            raise OwnerLost(self._owner, "recovered or closed; open a consumer with a new owner")
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """Settle deliveries, as in `Consumer.settle`.

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ..base import Delivery, Outcome, StoredResult, Verdict
 from ..errors import OwnerLost
@@ -15,10 +16,11 @@ from .faults import refused_to_publish
 from .keys import FLAG_SUSPECT, Keys, encode
 from .link import Arg, Link
 from .outcomes import Batch, Destinations
-from .owners import Sources, fence_of, read_tag
+from .owners import Registered, Sources, fence_of, read_tag
 from .result_script import lifetime_ms
-from .scripts import ACK, INFORM, MARK_STARTED, RESERVE, SETTLE
+from .scripts import ACK, EXTEND, INFORM, MARK_STARTED, RESERVE, SETTLE
 
+LOST = "recovered or closed; open a consumer with a new owner"
 BATCH_BYTES_MAX = 8 << 20
 PROMOTED_PER_RESERVE = 100
 _POLL_FIRST_S = 0.002
@@ -29,12 +31,23 @@ _COMPLAINTS_EVERY_S = 60.0
 _log = logging.getLogger("prefork.transports.redis")
 
 
+class _Lists(NamedTuple):
+    """What one call of reserve.lua is about.
+
+    :param tail: the last of its arguments: queues and steps, and the numbers of their lists.
+    """
+
+    keys: list[bytes]
+    tail: list[Arg]
+
+
 class RedisConsumer:
     """See the port `Consumer`. Used by one thread of one process.
 
     :param sources: the lists of the owner; none of it when nobody knows the owner.
     :param register: enters the owner in the broker; None for one that acts for the owner of another
         process.
+    :param worker: the worker of the owner; for one that reserves.
     """
 
     def __init__(
@@ -46,7 +59,9 @@ class RedisConsumer:
         destinations: Destinations,
         *,
         register: Callable[[], None] | None = None,
+        worker: str = "",
     ) -> None:
+        self._worker = worker
         self._link = link
         self._keys = keys
         self._owner = owner
@@ -64,10 +79,13 @@ class RedisConsumer:
         self._complained: dict[bytes, float] = {}
         self._untold = False  # whether it was said that nobody may be told of what is settled
         self._suffixes = [b":%d:%b" % (index, self._fence) for index in range(len(sources.all))]
+        self._fixed_keys = [keys.owners, self._held, keys.marked_lists, keys.due_queues, keys.dead]
         schedules = [keys.due(queue) for queue in sources.queues]
-        self._reserve_keys = [keys.owners, self._held, keys.marked_lists, keys.due_queues, keys.dead]
-        self._reserve_keys += [*schedules, *sources.pairs()]
-        self._reserve_tail: list[Arg] = [len(sources.queues), *map(encode, sources.queues), *sources.steps]
+        self._own = _Lists(
+            [*self._fixed_keys, *schedules, *sources.pairs()],
+            [len(sources.queues), 0, *map(encode, sources.queues), *sources.steps],
+        )
+        self._others: dict[str, _Lists] = {}  # by queue, as each is first asked for
 
     @property
     def owner(self) -> str:
@@ -92,12 +110,10 @@ class RedisConsumer:
 
         :raises OwnerLost: the owner was recovered or closed, or belongs to somebody else.
         """
-        if self._attached:
-            raise OwnerLost(self._owner, "a consumer that is attached to another's owner never reserves")
-        self.register()
+        self._check_own()
         if max_n <= 0:
             return []
-        found = self._take(max_n)
+        found = self._take(self._own, max_n)
         if found or timeout_s <= 0:
             return found
         ends_mono_s = time.monotonic() + timeout_s
@@ -105,19 +121,56 @@ class RedisConsumer:
         while not found and (left_s := ends_mono_s - time.monotonic()) > 0:
             time.sleep(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, _POLL_LAST_S)
-            found = self._take(max_n)
+            found = self._take(self._own, max_n)
         return found
 
-    def _take(self, max_n: int) -> list[Delivery]:
+    def reserve_from(self, queue: str, max_n: int) -> list[Delivery]:
+        """Take up to `max_n` messages of one queue; see the protocol `Selects`.
+
+        :raises OwnerLost: as `reserve`.
+        """
+        self._check_own()
+        if max_n <= 0:
+            return []
+        lists = self._others.get(queue)
+        if lists is None:
+            lists = self._others[queue] = self._extended(queue)
+        return self._take(lists, max_n)
+
+    def _check_own(self) -> None:
+        if self._attached:
+            raise OwnerLost(self._owner, "a consumer that is attached to another's owner never reserves")
+        self.register()
+
+    def _extended(self, queue: str) -> _Lists:
+        """Enter one more queue with the owner, so that whoever recovers it knows where messages came from."""
+        keys = self._keys
+        sources = self._sources.extended(keys, queue)
+        registered = Registered(self._worker, sources.queues, sources.steps, sources.others)
+        entered = self._link.run(
+            EXTEND, (keys.owners, keys.queues), (encode(self._owner), registered.encoded(), encode(queue))
+        )
+        if not entered:
+            raise OwnerLost(self._owner, LOST)
+        self._sources = sources
+        self._suffixes = [b":%d:%b" % (index, self._fence) for index in range(len(sources.all))]
+        return _Lists(
+            [*self._fixed_keys, keys.due(queue), *sources.pairs_of(queue)],
+            [1, sources.first_of(queue), encode(queue), *sources.steps],
+        )
+
+    def _take(self, lists: _Lists, max_n: int) -> list[Delivery]:
         if self._unsure_from is not None:
             self._return_unknown(self._unsure_from)
         first, self._number = self._number, self._number + max_n
         self._unsure_from = first
-        queues = len(self._sources.queues)
-        self._rotation = (self._rotation + 1) % queues if queues else 0
+        rotation = 0
+        if lists is self._own:
+            queues = len(self._sources.queues)
+            rotation = self._rotation = (self._rotation + 1) % queues if queues else 0
         answer = self._link.run(
             RESERVE,
-            self._reserve_keys,
+            lists.keys,
             [
                 encode(self._owner),
                 self._fence,
@@ -125,13 +178,13 @@ class RedisConsumer:
                 BATCH_BYTES_MAX,
                 first,
                 PROMOTED_PER_RESERVE,
-                self._rotation,
-                *self._reserve_tail,
+                rotation,
+                *lists.tail,
             ],
         )
         self._unsure_from = None
         if answer is None:
-            raise OwnerLost(self._owner, "recovered or closed; open a consumer with a new owner")
+            raise OwnerLost(self._owner, LOST)
         runs, documents, wrong = answer
         if wrong:
             self._complain(wrong)

@@ -89,13 +89,17 @@ def _waiting(queue: str, step: int, entry: bytes, recorded: bool) -> Waiting:
 
 def _in_work(link: Link, keys: Keys, queue: str, entries: list[bytes]) -> int:
     registered = zip(entries[::2], map(read_registered, entries[1::2]), strict=True)
-    named = [(decode(owner), one) for owner, one in registered if one is not None and queue in one.queues]
+    named = [
+        (decode(owner), one)
+        for owner, one in registered
+        if one is not None and queue in (*one.queues, *one.others)
+    ]
     total = 0
     for at in range(0, len(named), _PAGE):
         page = named[at : at + _PAGE]
         held = link.many([("HKEYS", keys.held(owner)) for owner, _one in page])
         for (_owner, one), fields in zip(page, held, strict=True):
-            place = one.queues.index(queue)
+            places = {at for at, source in enumerate(one.sources(keys).all) if source.queue == queue}
             tags = (read_tag(field) for field in fields)
-            total += sum(tag is not None and tag.source % len(one.queues) == place for tag in tags)
+            total += sum(tag is not None and tag.source in places for tag in tags)
     return total

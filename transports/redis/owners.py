@@ -52,20 +52,43 @@ class Source(NamedTuple):
 
 
 class Sources:
-    """The lists of an owner: for each step, for each queue. Immutable."""
+    """The lists of an owner: for each step, for each queue; then those of other queues. Immutable.
 
-    def __init__(self, keys: Keys, queues: Sequence[str], steps: Sequence[int]) -> None:
+    :param others: queues that are only reserved from when one of them is named: for each, its steps.
+    """
+
+    def __init__(
+        self, keys: Keys, queues: Sequence[str], steps: Sequence[int], others: Sequence[str] = ()
+    ) -> None:
         self.queues = tuple(queues)
         self.steps = tuple(steps)
-        self.all = tuple(_source(keys, queue, step) for step in self.steps for queue in self.queues)
+        self.others = tuple(others)
+        own = [_source(keys, queue, step) for step in self.steps for queue in self.queues]
+        self._own = len(own)
+        more = [_source(keys, queue, step) for queue in self.others for step in self.steps]
+        self.all = (*own, *more)
+
+    def extended(self, keys: Keys, queue: str) -> Sources:
+        """With one more of the others; the numbers of all that were there before stay."""
+        return Sources(keys, self.queues, self.steps, (*self.others, queue))
+
+    def first_of(self, other: str) -> int:
+        """The number of the first list of one of the others."""
+        return self._own + self.others.index(other) * len(self.steps)
 
     def of(self, tag: Tag) -> Source | None:
         """Where the message of a tag came from; None if not from any list of this owner."""
         return self.all[tag.source] if tag.source < len(self.all) else None
 
     def pairs(self) -> list[bytes]:
-        """Each list, followed by its marked list."""
-        return [key for source in self.all for key in (source.list, source.marked)]
+        """Each list, followed by its marked list; without those of the others."""
+        return [key for source in self.all[: self._own] for key in (source.list, source.marked)]
+
+    def pairs_of(self, other: str) -> list[bytes]:
+        """The same for one of the others."""
+        first = self.first_of(other)
+        found = self.all[first : first + len(self.steps)]
+        return [key for source in found for key in (source.list, source.marked)]
 
 
 def _source(keys: Keys, queue: str, step: int) -> Source:
@@ -75,22 +98,34 @@ def _source(keys: Keys, queue: str, step: int) -> Source:
 
 
 class Registered(NamedTuple):
-    """An owner as it is entered in the broker."""
+    """An owner as it is entered in the broker.
+
+    :param others: queues that it reserves from besides, when one of them is named.
+    """
 
     worker: str
     queues: tuple[str, ...]
     steps: tuple[int, ...]
+    others: tuple[str, ...] = ()
 
     def encoded(self) -> bytes:
         """As JSON, in ASCII."""
-        return json.dumps([self.worker, list(self.queues), list(self.steps)]).encode("ascii")
+        others = [list(self.others)] if self.others else []
+        return json.dumps([self.worker, list(self.queues), list(self.steps), *others]).encode("ascii")
+
+    def sources(self, keys: Keys) -> Sources:
+        """Its lists."""
+        return Sources(keys, self.queues, self.steps, self.others)
 
 
 def read_registered(data: bytes) -> Registered | None:
     """Read an entry, fenced or not; None if it is damaged."""
     try:
-        worker, queues, steps = json.loads(data.removeprefix(_FENCED))
-        return Registered(str(worker), tuple(map(str, queues)), tuple(map(int, steps)))
+        worker, queues, steps, *more = json.loads(data.removeprefix(_FENCED))
+        others = more[0] if more else ()
+        return Registered(
+            str(worker), tuple(map(str, queues)), tuple(map(int, steps)), tuple(map(str, others))
+        )
     except (ValueError, TypeError):
         return None
 

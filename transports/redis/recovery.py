@@ -99,7 +99,7 @@ def recover_owner(
             f"the entry of owner {owner!r} in {decode(keys.owners)} is damaged, so nobody knows where what "
             f"it holds ({decode(held)}) came from; correct the entry",
         )
-    sources = Sources(keys, registered.queues, registered.steps)
+    sources = registered.sources(keys)
     names = set(fields)
     guilty = running if cause else None
 

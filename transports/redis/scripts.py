@@ -36,6 +36,7 @@ def encode_for_lua(value: Any) -> bytes:
 
 ACK: Final = read_script("ack")
 DEAD_REPLAY: Final = read_script("dead_replay")
+EXTEND: Final = read_script("extend")
 FENCE: Final = read_script("fence")
 FORGET_OWNER: Final = read_script("forget_owner")
 FORGET_WORKER: Final = read_script("forget_worker")

@@ -114,8 +114,10 @@ class RedisTransport(RedisControls, RedisCoordination):
             self._destinations.declare(link, queues)
             registration.register(link, keys, owner, registered)
 
-        sources = Sources(keys, registered.queues, registered.steps)
-        consumer = RedisConsumer(link, keys, owner, sources, self._destinations, register=register)
+        sources = registered.sources(keys)
+        consumer = RedisConsumer(
+            link, keys, owner, sources, self._destinations, register=register, worker=worker
+        )
         try:
             consumer.register()
         except BrokerUnavailable as error:
@@ -129,7 +131,7 @@ class RedisTransport(RedisControls, RedisCoordination):
         registered = None if entry is None else read_registered(entry)
         if registered is None:
             registered = Registered("", (), ())
-        sources = Sources(self._keys, registered.queues, registered.steps)
+        sources = registered.sources(self._keys)
         return RedisConsumer(link, self._keys, owner, sources, self._destinations)
 
     def watch(self, queues: Sequence[str]) -> Watch:

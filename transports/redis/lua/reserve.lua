@@ -2,7 +2,7 @@
 -- KEYS: owners, held, marked lists, queues with a schedule, dead letters; the schedule of each queue;
 --   then for each step, for each queue: its list and its marked list.
 -- ARGV: owner, fence, most messages, most bytes, first number, most to promote, first queue (from 0),
---   number of queues, the queues, the steps.
+--   number of queues, number of the first source, the queues, the steps.
 -- Returns false if the owner may not reserve; else
 --   {runs, documents, keys of the wrong type}.
 -- A run is five numbers: source, number of the first message, how many, crashes, flags.
@@ -32,7 +32,7 @@ end
 
 --- include records
 --- include schedule
-local fence, first_queue = ARGV[2], tonumber(ARGV[7])
+local fence, first_queue, first_source = ARGV[2], tonumber(ARGV[7]), tonumber(ARGV[9])
 local max_n, max_bytes, number = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local held, marked_lists, due_queues, dead = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 if not usable(held, 'hash') then
@@ -43,7 +43,7 @@ end
 -- that cannot save) concerns all of them: the first refusal is returned if nothing was taken.
 local wrong, refusal = {}, nil
 local steps = {}
-for i = 9 + queues, #ARGV do
+for i = 10 + queues, #ARGV do
   steps[#steps + 1] = tonumber(ARGV[i])
 end
 
@@ -86,7 +86,7 @@ local function promote_all()
         marked[step] = KEYS[list_key(step, queue) + 1]
       end
       left = left - promote({due = due, due_queues = due_queues, marked_lists = marked_lists, dead = dead,
-        lists = lists, marked = marked}, ARGV[8 + queue], steps, left, time, max_bytes)
+        lists = lists, marked = marked}, ARGV[9 + queue], steps, left, time, max_bytes)
       has_marked = redis.call('SCARD', marked_lists) > 0
     end
   end
@@ -185,7 +185,7 @@ local function take_all()
   for step = 1, #steps do
     for i = 0, queues - 1 do
       local queue = (first_queue + i) % queues + 1
-      local source = (step - 1) * queues + queue - 1
+      local source = first_source + (step - 1) * queues + queue - 1
       local key = list_key(step, queue)
       if has_marked then
         flush()
