@@ -75,6 +75,12 @@ def lapsed_workers(store: Store) -> dict[str, str]:
     return found
 
 
+def lives(store: Store, worker: str) -> bool:
+    """Whether a worker has a lease that goes on."""
+    lease = _read(store, lease_path(store, worker))
+    return lease is not None and not lease.lapsed(clock.boot_ns(), clock.boot_id())
+
+
 def _read(store: Store, path: str) -> Lease | None:
     """A lease; None when it is gone. A damaged one is quarantined and replaced by a short one."""
     try:

@@ -7,15 +7,18 @@ import os
 from functools import partial
 
 from . import clock, deadletters, owners
+from .agreements_sweep import AgreementsSweep
 from .expiry import ExpirySweep
 from .fileops import ForeignObject, foreign_reason
 from .layout import CLAIM, State, parse_segment_name
 from .queuedir import QueueDir
 from .queues import Queues
+from .revocations import Revocations
 from .segment import Segment
 from .store import Store
 
 _EXPIRED_MAX = 1000
+_AGREEMENTS_MAX = 2000
 _NAMES_MAX = 20_000
 _LEFTOVER_AGE_S = 3600.0
 _FOLDERS = frozenset({"delayed", "causes"})
@@ -25,10 +28,11 @@ _FILES = frozenset({"lock", "in", "out", "name"})
 class Maintenance:
     """Housekeeping of one broker directory."""
 
-    def __init__(self, store: Store, queues: Queues) -> None:
+    def __init__(self, store: Store, queues: Queues, revocations: Revocations) -> None:
         self._store = store
         self._queues = queues
         self._sweep = ExpirySweep(store)
+        self._agreements = AgreementsSweep(store, revocations)
 
     def run(self) -> list[str]:
         """One round; returns what an operator should know."""
@@ -39,6 +43,7 @@ class Maintenance:
         self._drop_unfinished_leases()
         self._sweep.sweep(_EXPIRED_MAX)
         self._sweep.drop_leftovers()
+        self._agreements.sweep(_AGREEMENTS_MAX)
         return self._store.take_notices()
 
     def _check_queue(self, queue: QueueDir) -> None:

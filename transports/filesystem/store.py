@@ -13,7 +13,10 @@ from .fileops import DIR_MODE, FileOps, ForeignObject
 from .layout import FORMAT
 from .locks import FileLock, process_locks
 
-FOLDERS = ("queues", "workers", "owners", "dead", "results", "groups", "quarantine", "locks")
+FOLDERS = (
+    *("queues", "workers", "owners", "dead", "results", "groups", "quarantine", "locks"),
+    *("agreements", "agreements/locks", "agreements/slots", "agreements/buckets"),
+)
 _REASON_BYTES_MAX = 2000
 _TRIES_MAX = 100
 _FORMAT_BYTES_MAX = 4096
