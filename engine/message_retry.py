@@ -13,6 +13,9 @@ from .message_headers import PROTOCOL_KEYS
 from .message_read import TaskMessage
 from .message_write import encode_task
 
+OWN_RETRY_HEADER = "prefork_retry"
+"""The number of the attempt that a message was made for, where prefork made it."""
+
 _X_DEATH = ("x-death", "x-first-death-", "x-last-death-")
 _IN_BODY = frozenset({"callbacks", "errbacks", "chain", "chord", "serializer", "compression", "protocol"})
 
@@ -49,10 +52,12 @@ def retry_of(
         draft.args = args
     if kwargs is not None:
         draft.kwargs = kwargs
-    if changes.get("headers") is not None:
-        changes["headers"] = {**(draft.headers or {}), **changes["headers"]}
-    if changes:
-        draft = msgspec.structs.replace(draft, **changes)
+    changes["headers"] = {
+        **(draft.headers or {}),
+        **(changes.get("headers") or {}),
+        OWN_RETRY_HEADER: draft.retries,
+    }
+    draft = msgspec.structs.replace(draft, **changes)
     return encode_task(draft, table, now_wall_s=now_wall_s)
 
 

@@ -5,6 +5,8 @@ Nothing here decodes a body: what a message says about itself is in its headers.
 
 from __future__ import annotations
 
+from typing import Final
+
 from ...transports.base import Delivery, Outcome
 from ..clock import wall_s
 from ..message import TaskMessage
@@ -14,7 +16,11 @@ from .attempts import Attempts
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
+from .rest import needs_rest, rest
 from .suspects import judged
+
+# What is revoked does not wait any longer.
+_WAITS: Final = frozenset({Ending.NOT_DUE, Ending.UNKNOWN_TASK})
 
 
 class Gate:
@@ -42,11 +48,18 @@ class Gate:
             unknown_grace_s=parts.config.task_unknown_grace,
             unknown_retry_s=parts.config.task_unknown_retry_delay,
         )
-        if refusal is None and parts.revoked(message.id):
-            refusal = Refusal(Ending.REVOKED, detail="revoked")
-        if refusal is not None:
+        revoked = (refusal is None or refusal.ending in _WAITS) and parts.revoked(message)
+        if refusal is not None and not revoked:
             return self._outcomes.refused(delivery, message, refusal)
         if delivery.suspect and plan is not None:
+            # Before it is dropped as revoked: there may be word that it was ended because of that.
             known = plan
-            return self._attempts.make(lambda: judged(parts, self._outcomes, delivery, message, known))
+            ended = self._attempts.make(lambda: judged(parts, self._outcomes, delivery, message, known))
+            if ended is not None:
+                return ended
+        if revoked:
+            return self._outcomes.refused(delivery, message, Refusal(Ending.REVOKED, detail="revoked"))
+        if message.retries and parts.foreign_retries:
+            if needs_rest(message, message.all_headers(parts.table)):
+                return rest(delivery, message, wall_s())
         return None

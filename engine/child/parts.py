@@ -18,10 +18,12 @@ from ..process_link import ProcessLink
 from ..refusals import Refusals
 from ..result_writer import ResultWriter
 from ..revocations import Revocations
+from ..revoked_board import A_COUNT, RevokedBoard
 from ..scoreboard import BATCH_MAX, Scoreboard, Slot
 from ..settling import is_permanent
 from ..states import STARTED
 from ..storage import Storage, open_storage
+from ..time_limit_board import TimeLimitBoard
 from .driving import Driver
 from .plan import RunPlan
 from .readahead import ReadAhead
@@ -48,6 +50,9 @@ class Parts:
         scoreboard: Scoreboard | None = None,
     ) -> None:
         config = loaded.config
+        self.revoked_board = RevokedBoard(board_words.obj)
+        self._revoked_words = self.revoked_board.words
+        self.time_limits = TimeLimitBoard(board_words.obj, board_words)
         self.app = loaded.app
         self.config = config
         self.node = node
@@ -61,6 +66,8 @@ class Parts:
         self.table = storage.table
         self.table.allow_unpickling()
         self.consumer = storage.transport.consumer(loaded.options["queues"], owner, worker_id)
+        # Whether workers of other makes may retry what comes here (`rest`): they store, too.
+        self.foreign_retries = storage.transport.capabilities.routes and storage.store is not None
         self._refusals = Refusals(loaded.app, self.table, stored=storage.store is not None)
         self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
         self._revocations = Revocations(lambda: storage.store, self.table.by_name(config.result_serializer))
@@ -113,12 +120,18 @@ class Parts:
         """Wait before the next attempt at something that failed."""
         select.select([], [], [], seconds)
 
-    def revoked(self, task_id: str) -> bool:
-        """Was this task revoked? While the result store is away nobody knows, and it runs."""
+    def revoked(self, message: TaskMessage) -> bool:
+        """Was this task revoked, or what it is stamped with?
+
+        The board costs one read while nothing is on it. What only the result store knows is not known while
+        that is away, and the task runs.
+        """
+        if self._revoked_words[A_COUNT] and self.revoked_board.revokes(message.id, message.stamps):
+            return True
         try:
-            return self._revocations.revoked(task_id, mono_s())
+            return self._revocations.revoked(message.id, mono_s())
         except TransportError as error:
-            _log.warning("cannot tell whether %s was revoked: %s", task_id, error)
+            _log.warning("cannot tell whether %s was revoked: %s", message.id, error)
             return False
 
     def store_started(self, tag: bytes, message: TaskMessage, plan: RunPlan) -> None:

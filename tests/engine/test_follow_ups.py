@@ -9,6 +9,7 @@ from prefork.engine.app import App
 from prefork.engine.execution import Executed, execute
 from prefork.engine.follow_ups import on_failure, on_retry, on_success
 from prefork.engine.message import parse
+from prefork.engine.message_retry import OWN_RETRY_HEADER
 from prefork.engine.request import Context
 from prefork.engine.retrying import RetryPlan
 from prefork.serializers.base import EncodeError
@@ -93,7 +94,7 @@ def test_a_retry_keeps_the_message_and_takes_its_options(app: App) -> None:
     plain = on_retry(app, message, table, "came-from", RetryPlan(1, 100.0))[0]
     assert (plain.queue, plain.priority, plain.due_wall_s) == ("came-from", 3, 100.0)
     again = parse(plain.document, table)
-    assert (again.id, again.retries, again.headers) == (message.id, 1, {"trace": 1})
+    assert (again.id, again.retries, again.headers) == (message.id, 1, {"trace": 1, OWN_RETRY_HEADER: 1})
     assert payload(app, again)[:2] == ([1], {"y": 2})
     changed = RetryPlan(2, 50.0, (5,), {}, {"queue": "other", "priority": 9, "time_limit": 4})
     moved = on_retry(app, message, table, "came-from", changed)[0]

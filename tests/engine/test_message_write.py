@@ -21,6 +21,7 @@ from prefork.engine.message import (
     parse,
     retry_of,
 )
+from prefork.engine.message_retry import OWN_RETRY_HEADER
 from prefork.serializers.base import EncodeError, UnknownSerializer
 from prefork.serializers.compression import UnknownCompression
 from prefork.serializers.registry import SerializerTable
@@ -218,6 +219,7 @@ def test_a_retry_keeps_everything_but_count_and_time() -> None:
     again = json.loads(retry_of(message, TABLE, eta_wall_s=ETA_WALL_S))
     expected = json.loads(document_of(parts))
     expected["headers"].update({"retries": 1, "eta": "2030-03-17T17:46:40.500000+00:00"})
+    expected["headers"][OWN_RETRY_HEADER] = 1
     assert again["properties"].pop("delivery_tag") != expected["properties"].pop("delivery_tag")
     assert again == expected
 
@@ -250,9 +252,9 @@ def test_a_retry_may_change_arguments_and_options() -> None:
     found = parse(document, TABLE)
     assert found.payload(TABLE) == ([1], {"a": 2}, Embed(callbacks=[{"task": "proj.add"}]))
     assert (found.retries, found.routing_key, found.priority, found.shadow) == (5, "slow", 7, "s")
-    assert found.headers == {"mine": 1}
+    assert found.headers == {"mine": 1, OWN_RETRY_HEADER: 5}
     again = parse(retry_of(found, TABLE, headers={"more": 2}), TABLE)
-    assert (again.headers, again.retries) == ({"mine": 1, "more": 2}, 6)
+    assert (again.headers, again.retries) == ({"mine": 1, "more": 2, OWN_RETRY_HEADER: 6}, 6)
 
 
 def test_a_retry_of_a_compressed_message_stays_compressed() -> None:
@@ -273,7 +275,7 @@ def test_a_retry_of_protocol_1_is_written_in_protocol_2() -> None:
     message = parse(encode_task(draft, TABLE), TABLE)
     found = parse(retry_of(message, TABLE, eta_wall_s=ETA_WALL_S), TABLE)
     assert (found.protocol, found.id, found.retries, found.group) == (2, "t", 1, "g")
-    assert (found.eta_wall_s, found.headers) == (ETA_WALL_S, {"mine": 1})
+    assert (found.eta_wall_s, found.headers) == (ETA_WALL_S, {"mine": 1, OWN_RETRY_HEADER: 1})
     assert found.payload(TABLE) == ([1], {}, Embed(callbacks=[STEP]))
 
 
