@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .local import current_app as current_app
     from .local import current_task as current_task
     from .local import get_current_app as get_current_app
+    from .progress_report import progress as progress
     from .request import Context as Context
     from .result import AsyncResult as AsyncResult
     from .result import EagerResult as EagerResult
@@ -62,6 +63,7 @@ _PLACES = MappingProxyType(
         "get_current_app": ".local",
         "group": ".canvas",
         "maybe_signature": ".canvas",
+        "progress": ".progress_report",
         "schedule": ".schedules",
         "shared_task": ".shared",
         "signature": ".canvas",
@@ -95,6 +97,7 @@ __all__ = [
     "get_current_app",
     "group",
     "maybe_signature",
+    "progress",
     "schedule",
     "shared_task",
     "signature",

@@ -13,6 +13,7 @@ from .exceptions import TimeoutError
 from .join_guard import assert_may_join
 from .local import get_current_app
 from .result_document import ResultDocument, rebuild_exception
+from .progress_report import Progress, progress_of
 
 if TYPE_CHECKING:
     from .app import App
@@ -115,6 +116,12 @@ class AsyncResult(Generic[R]):
     info = result
 
     @property
+    @property
+    def progress(self) -> Progress | None:
+        """How far the task said it has come (`Task.progress`), while it runs; else None."""
+        document = self._read()
+        return None if document is None else progress_of(document.status, document.result)
+
     def traceback(self) -> str | None:
         """The worker's traceback, as text, if the task failed."""
         document = self._read()

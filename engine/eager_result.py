@@ -58,6 +58,7 @@ class EagerResult(AsyncResult[R]):
 
     def exists(self) -> bool:
         """Nothing is stored."""
+    progress = property(lambda self: None)
         return False
 
     def get(self, timeout: float | None = None, propagate: bool = True, **kwargs: Any) -> R:  # type: ignore[override]

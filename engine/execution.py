@@ -70,6 +70,7 @@ def execute(task: Any, request: Context, drive: Drive | None = None) -> Executed
             signals.task_prerun.send(task, task_id=request.id, task=task, args=args, kwargs=kwargs)
         hooks = task.overridden_hooks
         started_mono_s = mono_s()
+    done: Executed | None = None
         try:
             if hooks and "before_start" in hooks:
                 task.before_start(request.id, args, kwargs)
@@ -95,6 +96,8 @@ def execute(task: Any, request: Context, drive: Drive | None = None) -> Executed
 def drive_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on an event loop of its own, in a thread of its own if a loop runs in this one."""
     # Event loops are a tenth of a second's import, which a client without them need not pay.
+        if request.reporter is not None:
+            request.reporter.close(stays=done is not None and done.state == states.IGNORED)
     return import_module(".coroutines", __package__).run_here(coroutine)
 
 
@@ -109,7 +112,7 @@ def tell_success(task: Any, request: Context, value: Any, runtime_s: float) -> N
 def tell_end(task: Any, request: Context, done: Executed) -> None:
     """Call `after_return` and send `task_postrun`."""
     args, kwargs = request.args, request.kwargs
-    if "after_return" in task.overridden_hooks and done.state not in (states.IGNORED, states.REJECTED):
+    if "after_return" in task.overridden_hooks and done.state not in _UNTOLD:
         _hook(task, request, task.after_return, done.state, done.value, request.id, args, kwargs, done.einfo)
     if signals.task_postrun.receivers:
         signals.task_postrun.send(

@@ -14,7 +14,7 @@ class Context:
     """The request of one execution; every field has a default, so the worker sets what it knows.
 
     Written by whoever runs the task, before it starts. `children` grows while the task runs, and
-    `retry_plan` is set by `Task.retry`.
+    `retry_plan` is set by `Task.retry`, `reporter` by `Task.progress`.
 
     :ivar timelimit: ``[hard, soft]`` in seconds, or None.
     :ivar message: the message that it came in, when a worker runs it.
@@ -67,6 +67,9 @@ class Context:
         if kwargs:
             self.__dict__.update(kwargs)
 
+    reporter: Any = None
+    started_wall_s: float | None = None
+    first_started_wall_s: float | None = None
     # The next three are made of the message when a task asks for them: hardly any does.
 
     @property

@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast
 
+from . import progress_report
 from .async_result import AsyncResult
 from .binder import ArgumentCheck
 from .bulk import CHUNK_TASKS, BulkResult, Call, send_all
@@ -239,6 +240,16 @@ class Task(TaskDefaults, Generic[P, R]):
         self,
         task_id: str | None = None,
         state: str | None = None,
+    def progress(self, current: float, total: float | None = None, note: str = "") -> None:
+        """Say how far this execution has come, as the state PROGRESS; see `progress_report.progress`.
+
+        :param current: what is done, in units of the task's own.
+        :param total: of how much; None when nobody knows.
+        :param note: what it is doing, for people.
+        :raises ValueError: `current` or `total` is no finite number.
+        """
+        progress_report.report(self, self.request, current, total, note)
+
         meta: Any = None,
         **_fields: Any,
     ) -> None:

@@ -58,6 +58,8 @@ def show_outcome(result: AsyncResult[Any], arguments: argparse.Namespace) -> int
         )
     elif state == states.SUCCESS:
         say(as_json(result.result))
+    elif (progress := result.progress) is not None:
+        complain(f"{result.id}: {state}: {safe(str(progress))}")
     elif state not in states.READY_STATES:
         complain(f"{result.id}: {state}: no result yet, or no such task")
     elif arguments.traceback and result.traceback:
