@@ -9,9 +9,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from .exceptions import TimeLimitExceeded, WorkerLostError
+from .exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
 
 CONSUMER_TIMEOUT: Final = "consumer_timeout"
+TERMINATED: Final = "terminated"
 
 
 class _Note(msgspec.Struct, omit_defaults=True):
@@ -33,6 +34,8 @@ def error_of(report: Mapping[str, Any]) -> Exception:
     """What a task that was ended from outside is said to have raised."""
     if report["verdict"] == "timeout":
         return TimeLimitExceeded(report.get("limit_s"))
+    if report["verdict"] == TERMINATED:
+        return TaskRevokedError(TERMINATED)
     return WorkerLostError(f"Worker exited prematurely: {report.get('cause', '')}")
 
 

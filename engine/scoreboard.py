@@ -36,7 +36,12 @@ _AREA_BYTES: Final = _TAGS_BYTES + OUTCOME_BYTES
 REVOKED_CELLS: Final = 1 << 17
 REVOKED_BYTES: Final = _PAGE + 2 * REVOKED_CELLS * 16
 REVOKED_OFFSET: Final = _AREA_OFFSET + SLOTS * _AREA_BYTES
-SIZE_BYTES: Final = REVOKED_OFFSET + REVOKED_BYTES
+# Time limits set at run time (engine/time_limit_board.py): entries of four words.
+TIME_LIMITS_MAX: Final = 1024
+TIME_LIMIT_WORDS: Final = 4
+TIME_LIMITS_OFFSET: Final = REVOKED_OFFSET + REVOKED_BYTES
+TIME_LIMITS_BYTES: Final = TIME_LIMITS_MAX * TIME_LIMIT_WORDS * 8
+SIZE_BYTES: Final = TIME_LIMITS_OFFSET + TIME_LIMITS_BYTES
 # Not in the mmap module before Python 3.13. Untouched slots must cost neither pages nor commit charge.
 _MAP_NORESERVE: Final = 0x4000
 
@@ -50,6 +55,7 @@ A_RENEWED_NS: Final = 5  # monotonic time of the last renewed lease
 A_WAITING: Final = 6  # messages ready in the broker when the agent last looked
 A_LOOP_NS: Final = 7  # monotonic time of the agent's last turn
 A_ANNOUNCED: Final = 8  # 1: some agent of this worker has sent worker_ready
+A_TIME_LIMITS: Final = 9  # changes whenever the time limits of a task kind are set
 W_RATES: Final = 16  # changes whenever a bucket is made or given another rate
 
 # Slot words written by the child that holds the slot.
@@ -82,6 +88,8 @@ S_GENERATION: Final = 33  # counts the children that have held this slot
 S_SOFT_TARGET: Final = 34  # the execution that the last soft-limit signal is meant for
 S_MARK: Final = 35  # recall mark: pack_mark(batch, index); messages from index on were taken back
 S_STOP: Final = 36  # Stop value
+S_TERMINATED: Final = 37  # the execution that is being ended on somebody's request
+S_TERMINATION_SIGNAL: Final = 38  # and the signal that was asked for
 
 # Slot words written by the agent.
 A_MOVED: Final = 48  # the last batch whose recalled messages are back in the broker

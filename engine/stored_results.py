@@ -23,6 +23,8 @@ NO_RESULTS = (
     "themselves), or send with ignore_result=True and do not ask"
 )
 
+_WAITING = frozenset({None, states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED})
+
 LOOK_AGAIN_S = 0.1
 """How often a document is read again whose store cannot tell whether it is final."""
 
@@ -145,18 +147,16 @@ class StoredResults:
         """Delete the tuple of a group."""
         self._store().forget_group(group_id)
 
-    def revoke(self, task_ids: Sequence[str], *, terminate: bool = False) -> None:
-        """Store REVOKED for tasks that have not ended; workers look for it before they start one.
+    def revoke(self, task_ids: Sequence[str], *, waiting_only: bool = False, announce: bool = True) -> None:
+        """Store REVOKED for tasks that have not ended.
 
-        It holds for `result_expires`, and from `revocations.LOOK_EVERY_S` after this call on.
+        It holds for `result_expires`.
 
-        :raises ImproperlyConfigured: results are disabled, or messages; or `terminate` is asked for.
+        :param waiting_only: not for those that are known to run.
+        :param announce: have workers look for it, from `revocations.LOOK_EVERY_S` after this call on; not
+            needed where they are told in another way.
+        :raises ImproperlyConfigured: results are disabled, or messages.
         """
-        if terminate:
-            raise ImproperlyConfigured(
-                "terminate=True needs remote control, which this version does not have: "
-                "use a time limit, or revoke before the task starts"
-            )
         store = self._store()
         if isinstance(store, Answers):
             raise ImproperlyConfigured(
@@ -164,9 +164,15 @@ class StoredResults:
                 "set result_backend to a store"
             )
         for task_id, found in zip(task_ids, store.get(list(task_ids))):
-            if found is not None:
-                known = result_document.decode(found, self._serializer)
-                if known.status in states.READY_STATES:
-                    continue
+            status = None if found is None else self._status(found)
+            if status in states.READY_STATES or (waiting_only and status not in _WAITING):
+                continue
             self._write(task_id, states.REVOKED, TaskRevokedError("revoked"))
-        self._store().store([beacon(self._serializer, self._expires_s)])
+        if announce:
+            store.store([beacon(self._serializer, self._expires_s)])
+
+    def _status(self, found: bytes) -> str | None:
+        try:
+            return result_document.decode(found, self._serializer).status
+        except (DecodeError, result_document.MalformedResult):
+            return None  # somebody else's document says nothing about the task

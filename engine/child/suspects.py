@@ -10,10 +10,11 @@ from ...transports.base import REASON_CRASHES, Delivery, Outcome, Remembers, Ver
 from .. import states
 from ..clock import wall_s
 from ..einfo import ExceptionInfo
-from ..exceptions import WorkerLostError
+from ..exceptions import TaskRevokedError, WorkerLostError
 from ..execution import Executed
 from ..message import TaskMessage
 from ..obituary import CONSUMER_TIMEOUT, read_note
+from ..revoked_keys import slot_id
 from ..scoreboard import C_RUNNING, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard
 from .outcomes import Outcomes
 from .parts import Parts
@@ -24,11 +25,11 @@ REST_S: Final = 2.0
 
 def runs_beside(scoreboard: Scoreboard, own_index: int, task_id: str) -> bool:
     """Whether another child of this worker runs a task with this id now."""
-    shown = task_id.encode("utf-8", "replace")[:254].decode("utf-8", "replace")  # as the slot holds it
+    shown = slot_id(task_id)
     for index in range(min(scoreboard.words[S_HIGH_SLOT], SLOTS)):
         slot = scoreboard.slot(index)
         if index != own_index and slot.words[S_PID] and slot.words[C_RUNNING]:
-            if slot.read_texts().task_id == shown:
+            if slot.read_texts().raw_id == shown:
                 return True
     return False
 
@@ -51,6 +52,9 @@ def judged(
     if note is None:
         return None
     left = read_note(note)
+    if isinstance(left.error, TaskRevokedError):
+        results = parts.results.failure(left.error, task_id=message.id, message=message, state=states.REVOKED)
+        return Outcome(tag=delivery.tag, results=results)
     request = outcomes.request(delivery, message, *message.payload(parts.table))
     executed = Executed(states.FAILURE, left.error, ExceptionInfo(left.error))
     outcome = outcomes.executed(delivery, message, plan, request, executed, 0)

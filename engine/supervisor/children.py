@@ -8,7 +8,7 @@ from typing import Final
 
 from ..scoreboard import C_STATE, S_HIGH_SLOT, SLOTS, Scoreboard, Slot, State
 from .deadlines import Record
-from .killing import Doom, Stopping
+from .killing import Doom, Stopping, Termination
 
 READY_STATES: Final = (State.IDLE, State.WORKING, State.RETIRING)
 
@@ -31,6 +31,7 @@ class Child:
     :ivar replaces: the retiring child whose successor this one is.
     :ivar leaving: it has been told to leave.
     :ivar doom: why it was killed.
+    :ivar termination: somebody's request to end an execution, until that has ended.
     :ivar stopping: the stop that is under way, to look at it while it stands still.
     """
 
@@ -53,6 +54,7 @@ class Child:
         "slot",
         "stopping",
         "template",
+        "termination",
         "urgent",
     )
 
@@ -74,6 +76,7 @@ class Child:
         self.doom: Doom | None = None
         self.killed_s = 0.0
         self.stopping: Stopping | None = None
+        self.termination: Termination | None = None
         self.record = Record()
         self.recovered = False  # counted as dead before it ended, and its messages are free
 

@@ -57,6 +57,7 @@ def explain(
     ended: Exit,
     doom: Doom | None,
     *,
+    running: int = 0,
     was_ready: bool,
     told_to_leave: bool,
     at_work: bool,
@@ -64,12 +65,13 @@ def explain(
 ) -> Doom:
     """Verdict and cause of a death.
 
-    :param doom: why the supervisor killed it, if it did.
+    :param doom: why the supervisor killed it, if it did, or had it signalled.
+    :param running: the execution that it died in; 0 for none.
     :param at_work: it held a message: then it has not left by itself, whatever its exit code says,
         because a task may use any.
     :param out_of_memory: the kernel has killed for memory since the last death.
     """
-    if doom is not None and ended.signal == signal.SIGKILL:
+    if doom is not None and doom.explains(running, ended.signal):
         return doom
     if not was_ready:
         return Doom("boot", f"{ended.text} before it was ready", charge=False)

@@ -6,10 +6,21 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..scoreboard import S_MARK, S_SOFT_TARGET, pack_mark
+from ..scoreboard import S_MARK, S_SOFT_TARGET, S_TERMINATED, S_TERMINATION_SIGNAL, pack_mark
 from .children import Child, ChildTable, Phase
-from .deadlines import Due, Limits, View, due, look, next_look_ns
-from .killing import Doom, Purpose, Stopping, Verdict, is_stopped, judge, send_signal
+from .deadlines import SOFT_REPEAT_NS, Due, Limits, View, due, look, next_look_ns
+from .killing import (
+    TERMINATION_GRACE_S,
+    Doom,
+    Purpose,
+    Stopping,
+    Termination,
+    Verdict,
+    is_stopped,
+    judge,
+    kill_group,
+    send_signal,
+)
 
 # How often the slots are read, by what could happen unannounced in between. A child says nothing when
 # it begins a task, so an idle one is looked at as often as a busy one: a limit may be short, and
@@ -54,6 +65,8 @@ class Enforcer:
         if child.stopping is not None:
             self._judge(child, child.stopping, view, now_ns)
             return CONFIRMING_S
+        if child.termination is not None and self._terminate(child, child.termination, view, now_ns):
+            return CONFIRMING_S
         match due(view, child.record, self.limits, now_ns):
             case Due.HARD_LIMIT:
                 self._stop(child, view, Purpose.HARD_LIMIT, now_ns, hard_limit_doom(view))
@@ -63,9 +76,7 @@ class Enforcer:
             case Due.RECALL:
                 self._stop(child, view, Purpose.RECALL, now_ns, None)
             case Due.SOFT_LIMIT:
-                child.slot.words[S_SOFT_TARGET] = view.running
-                child.record.soft_execution, child.record.soft_sent_ns = view.running, now_ns
-                send_signal(child.pidfd, signal.SIGUSR1)
+                self._raise_in(child, view.running, now_ns)
             case Due.RETIRE_TASKS:
                 child.retiring = child.retiring or "has done its number of tasks"
             case Due.RETIRE_MEMORY | Due.LEAVE_MEMORY as what:
@@ -85,6 +96,39 @@ class Enforcer:
         tick_s = HOLDING_S if view.has_recallable else BUSY_S
         return tick_s if look_ns is None else max(0.0, min(tick_s, (look_ns - now_ns) / 1e9))
 
+    def _raise_in(self, child: Child, execution: int, now_ns: int) -> None:
+        child.slot.words[S_SOFT_TARGET] = execution
+        child.record.soft_execution, child.record.soft_sent_ns = execution, now_ns
+        send_signal(child.pidfd, signal.SIGUSR1)
+
+    def _terminate(self, child: Child, asked: Termination, view: View, now_ns: int) -> bool:
+        """Go on with ending an execution; True when the child is being stopped for it."""
+        if view.running != asked.execution:
+            # It has ended, as it was asked to or by itself: nothing of this concerns the next one.
+            child.termination = child.doom = None
+            return False
+        child.slot.words[S_TERMINATION_SIGNAL] = asked.signum
+        child.slot.words[S_TERMINATED] = asked.execution
+        since_ns = now_ns - asked.sent_ns
+        if asked.soft:
+            if not asked.sent_ns or since_ns >= SOFT_REPEAT_NS:
+                asked.sent_ns = now_ns
+                self._raise_in(child, asked.execution, now_ns)
+            return False
+        if asked.sent_ns and since_ns < TERMINATION_GRACE_S * 1e9:
+            return False
+        self._stop(child, view, Purpose.TERMINATION, now_ns, asked.doom)
+        return child.stopping is not None
+
+    def _carry_out(self, child: Child, asked: Termination, now_ns: int) -> None:
+        """The execution that is to be ended is the one that runs, and stands still."""
+        if asked.deadly:
+            self._kill(child, asked.doom, now_ns / 1e9)
+            return
+        child.doom, asked.sent_ns = asked.doom, now_ns
+        kill_group(child.pid, child.pidfd, asked.signum)
+        send_signal(child.pidfd, signal.SIGCONT)
+
     def _stop(self, child: Child, view: View, purpose: Purpose, now_ns: int, doom: Doom | None) -> None:
         if send_signal(child.pidfd, signal.SIGSTOP):
             child.stopping = Stopping(purpose, view.running, view.batch, now_ns / 1e9, doom)
@@ -98,7 +142,10 @@ class Enforcer:
                 return
             case Verdict.KILL:
                 child.stopping = None
-                if stopping.doom is not None:
+                asked = child.termination
+                if stopping.purpose is Purpose.TERMINATION and asked is not None:
+                    self._carry_out(child, asked, now_ns)
+                elif stopping.doom is not None:
                     self._kill(child, stopping.doom, now_ns / 1e9)
             case Verdict.MARK:
                 child.stopping = None

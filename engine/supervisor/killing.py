@@ -12,25 +12,74 @@ import signal
 from typing import Final, NamedTuple
 
 from ..linux import states_of_threads
+from ..terminating import SOFT
 from .deadlines import View
 
 CONFIRM_S: Final = 0.1
 UNKILLABLE_S: Final = 5.0
+# Who catches the signal with which it is to end has so long.
+TERMINATION_GRACE_S: Final = 5.0
 
 
 class Doom(NamedTuple):
     """Why a child was killed.
 
-    :param verdict: ``crash``, ``timeout``, ``memory``, ``shutdown``, ``exit`` or ``boot``.
+    :param verdict: ``crash``, ``timeout``, ``memory``, ``terminated``, ``shutdown``, ``exit`` or ``boot``.
     :param cause: the same for people.
     :param limit_s: the limit that was exceeded, in seconds.
     :param charge: counts as a crash of the message that ran.
+    :param execution: when it concerns one execution alone, its number; else 0.
+    :param signum: the signal that somebody asked for; 0 for none.
     """
 
     verdict: str
     cause: str
     charge: bool
     limit_s: float | None = None
+    execution: int = 0
+    signum: int = 0
+
+    def explains(self, running: int, signum: int | None) -> bool:
+        """Whether a process that ended like this, with that execution, died of it.
+
+        :param signum: the signal that killed it; None when it has left by itself.
+        """
+        if signum == signal.SIGKILL:
+            return True
+        # A task may catch the signal that was asked for, and leave in another way.
+        return bool(self.execution) and (running == self.execution or signum == self.signum)
+
+
+class Termination:
+    """Somebody's request to end one execution. Written by the supervisor's loop only.
+
+    :param execution: its number.
+    :param signum: with what.
+    :ivar sent_ns: when the signal was sent last; 0 until then.
+    """
+
+    __slots__ = ("execution", "sent_ns", "signum")
+
+    def __init__(self, execution: int, signum: signal.Signals) -> None:
+        self.execution = execution
+        self.signum = signum
+        self.sent_ns = 0
+
+    @property
+    def soft(self) -> bool:
+        """It is raised in the task, as the soft limit is."""
+        return self.signum in SOFT
+
+    @property
+    def deadly(self) -> bool:
+        """It cannot be caught, or was, and too long ago."""
+        return self.signum == signal.SIGKILL or self.sent_ns != 0
+
+    @property
+    def doom(self) -> Doom:
+        """What a child is said to have died of that dies of this."""
+        cause = f"terminated on request ({self.signum.name})"
+        return Doom("terminated", cause, charge=False, execution=self.execution, signum=self.signum)
 
 
 class Purpose(enum.Enum):
@@ -39,6 +88,7 @@ class Purpose(enum.Enum):
     HARD_LIMIT = "hard limit"
     MEMORY = "memory"
     RECALL = "recall"
+    TERMINATION = "termination"
 
 
 class Stopping(NamedTuple):
@@ -99,14 +149,16 @@ def send_signal(pidfd: int, number: signal.Signals) -> bool:
     return True
 
 
-def kill_group(pid: int, pidfd: int) -> None:
-    """Kill a child and everything in its process group.
+def kill_group(pid: int, pidfd: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Kill a child and everything in its process group, or send it another signal.
 
     To be called before the child is reaped: until then nobody else can get its number.
     """
     try:
         if os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(pid, number)
+            if number != signal.SIGKILL:
+                return  # once, since whoever catches it may count
     except (ProcessLookupError, PermissionError):
         pass  # no member left, or none that may be killed; the leader itself is next
-    send_signal(pidfd, signal.SIGKILL)
+    send_signal(pidfd, number)

@@ -69,6 +69,7 @@ class Reaper:
         doom = explain(
             ended,
             child.doom,
+            running=view.running,
             was_ready=was_ready,
             told_to_leave=child.leaving,
             at_work=view.running != 0 or view.held != 0,
@@ -102,6 +103,8 @@ class Reaper:
                 "verdict": doom.verdict,
                 "limit_s": doom.limit_s,
                 "charge": doom.charge,
+                "execution": doom.execution,
+                "signum": doom.signum,
             }
         )
 
@@ -137,7 +140,7 @@ class Reaper:
         if view.running:
             texts = child.slot.read_texts()
             text += f"; it ran {texts.task_name}[{texts.task_id}] for {now_s - view.start_ns / 1e9:.3f} s"
-        if doom.verdict == "shutdown":
+        if doom.verdict in ("shutdown", "terminated"):
             self._context.log.warning("%s", text)
         else:
             self._context.log.error("%s", text)

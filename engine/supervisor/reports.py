@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..clock import mono_s
+from ..terminating import signal_of
 from .agent_keeper import Agent, AgentKeeper, AgentPhase
 from .boot_guard import BootGuard, fraction
 from .children import Child
 from .context import Context
 from .ending import STOPPED, Ending
+from .killing import Termination
 from .options import OptionsError, WorkerOptions, worker_options
 from .pool import Pool
 from .template_keeper import Template, TemplateKeeper, TemplatePhase
@@ -217,7 +219,19 @@ class Reports:
                 self._pool.table.recovered(int(message["slot"]), int(message["generation"]))
             case "moved":
                 self._agent.answered(message)
+            case "terminate":
+                self._on_terminate(message)
             case "log":
                 self._log.info("agent: %.1000s", message.get("text"))
             case _:
                 self._log.error("the agent said something unexpected: %.200r", message)
+
+    def _on_terminate(self, message: dict[str, Any]) -> None:
+        """Somebody wants an execution to end; the enforcer sees to it in this very turn."""
+        child = self._pool.table.get(int(message["slot"]), int(message["generation"]))
+        if child is None:
+            return  # it has died meanwhile, and what it ran is revoked
+        asked = Termination(int(message["execution"]), signal_of(message["signal"]))
+        before = child.termination
+        if before is None or (before.execution, before.signum) != (asked.execution, asked.signum):
+            child.termination = asked

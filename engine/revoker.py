@@ -1,0 +1,314 @@
+"""What a worker does about revocations: shows them to its children, has the broker remember them, and has
+running tasks ended.
+
+The agent owns one; in a worker of one process its housekeeping does. `revoke` and its like touch no
+network: what broker and result store are to be told is told by `turn`, which is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from ..transports.coordination import Coordinates
+from ..transports.errors import TransportError
+from .clock import mono_s
+from .exceptions import ImproperlyConfigured
+from .message import MalformedMessage, parse
+from .publishing import seconds
+from .revoked_board import A_ENDINGS, A_STAMPS, REVOKED_MAX, RevokedBoard
+from .revoked_keys import (
+    digest_of,
+    ending_digest,
+    is_stamp,
+    slot_id,
+    stamp_digests,
+    stamp_keys,
+    task_key,
+    task_of,
+)
+from .revoked_set import RevokedSet
+from .scoreboard import C_RUNNING, S_GENERATION, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard, Texts
+from .storage import Storage
+from .stored_results import StoredResults
+from .terminating import signal_of
+from .worker_names import owner
+
+TURN_S: Final = 0.25
+# A task that is between its reservation and its start when it is to be ended is waited for so long.
+SEEK_S: Final = 60.0
+# What others had the broker remember is looked at so often; they say it through remote control as well.
+LOOK_S: Final = 30.0
+# What is forgotten is left out of the board so often: to write it anew takes up to 0.1 s.
+REBUILD_S: Final = 30.0
+
+_SEEK_MAX: Final = 1_000
+_AT_A_TIME: Final = 500
+
+End = Callable[[dict[str, Any]], None]
+
+
+class Running(NamedTuple):
+    """One execution that runs now."""
+
+    slot: int
+    generation: int
+    execution: int
+    texts: Texts
+
+
+class Revoked(NamedTuple):
+    """What came of a request.
+
+    :param flagged: ids, or ``header=value`` texts, that are revoked now.
+    :param ended: ids of the tasks that ran here and are being ended.
+    """
+
+    flagged: list[str]
+    ended: list[str]
+
+
+class Revoker:
+    """The one writer of the board of the revoked.
+
+    `revoke`, `revoke_by_stamped_headers`, `load` and `revoked` may be called from any thread, `turn` by one.
+
+    :param end: has the supervisor end an execution; None where there is no supervisor.
+    """
+
+    def __init__(
+        self,
+        scoreboard: Scoreboard,
+        storage: Storage,
+        config: Any,
+        log: logging.Logger,
+        *,
+        worker_id: str,
+        end: End | None,
+    ) -> None:
+        self._scoreboard = scoreboard
+        self._board = RevokedBoard(scoreboard.buffer)
+        self._storage = storage
+        self._log = log
+        self._worker_id = worker_id
+        self._end = end
+        self._lifetime_s: float = config.worker_revoke_expires
+        self._lock = threading.Lock()
+        # Under the lock: all that is known, what the broker and the store have still to be told, and what
+        # is to be ended: slot id -> (task id, signal, monotonic time until which it is sought).
+        self._known = RevokedSet(min(config.worker_revokes_max, REVOKED_MAX), self._lifetime_s)
+        self._unsaved: list[str] = []
+        self._unmarked: list[str] = []
+        self._sought: OrderedDict[bytes, tuple[str, int, float]] = OrderedDict()
+        self._looked_mono_s = self._rebuilt_mono_s = float("-inf")
+        self._stale = 0  # how many are still shown and not remembered any more
+        self._away = False
+        self._stored = StoredResults(
+            lambda: storage.store,
+            storage.table.by_name(config.result_serializer),
+            seconds(config.result_expires) or None,
+        )
+        transport = storage.transport
+        self._memory: Coordinates | None = transport if isinstance(transport, Coordinates) else None
+        now_s = mono_s()
+        for digest in self._board.digests():  # of an agent that has died
+            self._known.add(digest, None, now_s)
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def revoke(self, ids: Iterable[str], *, terminate: bool = False, signal: Any = None) -> Revoked:
+        """Have these tasks not run, here and wherever the broker's memory is read.
+
+        :param terminate: end those that run here, too.
+        :param signal: with what; None is SIGTERM.
+        :raises ValueError: there is no such signal.
+        :raises ImproperlyConfigured: `terminate`, in a worker of one process. They are revoked all the same.
+        """
+        number = int(signal_of(signal))
+        ids = list(dict.fromkeys(ids))
+        with self._lock:
+            fresh = self._add([task_key(task_id) for task_id in ids])
+            self._unsaved += fresh
+            self._unmarked += [task_id for task_id in map(task_of, fresh) if task_id is not None]
+            if not terminate:
+                return Revoked(ids, [])
+            self._may_end()
+            until_s = mono_s() + SEEK_S
+            for task_id in ids:
+                self._show(ending_digest(task_id))
+                self._sought[slot_id(task_id)] = (task_id, number, until_s)
+            self._board.words[A_ENDINGS] = 1
+            while len(self._sought) > _SEEK_MAX:
+                self._sought.popitem(last=False)
+            return Revoked(ids, self._end_sought(mono_s()))
+
+    def revoke_by_stamped_headers(
+        self, headers: Mapping[str, Any] | Iterable[str], *, terminate: bool = False, signal: Any = None
+    ) -> Revoked:
+        """Have no task run that is stamped with one of these values.
+
+        Which running task is stamped with what is read from the message, while the broker still has it:
+        not on AMQP, and not of tasks that are acknowledged before their start.
+
+        :param headers: values (or lists of values) by header, or texts ``header=value``.
+        :raises ValueError: there is no such signal, or these are no stamped headers.
+        :raises ImproperlyConfigured: as in `revoke`.
+        """
+        signal_of(signal)
+        keys = stamp_keys(headers)
+        with self._lock:
+            self._unsaved += self._add(keys)
+            self._board.words[A_STAMPS] = 1
+            if terminate:
+                self._may_end()
+        ended: list[str] = []
+        if terminate:
+            stamped = self._running_stamped({digest_of(key) for key in keys})
+            ended = self.revoke(stamped, terminate=True, signal=signal).ended
+        return Revoked([key.partition(":")[2] for key in keys], ended)
+
+    def load(self, ids: Iterable[str]) -> None:
+        """Take over what another worker, or a file, has remembered. Nobody else is told."""
+        with self._lock:
+            self._add([task_key(task_id) for task_id in ids])
+
+    def revoked(self) -> list[str]:
+        """The ids that are revoked, oldest first."""
+        with self._lock:
+            return [task_id for task_id in map(task_of, self._known.keys()) if task_id is not None]
+
+    def _may_end(self) -> None:
+        if self._end is None:
+            raise ImproperlyConfigured(
+                "terminate=True needs a worker with processes of its own: with -P solo nobody can end a "
+                "running task. It is revoked, and does not run again"
+            )
+
+    # --- the board ----------------------------------------------------------------------------------
+
+    def _add(self, keys: Sequence[str]) -> list[str]:
+        """Show these to the children; returns those that are new."""
+        now_s = mono_s()
+        fresh = [key for key in keys if self._known.add(digest_of(key), key, now_s)]
+        for key in fresh:
+            self._show(digest_of(key))
+        if not self._board.words[A_STAMPS] and any(map(is_stamp, fresh)):
+            self._board.words[A_STAMPS] = 1
+        return fresh
+
+    def _show(self, digest: bytes) -> None:
+        if not self._board.add(digest):
+            self._known.forget(mono_s())
+            self._rebuild([digest])
+
+    def _rebuild(self, more: Sequence[bytes] = ()) -> None:
+        """Show what is remembered, and nothing else."""
+        endings = [ending_digest(task_id) for task_id, _, _ in self._sought.values()]
+        self._board.replace([*more, *endings, *self._known.digests()])
+        self._stale, self._rebuilt_mono_s = 0, mono_s()
+
+    # --- what runs ----------------------------------------------------------------------------------
+
+    def _running(self) -> list[Running]:
+        found = []
+        for index in range(min(self._scoreboard.words[S_HIGH_SLOT], SLOTS)):
+            slot = self._scoreboard.slot(index)
+            words = slot.words
+            generation, execution = words[S_GENERATION], words[C_RUNNING]
+            if not (words[S_PID] and execution):
+                continue
+            texts = slot.read_texts()
+            # The texts are written before an execution is announced, and no number comes twice.
+            if not texts.torn and (words[C_RUNNING], words[S_GENERATION]) == (execution, generation):
+                found.append(Running(index, generation, execution, texts))
+        return found
+
+    def _end_sought(self, now_s: float) -> list[str]:
+        """Have those ended that run now; returns their ids."""
+        ended: list[str] = []
+        if self._end is None or not self._sought:
+            return ended
+        for running in self._running():
+            task_id, number, _ = self._sought.pop(running.texts.raw_id, ("", 0, 0.0))
+            if number:
+                ended.append(task_id)
+                self._log.warning("%s[%s] is ended on request", running.texts.task_name, task_id)
+                self._end(
+                    {
+                        "op": "terminate",
+                        "slot": running.slot,
+                        "generation": running.generation,
+                        "execution": running.execution,
+                        "signal": number,
+                    }
+                )
+        while self._sought and next(iter(self._sought.values()))[2] <= now_s:
+            self._sought.popitem(last=False)
+        return ended
+
+    def _running_stamped(self, digests: set[bytes]) -> list[str]:
+        stamped = []
+        for running in self._running():
+            name = owner(self._worker_id, running.slot, running.generation)
+            consumer = self._storage.transport.attach(name)
+            try:
+                delivery = consumer.fetch(running.texts.tag)
+                message = None if delivery is None else parse(delivery.document, self._storage.table)
+            except (TransportError, MalformedMessage) as error:
+                self._log.warning("cannot read the stamps of %s: %s", running.texts.task_id, error)
+                continue
+            finally:
+                consumer.close()
+            if message is not None and message.stamps and digests & set(stamp_digests(message.stamps)):
+                stamped.append(message.id)
+        return stamped
+
+    # --- broker and store -----------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Do what is due: seek, forget, tell broker and store, look what others had remembered."""
+        now_s = mono_s()
+        with self._lock:
+            self._end_sought(now_s)
+            self._stale += self._known.forget(now_s)
+            if self._stale and now_s - self._rebuilt_mono_s >= REBUILD_S:
+                self._rebuild()
+        try:
+            self._save()
+            self._mark()
+            if now_s - self._looked_mono_s >= LOOK_S:
+                self._look(now_s)
+        except TransportError as error:
+            if not self._away:
+                self._log.error("revocations: %s; trying again", error)
+            self._away = True
+        else:
+            self._away = False
+
+    def _look(self, now_s: float) -> None:
+        if self._memory is not None:
+            keys = self._memory.revoked()
+            with self._lock:
+                self._add(keys)
+        self._looked_mono_s = now_s
+
+    def _save(self) -> None:
+        """Have the broker remember, so that workers which are started later know."""
+        while self._unsaved:
+            some = self._unsaved[:_AT_A_TIME]
+            if self._memory is not None:
+                self._memory.revoke(some, self._lifetime_s)
+            with self._lock:
+                del self._unsaved[: len(some)]
+
+    def _mark(self) -> None:
+        """Store REVOKED for those that wait, unless somebody else has."""
+        while self._unmarked:
+            some = self._unmarked[:_AT_A_TIME]
+            if self._storage.store is not None:
+                self._stored.revoke(some, waiting_only=True, announce=False)
+            with self._lock:
+                del self._unmarked[: len(some)]
