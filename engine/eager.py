@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import states
+from .clock import wall_s
 from .eager_result import EagerResult
 from .execution import Executed, execute
 from .join_guard import allow_join_result
 from .message import fresh_id
-from .options import eta_wall_s, limits
+from .options import eta_wall_s, limits, naive_zone
 from .publishing import signatures
 from .request import Context
-from .retrying import RetryPlan
+from .retrying import FIRST_STARTED_HEADER, SNOOZES_HEADER, RetryPlan
 
 
 def apply_eagerly(
@@ -25,7 +26,7 @@ def apply_eagerly(
     *,
     through_serializer: bool = False,
 ) -> EagerResult[Any]:
-    """Run a task here, with its retries (without their delays), and return what came of it.
+    """Run a task here, with its further attempts (without their delays), and return what came of it.
 
     :param options: those of `apply_async` and `apply`.
     :param through_serializer: encode and decode the arguments, as sending them would.
@@ -35,15 +36,17 @@ def apply_eagerly(
     if through_serializer:
         args, kwargs = _there_and_back(plan, args, kwargs, options)
         limits(options.get("time_limit"), options.get("soft_time_limit"))
-        eta_wall_s(options.get("eta"), options.get("countdown"), 0.0)
+        eta_wall_s(options.get("eta"), options.get("countdown"), 0.0, naive_zone(plan.config))
     throw = options.get("throw")
     if throw is None:
         throw = plan.config.task_eager_propagates
     request = _request(task, args, kwargs, options)
     with allow_join_result():
         done = execute(task, request)
-    if done.retry is not None and done.state == states.RETRY:
-        return _again(task, done.retry, request, options, throw)
+        while done.retry is not None and done.state in (states.RETRY, states.SNOOZED):
+            options = {**options, **done.retry.options}
+            request = _next_request(task, done.retry, request, options)
+            done = execute(task, request)
     _run_links(task, done, request)
     text = done.einfo.traceback if done.einfo is not None else None
     if plan.options.store_eager_result and done.state in states.READY_STATES:
@@ -88,6 +91,7 @@ def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> C
         chain=options.get("chain"),
         timelimit=[hard, soft],
         ignore_result=options.get("ignore_result"),
+        started_wall_s=wall_s(),
         headers=options.get("headers"),
         correlation_id=task_id,
         shadow=options.get("shadow"),
@@ -100,14 +104,22 @@ def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> C
     )
 
 
-def _again(
-    task: Any, retry: RetryPlan, request: Context, options: dict[str, Any], throw: bool
-) -> EagerResult[Any]:
-    """The next attempt, at once. `max_retries` bounds how deep this goes."""
-    again = {**options, **retry.options, "task_id": request.id, "retries": retry.retries, "throw": throw}
+def _next_request(task: Any, retry: RetryPlan, request: Context, options: Mapping[str, Any]) -> Context:
+    """The request of the next attempt, which begins when it would have in a worker.
+
+    :param options: those of the call, with what was given to `retry`.
+    """
     args = request.args if retry.args is None else retry.args
     kwargs = request.kwargs if retry.kwargs is None else retry.kwargs
-    return apply_eagerly(task, args, kwargs, again)
+    again = {**options, "task_id": request.id, "retries": retry.retries}
+    headers = {**(request.headers or {}), **(retry.options.get("headers") or {})}
+    following = _request(task, args, kwargs, again)
+    # Where there is no message, the request itself carries what workers tell one another in headers.
+    following.started_wall_s = retry.due_wall_s
+    following.first_started_wall_s = headers.pop(FIRST_STARTED_HEADER, None)
+    following.snoozes = headers.pop(SNOOZES_HEADER, request.snoozes)
+    following.headers = headers or None
+    return following
 
 
 def _run_links(task: Any, done: Executed, request: Context) -> None:

@@ -184,6 +184,23 @@ class Ignore(TaskPredicate):
     """Acknowledge the message and leave the task's state untouched."""
 
 
+class Snooze(TaskPredicate):
+    """Not now: the same message again later, with no attempt spent and no failure recorded.
+
+    :param delay_s: how long from now, in seconds.
+    :raises ValueError: that is no delay.
+    """
+
+    def __init__(self, delay_s: float) -> None:
+        if isinstance(delay_s, bool) or not isinstance(delay_s, (int, float)) or not 0 <= delay_s < 1e10:
+            raise ValueError(f"Snooze({delay_s!r}): give seconds from now, from 0 on")
+        self.delay_s = float(delay_s)
+        super().__init__(delay_s)
+
+    def __str__(self) -> str:
+        return f"Snooze for {self.delay_s:g}s"
+
+
 class Reject(TaskPredicate):
     """Refuse the broker's message.
 
@@ -233,6 +250,10 @@ class MaxRetriesExceededError(TaskError):
         self.task_args = kwargs.pop("task_args", [])
         self.task_kwargs = kwargs.pop("task_kwargs", {})
         super().__init__(*args)
+
+
+class MaxSnoozesExceededError(MaxRetriesExceededError):
+    """The task has put itself off as often as `max_snoozes` allows."""
 
 
 class TaskRevokedError(TaskError):

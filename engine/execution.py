@@ -15,9 +15,10 @@ from typing import Any
 from . import signals, states
 from .clock import mono_s
 from .einfo import ExceptionInfo
-from .exceptions import Ignore, Reject, Retry
+from .exceptions import Ignore, MaxSnoozesExceededError, Reject, Retry, Snooze, TaskPredicate
 from .local import running
 from .request import Context
+from .retry_decision import decide_snooze
 from .retrying import RetryPlan, backoff_s, wants_autoretry
 
 _logger = logging.getLogger("celery.app.trace")
@@ -26,10 +27,14 @@ Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs the coroutine of an ``async def`` task to its end and returns what it returned."""
 
 
+_UNTOLD = frozenset({states.IGNORED, states.REJECTED, states.SNOOZED})
+"""What `after_return` is not called for: nothing was returned."""
+
+
 class Executed:
     """What came of one execution.
 
-    :ivar state: SUCCESS, FAILURE, RETRY, IGNORED or REJECTED.
+    :ivar state: SUCCESS, FAILURE, RETRY, IGNORED, REJECTED or SNOOZED.
     :ivar value: the return value; for FAILURE the exception; for RETRY what went wrong (or `Retry`).
     :ivar einfo: the traceback of a FAILURE or RETRY.
     :ivar retry: the plan of the next attempt, if the task is to run again.
@@ -65,12 +70,12 @@ def execute(task: Any, request: Context, drive: Drive | None = None) -> Executed
     args = request.args = request.args if request.args is not None else ()
     kwargs = request.kwargs = request.kwargs if request.kwargs is not None else {}
     token = running.set((task, request, running.get()))
+    done: Executed | None = None
     try:
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=request.id, task=task, args=args, kwargs=kwargs)
         hooks = task.overridden_hooks
         started_mono_s = mono_s()
-    done: Executed | None = None
         try:
             if hooks and "before_start" in hooks:
                 task.before_start(request.id, args, kwargs)
@@ -91,13 +96,13 @@ def execute(task: Any, request: Context, drive: Drive | None = None) -> Executed
         return done
     finally:
         running.reset(token)
+        if request.reporter is not None:
+            request.reporter.close(stays=done is not None and done.state == states.IGNORED)
 
 
 def drive_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on an event loop of its own, in a thread of its own if a loop runs in this one."""
     # Event loops are a tenth of a second's import, which a client without them need not pay.
-        if request.reporter is not None:
-            request.reporter.close(stays=done is not None and done.state == states.IGNORED)
     return import_module(".coroutines", __package__).run_here(coroutine)
 
 
@@ -156,7 +161,7 @@ def autoretry(task: Any, request: Context, exc: Exception) -> Exception:
 
     :returns: a `Retry` with its plan, or the exception that ends the task.
     """
-    if isinstance(exc, (Ignore, Reject, Retry)) or not wants_autoretry(
+    if isinstance(exc, TaskPredicate) or not wants_autoretry(
         exc, tuple(task.autoretry_for), tuple(task.dont_autoretry_for)
     ):
         return exc
@@ -184,6 +189,11 @@ def failed(task: Any, request: Context, exc: Exception) -> Executed:
         exc = autoretry(task, request, exc)
     if isinstance(exc, Retry):
         return _retried(task, request, exc)
+    if isinstance(exc, Snooze):
+        try:
+            return Executed(states.SNOOZED, exc, retry=decide_snooze(task, request, exc))
+        except MaxSnoozesExceededError as too_often:
+            exc = too_often
     if isinstance(exc, Ignore):
         return Executed(states.IGNORED, exc)
     if isinstance(exc, Reject):

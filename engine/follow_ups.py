@@ -17,6 +17,7 @@ from .canvas import maybe_signature
 from .clock import wall_s
 from .execution import Executed
 from .message import TaskMessage, retry_of
+from .options import naive_zone
 from .publishing import retry_changes
 from .request import Context
 from .result_document import exception_value
@@ -40,7 +41,7 @@ def on_retry(
     :raises Exception: new arguments or options that cannot be sent; the caller makes it the
         failure of the task.
     """
-    changes = retry_changes(plan.options, wall_s())
+    changes = retry_changes(plan.options, wall_s(), naive_zone(app.config))
     if any(plan.options.get(key) is not None for key in ("queue", "exchange", "routing_key")):
         found = app.client.router.route(message.task, plan.args or (), plan.kwargs or {}, plan.options)
         queue = found.queues[0]

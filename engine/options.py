@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from ..serializers import iso8601
 from .binder import ArgumentCheck
-from .exceptions import InvalidTaskError
-from .retrying import wall_s_of
+from .exceptions import ImproperlyConfigured, InvalidTaskError
+from .retrying import delays_of, seconds_of, wall_s_of
 
 if TYPE_CHECKING:
     from .app import App
@@ -55,6 +56,7 @@ def _first(*values: Any) -> Any:
 
 def options_of(task: Any, config: Any) -> TaskOptions:
     """A task's options as they are in force."""
+    _check_retries(task)
     combined = _first(task.acks_on_failure_or_timeout, config.task_acks_on_failure_or_timeout, True)
     return TaskOptions(
         name=task.name,
@@ -80,6 +82,25 @@ def options_of(task: Any, config: Any) -> TaskOptions:
         expires=task.expires,
         send_events=bool(task.send_events),
     )
+
+
+def _check_retries(task: Any) -> None:
+    """Refuse options about retries that cannot be honoured, before anything needs them.
+
+    :raises InvalidTaskError: one is no number of seconds, or no number of times.
+    :raises ImproperlyConfigured: two of them contradict each other.
+    """
+    if task.retry_delays is not None:
+        delays_of("retry_delays", task.retry_delays)
+        if task.retry_backoff:
+            raise ImproperlyConfigured(
+                f"{task.name}: retry_delays and retry_backoff both say how long a retry waits; give one"
+            )
+    if task.retry_for_s is not None:
+        seconds_of("retry_for_s", task.retry_for_s)
+    bound = task.max_snoozes
+    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 0):
+        raise InvalidTaskError(f"max_snoozes={bound!r}: give a whole number of times, or None for no bound")
 
 
 @dataclass
@@ -166,10 +187,21 @@ def _priority(value: Any) -> int | None:
 priority = _priority
 
 
-def moment_wall_s(name: str, value: Any, now_wall_s: float) -> float | None:
+def naive_zone(config: Any) -> tzinfo | None:
+    """What a naive datetime of this application means: UTC, or with `enable_utc` off the time in
+    `timezone`; None is the local time of the host, where no zone is configured."""
+    if config.enable_utc:
+        return timezone.utc
+    return None if config.timezone is None else ZoneInfo(config.timezone)
+
+
+def moment_wall_s(
+    name: str, value: Any, now_wall_s: float, zone: tzinfo | None = timezone.utc
+) -> float | None:
     """Unix time of an `eta` or `expires`: a datetime, ISO text, or seconds from now.
 
     :param name: which option it is, for the error.
+    :param zone: what a naive moment means, see `naive_zone`.
     :raises InvalidTaskError: it is no moment, or one that no reader can represent.
     """
     if value is None:
@@ -181,7 +213,7 @@ def moment_wall_s(name: str, value: Any, now_wall_s: float) -> float | None:
             raise InvalidTaskError(f"{name}={value!r}: not an ISO 8601 date and time") from None
     if isinstance(value, datetime):
         try:
-            moment = wall_s_of(value)
+            moment = wall_s_of(value, zone)
         except (OverflowError, ValueError, OSError) as exc:
             raise InvalidTaskError(f"{name}={value!r}: out of range ({exc})") from None
     else:
@@ -195,7 +227,9 @@ def moment_wall_s(name: str, value: Any, now_wall_s: float) -> float | None:
     return moment
 
 
-def eta_wall_s(eta: Any, countdown: Any, now_wall_s: float) -> float | None:
+def eta_wall_s(
+    eta: Any, countdown: Any, now_wall_s: float, zone: tzinfo | None = timezone.utc
+) -> float | None:
     """Unix time before which a call must not start; None for at once. `eta` wins over `countdown`.
 
     :param countdown: seconds; 0, None and negative values mean at once.
@@ -204,13 +238,13 @@ def eta_wall_s(eta: Any, countdown: Any, now_wall_s: float) -> float | None:
     if eta is not None:
         if not isinstance(eta, (datetime, str)):
             raise InvalidTaskError(f"eta={eta!r}: give a datetime; seconds from now are `countdown`")
-        return moment_wall_s("eta", eta, now_wall_s)
+        return moment_wall_s("eta", eta, now_wall_s, zone)
     if countdown is None:
         return None
     due = moment_wall_s("countdown", countdown, now_wall_s)
     return due if due is not None and due > now_wall_s else None
 
 
-def expires_wall_s(expires: Any, now_wall_s: float) -> float | None:
+def expires_wall_s(expires: Any, now_wall_s: float, zone: tzinfo | None = timezone.utc) -> float | None:
     """Unix time after which a call is worthless; None for never."""
-    return moment_wall_s("expires", expires, now_wall_s)
+    return moment_wall_s("expires", expires, now_wall_s, zone)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import timedelta, timezone, tzinfo
 from typing import Any
 
 from .exceptions import InvalidTaskError
 from .message import TaskDraft
-from .options import TaskPlan, eta_wall_s, expires_wall_s, limits, priority
+from .options import TaskPlan, eta_wall_s, expires_wall_s, limits, naive_zone, priority
 from .request import Context
 from .routes import Destination, Router
 
@@ -121,9 +121,12 @@ def _delivery_mode(value: Any) -> int:
 
 
 def _set_times(draft: TaskDraft, plan: TaskPlan, options: Mapping[str, Any], now_wall_s: float) -> None:
-    draft.eta_wall_s = eta_wall_s(options.get("eta"), options.get("countdown"), now_wall_s)
+    zone = naive_zone(plan.config)
+    draft.eta_wall_s = eta_wall_s(options.get("eta"), options.get("countdown"), now_wall_s, zone)
     expires = options.get("expires")
-    draft.expires_wall_s = expires_wall_s(plan.options.expires if expires is None else expires, now_wall_s)
+    if expires is None:
+        expires = plan.options.expires
+    draft.expires_wall_s = expires_wall_s(expires, now_wall_s, zone)
     if options.get("time_limit") is not None or options.get("soft_time_limit") is not None:
         hard, soft = plan.limits_sent
         given_hard, given_soft = options.get("time_limit"), options.get("soft_time_limit")
@@ -168,16 +171,19 @@ def signatures(value: Any) -> list[Any] | None:
     return [dict(item) for item in items] or None
 
 
-def retry_changes(options: Mapping[str, Any], now_wall_s: float) -> dict[str, Any]:
+def retry_changes(
+    options: Mapping[str, Any], now_wall_s: float, zone: tzinfo | None = timezone.utc
+) -> dict[str, Any]:
     """What options given to `Task.retry` change in the message that is sent again.
 
+    :param zone: what a naive datetime means.
     :returns: fields of `TaskDraft`; empty when the message stays as it is. Where it goes (queue,
         exchange, routing_key) is not among them.
     :raises InvalidTaskError: an option that cannot be honoured; the message names it.
     """
     changes: dict[str, Any] = {}
     if options.get("expires") is not None:
-        changes["expires_wall_s"] = expires_wall_s(options["expires"], now_wall_s)
+        changes["expires_wall_s"] = expires_wall_s(options["expires"], now_wall_s, zone)
     if options.get("time_limit") is not None or options.get("soft_time_limit") is not None:
         hard, soft = limits(options.get("time_limit"), options.get("soft_time_limit"))
         changes.update(

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ..serializers import iso8601
+from .clock import wall_s
+from .retrying import FIRST_STARTED_HEADER, SNOOZES_HEADER
 
 if TYPE_CHECKING:
     from .message import Embed, TaskMessage
+
+
+_OURS = "prefork_"
+"""How the headers begin that workers of this engine write for one another."""
 
 
 class Context:
@@ -18,6 +24,8 @@ class Context:
 
     :ivar timelimit: ``[hard, soft]`` in seconds, or None.
     :ivar message: the message that it came in, when a worker runs it.
+    :ivar started_wall_s: Unix time when this attempt began, or would have in a worker.
+    :ivar first_started_wall_s: the same of the first attempt, where that is told without a message.
     """
 
     _protected = 0
@@ -42,7 +50,6 @@ class Context:
     errbacks: Any = None
     timelimit: Any = None
     message: TaskMessage | None = None
-    properties: dict[str, Any] | None = None
     reply_to: str | None = None
     correlation_id: str | None = None
     origin: str | None = None
@@ -60,6 +67,9 @@ class Context:
     crashes: int = 0
     _children: list[Any] | None = None
     retry_plan: Any = None
+    reporter: Any = None
+    started_wall_s: float | None = None
+    first_started_wall_s: float | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for fields in args:
@@ -67,9 +77,6 @@ class Context:
         if kwargs:
             self.__dict__.update(kwargs)
 
-    reporter: Any = None
-    started_wall_s: float | None = None
-    first_started_wall_s: float | None = None
     # The next three are made of the message when a task asks for them: hardly any does.
 
     @property
@@ -77,7 +84,10 @@ class Context:
         """Custom headers of the message, or None."""
         if "headers" in self.__dict__:
             return cast("dict[str, Any] | None", self.__dict__["headers"])
-        return None if self.message is None else self.message.headers
+        found = None if self.message is None else self.message.headers
+        if not found:
+            return found
+        return {key: value for key, value in found.items() if not key.startswith(_OURS)} or None
 
     @headers.setter
     def headers(self, value: dict[str, Any] | None) -> None:
@@ -118,14 +128,52 @@ class Context:
         self._children = value
 
     @property
-    def time_limit_s(self) -> float | None:
+    def properties(self) -> dict[str, Any] | None:
+        """Properties of the message, as peers show them, or None."""
+        if "properties" in self.__dict__ or self.message is None:
+            return cast("dict[str, Any] | None", self.__dict__.get("properties"))
+        return properties_of(self.message)
+
+    @properties.setter
+    def properties(self, value: dict[str, Any] | None) -> None:
+        self.__dict__["properties"] = value
+
+    @property
+    def time_limit(self) -> float | None:
         """The hard limit in seconds that came with the message."""
         return self.timelimit[0] if self.timelimit else None
 
     @property
-    def soft_time_limit_s(self) -> float | None:
+    def soft_time_limit(self) -> float | None:
         """The soft limit in seconds that came with the message."""
         return self.timelimit[1] if self.timelimit else None
+
+    def first_started(self, now_wall_s: float) -> float:
+        """Unix time when the first attempt of this task began, of those that are known of."""
+        told = self.first_started_wall_s
+        if told is None:
+            told = self._number(FIRST_STARTED_HEADER)
+        # Anybody may have written the header: only a moment of the past counts.
+        if told is not None and 0 <= told <= now_wall_s:
+            return told
+        return now_wall_s if self.started_wall_s is None else self.started_wall_s
+
+    @property
+    def snoozes(self) -> int:
+        """How often the task has put itself off (`Snooze`)."""
+        if "snoozes" in self.__dict__:
+            return cast(int, self.__dict__["snoozes"])
+        told = self._number(SNOOZES_HEADER)
+        return int(told) if told is not None and 0 <= told < 2**31 else 0
+
+    @snoozes.setter
+    def snoozes(self, value: int) -> None:
+        self.__dict__["snoozes"] = value
+
+    def _number(self, header: str) -> float | None:
+        headers = None if self.message is None else self.message.headers
+        value = headers.get(header) if headers else None
+        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     def __getattr__(self, name: str) -> Any:
         """A custom header by its name, as Celery has it; asked only for what is no field."""
@@ -171,13 +219,36 @@ class Context:
             "reply_to": self.reply_to,
             "replaced_task_nesting": self.replaced_task_nesting,
             "origin": self.origin,
+            **self._stamping(),
         }
+
+    def _stamping(self) -> dict[str, Any]:
+        """The options that stamp a copy as this one is stamped."""
+        if self.stamps is None or self.stamped_headers is None:
+            return {}
+        stamps = {name: value for name, value in self.stamps.items() if name in self.stamped_headers}
+        return {"stamped_headers": self.stamped_headers, **stamps}
 
     def custom_headers(self) -> dict[str, Any] | None:
         """The message's headers that no protocol defines; ``x-death`` stays behind (interop §2.1)."""
         if not self.headers:
             return None
         return {key: value for key, value in self.headers.items() if key != "x-death"} or None
+
+
+def properties_of(message: TaskMessage) -> dict[str, Any]:
+    """The properties of a message, by the names that peers show them under."""
+    told = message.envelope.properties
+    known = {
+        "correlation_id": message.correlation_id,
+        "reply_to": message.reply_to,
+        "delivery_mode": told.delivery_mode,
+        "priority": message.priority,
+        "expiration": told.expiration,
+        "delivery_info": {"exchange": message.exchange, "routing_key": message.routing_key},
+    }
+    given = {name: value for name, value in known.items() if value is not None}
+    return {**(message.envelope.more_properties or {}), **given}
 
 
 def context_of(
@@ -219,7 +290,7 @@ def context_of(
             "chain": embed.chain,
             "callbacks": embed.callbacks,
             "errbacks": embed.errbacks,
-            "timelimit": (message.time_limit_s, message.soft_time_limit_s),
+            "timelimit": [message.time_limit_s, message.soft_time_limit_s],
             "reply_to": message.reply_to,
             "correlation_id": message.correlation_id,
             "origin": message.origin,
@@ -231,5 +302,6 @@ def context_of(
             "priority": message.priority,
             "crashes": crashes,
             "message": message,
+            "started_wall_s": wall_s(),
         }
     )

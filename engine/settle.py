@@ -22,6 +22,7 @@ class Ending(Enum):
     FAILURE = "raised"
     RETRY = "retry"
     IGNORE = "ignore"
+    SNOOZE = "snooze"
     REJECT = "reject"
     REJECT_REQUEUE = "reject, requeue"
     SOFT_LIMIT = "soft time limit"
@@ -99,6 +100,7 @@ _FINISHED = {
     Ending.SUCCESS: Settlement(Verdict.ACK, states.SUCCESS),
     Ending.RETRY: Settlement(Verdict.ACK, states.RETRY),
     Ending.IGNORE: Settlement(Verdict.ACK, None),
+    Ending.SNOOZE: Settlement(Verdict.ACK, None),  # the same attempt follows, as a message of its own
     Ending.REJECT: Settlement(Verdict.DEAD, states.FAILURE),
     Ending.REJECT_REQUEUE: Settlement(Verdict.REQUEUE, None),
 }

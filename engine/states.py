@@ -11,6 +11,8 @@ REVOKED = "REVOKED"
 REJECTED = "REJECTED"
 RETRY = "RETRY"
 IGNORED = "IGNORED"
+SNOOZED = "SNOOZED"
+"""What became of one execution that ends with `Snooze`; it is never stored."""
 
 READY_STATES = frozenset({SUCCESS, FAILURE, REVOKED})
 UNREADY_STATES = frozenset({PENDING, RECEIVED, STARTED, REJECTED, RETRY})

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 from . import progress_report
 from .async_result import AsyncResult
+from .awaiting import AwaitsSending
 from .binder import ArgumentCheck
 from .bulk import CHUNK_TASKS, BulkResult, Call, send_all
 from .canvas import Signature, chunks, xmap, xstarmap
-from .clock import wall_s
 from .eager import apply_eagerly
 from .eager_result import EagerResult
 from .exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry
 from .local import get_current_app, running
 from .options import TaskPlan, plan_for
 from .request import Context
-from .retrying import RetryPlan, due_wall_s, exhausted
+from .retry_decision import decide_retry
 from .task_defaults import TaskDefaults
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _task_by_name(name: str) -> Task[Any, Any]:
     return get_current_app().tasks[name]
 
 
-class Task(TaskDefaults, Generic[P, R]):
+class Task(TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
     """A unit of work that can be called here, or sent to a worker.
 
     Options are class attributes, see `TaskDefaults`. They are resolved once, call > task >
@@ -189,7 +189,7 @@ class Task(TaskDefaults, Generic[P, R]):
         exc: BaseException | None = None,
         throw: bool = True,
         eta: datetime | None = None,
-        countdown: float | None = None,
+        countdown: float | Sequence[float] | None = None,
         max_retries: int | None = None,
         **options: Any,
     ) -> Retry:
@@ -199,38 +199,26 @@ class Task(TaskDefaults, Generic[P, R]):
 
         :param args: new positional arguments; None keeps the old ones. Likewise `kwargs`.
         :param exc: what to raise when there are no retries left.
-        :param countdown: seconds until the next attempt; else `eta`, else `default_retry_delay`.
+        :param eta: when to run again; else `countdown`, else `retry_delays`, else `default_retry_delay`.
+        :param countdown: seconds until the next attempt; of a list the n-th retry waits the n-th, the last
+            again and again.
         :param throw: False returns the `Retry` instead of raising it, and the task goes on.
         :raises Retry: always, unless `throw` is False or no retry is left.
-        :raises MaxRetriesExceededError: no retry is left and no `exc` was given.
+        :raises MaxRetriesExceededError: no retry is left (`max_retries`, `retry_for_s`) and no `exc` was
+            given; its cause is the exception being handled.
         """
-        request = self.request
-        if request.called_directly:
-            _raise_or(exc, Retry("Task can be retried", None))
-        limit = self.max_retries if max_retries is None else max_retries
-        if exhausted(request.retries, limit):
-            _raise_or(
-                exc,
-                MaxRetriesExceededError(
-                    f"can't retry {self.name}[{request.id}]: all {limit} retries are used up",
-                    task_args=request.args,
-                    task_kwargs=request.kwargs,
-                ),
-            )
-        due = due_wall_s(
-            wall_s(), eta=eta, countdown_s=countdown, default_delay_s=float(self.default_retry_delay)
-        )
-        plan = RetryPlan(
-            retries=request.retries + 1,
-            due_wall_s=due,
-            args=None if args is None else tuple(args),
-            kwargs=None if kwargs is None else dict(kwargs),
+        decision = decide_retry(
+            self,
+            args,
+            kwargs,
+            exc=exc,
+            eta=eta,
+            countdown=countdown,
+            max_retries=max_retries,
             options=options,
         )
-        when: Any = eta if eta is not None else (self.default_retry_delay if countdown is None else countdown)
-        decision = Retry(exc=exc, when=when, is_eager=request.is_eager, plan=plan)
         if not throw:
-            request.retry_plan = plan
+            self.request.retry_plan = decision.plan
             return decision
         raise decision from exc
 
@@ -240,16 +228,6 @@ class Task(TaskDefaults, Generic[P, R]):
         self,
         task_id: str | None = None,
         state: str | None = None,
-    def progress(self, current: float, total: float | None = None, note: str = "") -> None:
-        """Say how far this execution has come, as the state PROGRESS; see `progress_report.progress`.
-
-        :param current: what is done, in units of the task's own.
-        :param total: of how much; None when nobody knows.
-        :param note: what it is doing, for people.
-        :raises ValueError: `current` or `total` is no finite number.
-        """
-        progress_report.report(self, self.request, current, total, note)
-
         meta: Any = None,
         **_fields: Any,
     ) -> None:
@@ -261,6 +239,16 @@ class Task(TaskDefaults, Generic[P, R]):
         self.app.client.stored.store_state(
             task_id or request.id, state or "PENDING", meta, request=request, options=self.options
         )
+
+    def progress(self, current: float, total: float | None = None, note: str = "") -> None:
+        """Say how far this execution has come, as the state PROGRESS; see `progress_report.progress`.
+
+        :param current: what is done, in units of the task's own.
+        :param total: of how much; None when nobody knows.
+        :param note: what it is doing, for people.
+        :raises ValueError: `current` or `total` is no finite number.
+        """
+        progress_report.report(self, self.request, current, total, note)
 
     @property
     def request(self) -> Context:
@@ -342,12 +330,18 @@ class Task(TaskDefaults, Generic[P, R]):
         return plan
 
     @property
+    def names_max_retries(self) -> bool:
+        """Whether `max_retries` was given to this task, and is not the default."""
+        said = [vars(self), *(vars(cls) for cls in type(self).__mro__ if cls is not TaskDefaults)]
+        return any("max_retries" in names for names in said)
+
+    @property
     def overridden_hooks(self) -> frozenset[str]:
-        """Names of the hooks that this task's class overrides."""
+        """Names of the hooks that this task, or its class, overrides."""
         hooks = self._hooks
         if hooks is None:
-            cls = type(self)
-            hooks = frozenset(n for n in _HOOKS if getattr(cls, n) is not getattr(Task, n))
+            cls, own = type(self), vars(self)
+            hooks = frozenset(n for n in _HOOKS if n in own or getattr(cls, n) is not getattr(Task, n))
             object.__setattr__(self, "_hooks", hooks)
         return hooks
 
@@ -358,6 +352,8 @@ class Task(TaskDefaults, Generic[P, R]):
     def __setattr__(self, key: str, value: Any) -> None:
         # An option changed after its first use takes effect: whatever was derived is made anew.
         object.__setattr__(self, "_plan", None)
+        if key in _HOOKS:
+            object.__setattr__(self, "_hooks", None)
         object.__setattr__(self, key, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -370,9 +366,3 @@ class Task(TaskDefaults, Generic[P, R]):
     def __repr__(self) -> str:
         main = (self._app.main if self._app else None) or "app"
         return f"<@task: {self.name} of {main}>"
-
-
-def _raise_or(exc: BaseException | None, otherwise: Exception) -> NoReturn:
-    if exc is not None:
-        raise exc
-    raise otherwise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ class TaskDefaults:
     track_started: bool | None = None
     max_retries: int | None = DEFAULT_MAX_RETRIES
     default_retry_delay: float = DEFAULT_RETRY_DELAY_S
+    retry_delays: Sequence[float] | None = None
+    retry_for_s: float | None = None
+    max_snoozes: int | None = None
     autoretry_for: Iterable[type[BaseException]] = ()
     dont_autoretry_for: Iterable[type[BaseException]] = ()
     retry_kwargs: Mapping[str, Any] = {}

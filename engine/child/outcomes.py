@@ -35,6 +35,7 @@ _ENDINGS = {
     states.SUCCESS: Ending.SUCCESS,
     states.RETRY: Ending.RETRY,
     states.IGNORED: Ending.IGNORE,
+    states.SNOOZED: Ending.SNOOZE,
 }
 
 

@@ -70,7 +70,7 @@ def test_whoever_waits_is_told_unless_the_message_comes_again_or_the_task_says_n
     decided = settlement(ending, policy)
     if decided.state is None:
         comes_again = decided.verdict in (Verdict.REQUEUE, Verdict.DEFER)
-        assert comes_again or ending in (Ending.IGNORE, Ending.MALFORMED)
+        assert comes_again or ending in (Ending.IGNORE, Ending.SNOOZE, Ending.MALFORMED)
 
 
 def test_an_ending_that_is_not_in_the_table_is_refused() -> None:

@@ -317,7 +317,7 @@ def test_a_context_has_every_field_and_takes_more() -> None:
     context.children = None
     assert context.children == []
     context.update(timelimit=[3, 2])
-    assert (context.time_limit_s, context.soft_time_limit_s) == (3, 2)
+    assert (context.time_limit, context.soft_time_limit) == (3, 2)
     options = context.as_execution_options()
     assert (options["task_id"], options["time_limit"], options["retries"]) == ("a", 3, 2)
     context.clear()
