@@ -21,7 +21,9 @@ from .. import signals
 from ..clock import mono_ns
 from ..message import MalformedMessage, TaskMessage, parse
 from ..request import Context
+from ..revoked_keys import slot_id
 from ..scoreboard import (
+    A_TIME_LIMITS,
     C_BATCH,
     C_BUSY_NS,
     C_CURSOR,
@@ -40,6 +42,8 @@ from ..scoreboard import (
     S_MARK,
     S_PAUSED,
     S_STOP,
+    S_TERMINATED,
+    S_TERMINATION_SIGNAL,
     Policy,
     State,
     Stop,
@@ -81,7 +85,8 @@ class WorkerLoop:
         self._pending: list[Outcome] = []
         self._pending_since_ns = 0
         self._attempts = Attempts(parts)
-        self._gate = Gate(parts, self._outcomes, self._attempts)
+        self._limiter = parts.limiter
+        self._gate = Gate(parts, self._outcomes, self._attempts, parts.limiter)
         self._early = EarlyAcknowledgement(parts, self._outcomes, self._attempts)
         self._exit_code = EXIT_AS_TOLD
 
@@ -132,7 +137,7 @@ class WorkerLoop:
             return []
         try:
             limit = min(self._ahead.limit(), self._parts.tasks_left())
-            deliveries = self._consumer.reserve(limit, 0.0)
+            deliveries = self._limiter.reserve(limit) or self._consumer.reserve(limit, 0.0)
         except OwnerLost as error:
             _log.error("%s; a new process takes this one's place", error)
             self._exit_code = EXIT_OWNER_LOST
@@ -177,7 +182,8 @@ class WorkerLoop:
             # batch, so it does no harm if the agent has done it already (or will, later).
             self._give_back(deliveries[held:])
         words[C_HELD] = 0
-        self._ahead.batch_done(ran, all_short, slowest_s)
+        # To move a message to its lane takes no longer than the shortest of tasks.
+        self._ahead.batch_done(ran + self._limiter.batch_done(), all_short, slowest_s)
 
     def _announce_batch(self, deliveries: list[Delivery]) -> int:
         words = self._words
@@ -239,7 +245,7 @@ class WorkerLoop:
         words = self._words
         number = words[C_EXECUTIONS] + 1
         words[C_EXECUTIONS] = number
-        self._slot.write_texts(message.id.encode("utf-8", "replace"), plan.name_bytes, delivery.tag)
+        self._slot.write_texts(slot_id(message.id), plan.name_bytes, delivery.tag)
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
         words[C_POLICY] = plan.policy_bits | (Policy.IGNORE_RESULT if ignored else 0)
         if not plan.acks.late and not self._early.acknowledge(delivery, message, plan, request):
@@ -250,6 +256,8 @@ class WorkerLoop:
         executed = run_body(plan.task, request, words, number, self._parts.driver)
         runtime_ns = mono_ns() - start_ns
         self._parts.executed += 1
+        if words[S_TERMINATED] == number:
+            executed = self._outcomes.terminated(executed, plan, request, words[S_TERMINATION_SIGNAL])
         # Encoding and error callbacks are the user's code too: still under the hard limit.
         outcome = self._outcomes.executed(delivery, message, plan, request, executed, runtime_ns)
         clear_current()
@@ -266,8 +274,15 @@ class WorkerLoop:
     def _set_limits(self, message: TaskMessage, plan: RunPlan) -> int:
         """Write start and deadlines; returns the start. The message's own limits win."""
         words = self._words
-        soft_s = plan.soft_limit_s if message.soft_time_limit_s is None else message.soft_time_limit_s
-        hard_s = plan.hard_limit_s if message.time_limit_s is None else message.time_limit_s
+        soft_s, hard_s = message.soft_time_limit_s, message.time_limit_s
+        changes = self._board[A_TIME_LIMITS]
+        if changes != plan.limits_seen:
+            plan.look_up_limits(self._parts.time_limits, changes)
+        if plan.run_time is not None:
+            soft_s, hard_s = plan.limits_after_command(soft_s, hard_s, self._parts.config)
+        else:
+            soft_s = plan.soft_limit_s if soft_s is None else soft_s
+            hard_s = plan.hard_limit_s if hard_s is None else hard_s
         start_ns = mono_ns()
         words[C_START_NS] = start_ns
         words[C_SOFT_LIMIT_MS] = int(soft_s * 1000) if soft_s else 0
