@@ -32,6 +32,7 @@ class Ending(Enum):
     SHUTDOWN = "interrupted by shutdown"
     EXPIRED = "expired"
     REVOKED = "revoked"
+    TERMINATED = "terminated on request"
     NOT_DUE = "not due yet"
     UNKNOWN_TASK = "unknown task, within grace"
     UNKNOWN_TASK_FOR_GOOD = "unknown task"
@@ -98,6 +99,7 @@ _NEVER_STARTED = {
 
 _FINISHED = {
     Ending.SUCCESS: Settlement(Verdict.ACK, states.SUCCESS),
+    Ending.TERMINATED: Settlement(Verdict.ACK, states.REVOKED),
     Ending.RETRY: Settlement(Verdict.ACK, states.RETRY),
     Ending.IGNORE: Settlement(Verdict.ACK, None),
     Ending.SNOOZE: Settlement(Verdict.ACK, None),  # the same attempt follows, as a message of its own

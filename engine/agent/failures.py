@@ -12,12 +12,14 @@ from typing import Final, TypeVar
 
 from ...transports.base import DeadLetter, Delivery, Outgoing, StoredResult
 from ...transports.errors import TransportError
+from .. import signals, states
 from ..exceptions import WorkerLostError
 from ..loaded_app import Loaded
-from ..message import MalformedMessage, TaskMessage, parse
+from ..message import Embed, MalformedMessage, TaskMessage, parse
 from ..refusals import errbacks_of, is_failure_stored
+from ..request import Context, context_of
 from ..result_writer import ResultWriter
-from ..scoreboard import Policy
+from ..scoreboard import Policy, Texts
 from ..settling import is_permanent
 from ..storage import Storage
 
@@ -42,22 +44,53 @@ class Failures:
         self._away: set[str] = set()  # what nobody took at the last attempt
 
     def of_running(
-        self, task_id: str, delivery: Delivery | None, bits: int, error: Exception
+        self,
+        task_id: str,
+        delivery: Delivery | None,
+        bits: int,
+        error: Exception,
+        state: str = states.FAILURE,
     ) -> tuple[tuple[StoredResult, ...], tuple[Outgoing, ...]]:
         """Result and error callbacks of an execution that was ended from outside.
 
         :param delivery: its message; None when it was acknowledged before its start. Then nobody knows
             its error callbacks any more.
         :param bits: `scoreboard.Policy` of the execution.
+        :param state: of the result. Only a failure has callbacks.
         """
         message = None if delivery is None else self._parsed(delivery.document)
         results: tuple[StoredResult, ...] = ()
         if bits & Policy.STORE_ERRORS or not bits & Policy.IGNORE_RESULT:
             known_id = task_id if message is None else message.id
-            results = self._results.failure(error, task_id=known_id, message=message)
-        if delivery is None or message is None:
+            results = self._results.failure(error, task_id=known_id, message=message, state=state)
+        if delivery is None or message is None or state != states.FAILURE:
             return results, ()
         return results, self._errbacks(delivery, message, error)
+
+    def announce_terminated(self, texts: Texts, delivery: Delivery | None, signum: int) -> None:
+        """Send ``task_revoked`` for an execution that was ended on request.
+
+        :param delivery: its message; None when nobody has it any more, and only id and name are known.
+        """
+        if not signals.task_revoked.receivers:
+            return
+        request = Context(id=texts.task_id, task=texts.task_name, hostname=self._loaded.node)
+        message = None if delivery is None else self._parsed(delivery.document)
+        if delivery is not None and message is not None:
+            try:
+                payload = message.payload(self._storage.table)
+            except MalformedMessage:
+                payload = ([], {}, Embed())  # it was readable when it began
+            request = context_of(
+                message,
+                payload,
+                queue=delivery.queue,
+                redelivered=delivery.redelivered,
+                crashes=delivery.crashes,
+                node=self._loaded.node,
+            )
+        task = self._loaded.app.tasks.get(texts.task_name)
+        signals.task_revoked.send(task, request=request, terminated=True, signum=signum, expired=False)
 
     def of_dead_letter(self, letter: DeadLetter) -> None:
         """Say, store and send what follows from a message that nobody will run again."""

@@ -19,6 +19,7 @@ from ..clock import mono_ns
 from ..housekeeping import Duty, Housekeeping
 from ..loaded_app import Loaded
 from ..process_link import ProcessLink, receive, send
+from ..revoker import TURN_S, Revoker
 from ..scoreboard import A_ANNOUNCED, A_LOOP_NS, A_RENEWED_NS
 from ..storage import Storage
 from . import memory
@@ -57,6 +58,15 @@ class Agent:
         self._waker = Waker(link.scoreboard, storage.transport, self._queues)
         # Requests of the supervisor that could not be carried out yet, in the order in which they came.
         self._undone: list[dict[str, Any]] = []
+        # Remote control's commands call it, too.
+        self.revoker = Revoker(
+            link.scoreboard,
+            storage,
+            loaded.config,
+            log,
+            worker_id=link.worker_id,
+            end=self._say,
+        )
         self._keeping = Housekeeping(
             storage.transport,
             link.worker_id,
@@ -74,6 +84,7 @@ class Agent:
             Duty("memory", 1.0 if limited else 10.0, lambda: memory.sample(link.scoreboard)),
             Duty("requests", _RETRY_S, self._retry_undone),
             Duty("results", _STORE_S, self._recoverer.retry_unstored),
+            Duty("revocations", TURN_S, self.revoker.turn),
         ]
         self._stopping = False
         self._away = False  # the last request found no broker
@@ -81,7 +92,8 @@ class Agent:
 
     def run(self) -> int:
         """Run until told to stop."""
-        # The lease comes first. A broker that is away does not keep the worker from starting.
+        # Before any message is taken. A broker that is away does not keep the worker from starting.
+        self.revoker.turn()
         self._keeping.turn()
         watch = self._transport.watch(self._queues)
         self._waker.follow(watch)

@@ -15,7 +15,7 @@ import msgspec
 from ...transports.base import Consumer, Entombs, Outcome, Outgoing, Recovery, StoredResult, Verdict
 from ..linux import Linux
 from ..loaded_app import Loaded
-from ..obituary import error_of, note_of
+from ..obituary import TERMINATED, error_of, note_of
 from ..process_link import ProcessLink
 from ..scoreboard import (
     A_MOVED,
@@ -40,6 +40,7 @@ _ENDINGS = {
     "timeout": Ending.HARD_LIMIT,
     "memory": Ending.MEMORY,
     "shutdown": Ending.SHUTDOWN,
+    TERMINATED: Ending.TERMINATED,
 }
 
 
@@ -117,6 +118,9 @@ class Recoverer:
         charged = None
         # Else the slot is somebody else's by now, and says nothing about this child.
         if slot.words[S_GENERATION] == message["generation"]:
+            if message["verdict"] == TERMINATED and message["execution"] != slot.words[C_RUNNING]:
+                # It went on to another one in the very last moment, and that is not to blame.
+                message = message | {"verdict": "shutdown"}
             with closing(self._storage.transport.attach(owner)) as consumer:
                 self._settle_finished(consumer, slot)
                 charged = self._charged(consumer, slot, message)
@@ -161,7 +165,11 @@ class Recoverer:
         if decided.state is not None:
             # An early acknowledged message is no longer there to be read; its id is on the scoreboard.
             delivery = consumer.fetch(texts.tag)
-            results, follow_ups = self._failures.of_running(texts.task_id, delivery, bits, error_of(message))
+            results, follow_ups = self._failures.of_running(
+                texts.task_id, delivery, bits, error_of(message), state=decided.state
+            )
+            if message["verdict"] == TERMINATED:
+                self._failures.announce_terminated(texts, delivery, int(message.get("signum", 0)))
         transport = self._storage.transport
         if decided.verdict is not None and isinstance(transport, Entombs):
             # The broker has given the message to somebody else by now, who settles by this word.

@@ -21,6 +21,7 @@ from ..execution import Executed
 from ..follow_ups import on_failure, on_retry, on_success
 from ..message import Embed, MalformedMessage, TaskMessage
 from ..message_edit import with_header
+from ..obituary import TERMINATED
 from ..request import Context, context_of
 from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
@@ -35,6 +36,7 @@ _ENDINGS = {
     states.SUCCESS: Ending.SUCCESS,
     states.RETRY: Ending.RETRY,
     states.IGNORED: Ending.IGNORE,
+    states.REVOKED: Ending.TERMINATED,
     states.SNOOZED: Ending.SNOOZE,
 }
 
@@ -166,6 +168,17 @@ class Outcomes:
         return self.executed(
             delivery, message, plan, request, Executed(states.FAILURE, lost, ExceptionInfo(lost)), 0
         )
+
+    def terminated(self, executed: Executed, plan: RunPlan, request: Context, signum: int) -> Executed:
+        """What became of an execution that somebody wanted to end: what it returned counts, if it did."""
+        if executed.state != states.FAILURE:
+            return executed
+        if signals.task_revoked.receivers:
+            signals.task_revoked.send(
+                plan.task, request=request, terminated=True, signum=signum, expired=False
+            )
+        error = TaskRevokedError(TERMINATED)
+        return Executed(states.REVOKED, error, executed.einfo)
 
     # --- messages that ran --------------------------------------------------------------------------
 

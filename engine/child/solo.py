@@ -24,9 +24,11 @@ from .. import signals as hooks
 from ..boot import BootSpec
 from ..client import Client
 from ..clock import mono_s
-from ..housekeeping import Housekeeping
+from ..housekeeping import Duty, Housekeeping
+from ..limits.board import RateBoard
 from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink, channel_pair
+from ..revoker import TURN_S, Revoker
 from ..scoreboard import C_BODY, C_STATE, S_PAUSED, S_STOP, Scoreboard, State, Stop
 from ..storage import open_storage
 from ..worker_names import incarnation, node_name
@@ -111,6 +113,11 @@ class Solo:
             on_promoted=lambda: None,
             on_lapsed=_report,
         )
+        self.revoker = Revoker(
+            link.scoreboard, self._storage, loaded.config, _log, worker_id=link.worker_id, end=None
+        )
+        self.revoker.turn()
+        self._keeping.duties.append(Duty("revocations", TURN_S, self.revoker.turn))
         self._keeping.renew()
         self._parts = Parts(
             loaded,
@@ -122,6 +129,7 @@ class Solo:
             owner=owner_name(link.worker_id, 0, 1),
             worker_id=link.worker_id,
             replaceable=False,
+            rates=RateBoard(link.scoreboard),
             titled=not guest,
         )
 

@@ -60,7 +60,7 @@ def test_another_process_sees_what_is_written(board: Scoreboard) -> None:
 
     in_child(write)
     assert slot.words[C_HELD] == 77
-    assert slot.read_texts() == ("id", "name", b"tag", False)
+    assert slot.read_texts() == ("id", "name", b"tag", False, b"id")
     assert slot.read_outcomes() == [b"done"]
 
 
@@ -72,7 +72,7 @@ def test_neighbours_do_not_overlap(board: Scoreboard) -> None:
     left.write_texts(b"l" * 400, b"l" * 900, b"l" * 62)
     left.write_tags([b"l" * (TAG_BYTES - 1)] * BATCH_MAX)
     assert left.append_outcome(b"l" * (OUTCOME_BYTES - 4))
-    assert right.read_texts() == ("r" * 254, "r" * 510, b"r" * 62, False)
+    assert right.read_texts() == ("r" * 254, "r" * 510, b"r" * 62, False, b"r" * 254)
     assert right.read_outcomes() == [b"r" * (OUTCOME_BYTES - 4)]
     assert set(right.read_tags(0, BATCH_MAX)) == {b"r" * (TAG_BYTES - 1)}
     assert left.read_texts().task_id == "l" * 254
@@ -96,7 +96,7 @@ def test_a_writer_that_died_in_the_middle_does_not_hold_a_reader_up(board: Score
     slot = board.slot(21)
     slot.write_texts(b"one", b"two", b"three")
     slot.words[C_SEQUENCE] += 1
-    assert slot.read_texts() == ("one", "two", b"three", True)
+    assert slot.read_texts() == ("one", "two", b"three", True, b"one")
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20_000), max_size=8))
