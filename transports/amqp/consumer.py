@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
 from ..base import Delivery, Outcome
-from ..errors import BrokerFull, BrokerUnavailable, OwnerLost, TransportError
+from ..errors import BrokerFull, BrokerUnavailable, OwnerLost
 from .consequences import anew, check_outcome, parcels_of, put_off
 from .documents import HEADER_OWNER, again
 from .errors import DeclarationClash, Refused
 from .frames import ack_frame, requeue_frame
 from .intake import Intake
 from .link import CHANNEL_ERRORS
-from .obituaries import TIMED_OUT_NOTE, leave_word, read_obituary
+from .obituaries import read_obituary, tell_of_timeout
 from .publisher import Parcel, Publisher
 from .received import Received
 from .settings import AmqpSettings
@@ -27,7 +27,7 @@ _log = logging.getLogger("prefork.amqp")
 
 
 class AmqpConsumer:
-    """Implements `transports.base.Consumer`, and `transports.base.Wakeable`.
+    """Implements `Consumer`, `Selects`, `Wakeable`, `Flushes` and `Remembers` of `transports.base`.
 
     :param queues: what it reserves from.
     :param publisher: for what is sent in consequence; consuming and publishing do not share a
@@ -49,7 +49,7 @@ class AmqpConsumer:
         self._publisher = publisher
         self._wall = wall
         self._on_closed = on_closed
-        self._intake = Intake(settings, tuple(dict.fromkeys(queues)), owner, self._tell_of_timeout)
+        self._intake = Intake(settings, tuple(dict.fromkeys(queues)), owner, self._on_timeout)
         # All below are written under the lock of the intake's link.
         self._held: dict[bytes, Received] = {}
         self._held_epoch = b""
@@ -107,6 +107,23 @@ class AmqpConsumer:
                 wire.pump(left_s)
             self._alone = False
 
+    def reserve_from(self, queue: str, max_n: int) -> list[Delivery]:
+        """Take messages of one queue, as in `Selects.reserve_from`. A missing one is empty."""
+        intake = self._intake
+        with intake.link.lock:
+            self._check_open()
+            if max_n <= 0 or not self._intake.exists(queue):
+                return []
+            with intake.doing("asking for messages"):
+                wire = intake.ready()
+                self._refresh()
+                intake.stop_listening(wire)
+                self._put_off_fresh()
+                self._return_inbox()
+                intake.gather_from(wire, queue, max_n)
+                self._put_off_fresh()
+                return [one.delivery() for one in self._choose(max_n)]
+
     def _put_off_fresh(self) -> None:
         """Let rest what another connection lost: its process may be what it killed.
 
@@ -140,11 +157,14 @@ class AmqpConsumer:
         for one in batch:
             inbox.remove(one)
             self._held[one.tag] = one
-        if inbox:
-            surplus = list(inbox)
-            inbox.clear()
-            self._give_back(surplus)
+        self._return_inbox()
         return batch
+
+    def _return_inbox(self) -> None:
+        inbox = self._intake.inbox
+        surplus = list(inbox)
+        inbox.clear()
+        self._give_back(surplus)
 
     def _check_open(self) -> None:
         if not self._open:
@@ -254,20 +274,8 @@ class AmqpConsumer:
         self._intake.notice()
         self._refresh()
 
-    def _tell_of_timeout(self) -> None:
-        """What was held too long comes again; for what had its second chance, word is left first."""
-        for one in self._held.values():
-            _log.error(
-                "task %s was held longer than RabbitMQ's consumer_timeout: it runs %s; raise "
-                "consumer_timeout at the broker, or shorten the task",
-                one.message_id or "without an id",
-                "no more" if one.started else "once more",
-            )
-            if one.started and one.message_id:
-                try:
-                    leave_word(self._publisher, one.message_id, TIMED_OUT_NOTE)
-                except TransportError as error:
-                    _log.error("no word could be left of it, so it runs once more: %s", error)
+    def _on_timeout(self) -> None:
+        tell_of_timeout(self._publisher, self._held.values())
 
     def _wire(self) -> Wire:
         wire = self._intake.link.current()

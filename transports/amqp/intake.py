@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Final
 
+import amqp
+
 from ..errors import BrokerUnavailable
 from .codec import Undecodable, decode_properties
 from .documents import may_be_marked
@@ -81,6 +83,7 @@ class Intake:
         self._clashes: dict[str, float] = {}
         self._first = 0
         self._held_queue = ""
+        self._existing: set[str] = set()
         self._on_timeout = on_timeout
         self._is_closing = False
 
@@ -148,6 +151,7 @@ class Intake:
         self._asked.clear()
         self._left.clear()
         self._listening.clear()
+        self._existing.clear()
         self._held_queue = ""
         self._channel = None
 
@@ -199,6 +203,28 @@ class Intake:
             self.stop_listening(wire)
         if len(self.inbox) < max_n:
             self._ask_all(wire, max_n)
+
+    def exists(self, queue: str) -> bool:
+        """Whether there is such a queue. Asked on another channel: to ask for messages of one that is
+        missing would end this one, and give back what is held."""
+        with self.doing("asking for a queue"):
+            wire = self.ready()
+            if queue in self._existing:
+                return True
+            asking = wire.channel()
+            try:
+                asking.queue_declare(queue, passive=True)
+            except amqp.exceptions.NotFound:
+                return False  # and the broker has closed the channel
+            finally:
+                if asking.is_open:
+                    asking.close()
+            self._existing.add(queue)
+            return True
+
+    def gather_from(self, wire: Wire, queue: str, max_n: int) -> None:
+        """Fill the inbox from one queue, which must exist and need not be one of the consumer's."""
+        self._ask(wire, queue, max_n)
 
     def round_trip(self) -> None:
         """Set the prefetch count of consumers to come, and wait for the answer: what was sent before it

@@ -8,15 +8,21 @@ word under the id of the task, in a queue of its own that expires, while the mes
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 import amqp
 
+from ..errors import TransportError
 from .publisher import Parcel, Publisher
+from .received import Received
 
 _PREFIX = "prefork.ended."
 _KEPT_MS = 3_600_000
 TIMED_OUT_NOTE = b'{"verdict":"consumer_timeout","cause":"held beyond consumer_timeout of RabbitMQ, twice"}'
+
+_log = logging.getLogger("prefork.amqp")
 
 
 def queue_of(message_id: str) -> str:
@@ -55,3 +61,19 @@ def read_obituary(publisher: Publisher, message_id: str) -> bytes | None:
 
     note: bytes | None = publisher.ask(read)
     return note
+
+
+def tell_of_timeout(publisher: Publisher, held: Iterable[Received]) -> None:
+    """What was held too long comes again; for what had its second chance, word is left first."""
+    for one in held:
+        _log.error(
+            "task %s was held longer than RabbitMQ's consumer_timeout: it runs %s; raise "
+            "consumer_timeout at the broker, or shorten the task",
+            one.message_id or "without an id",
+            "no more" if one.started else "once more",
+        )
+        if one.started and one.message_id:
+            try:
+                leave_word(publisher, one.message_id, TIMED_OUT_NOTE)
+            except TransportError as error:
+                _log.error("no word could be left of it, so it runs once more: %s", error)
