@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from . import app_settings, discovery
 from .app_configuration import Configurable
 from .async_result import AsyncResult
+from .awaiting import AwaitsApp
 from .builtin_tasks import add_builtin_tasks
 from .bulk import SendsInBulk
 from .canvas import Signature, signature
@@ -34,7 +35,7 @@ AnyTask = Task
 """Inside `App`, the name `Task` is its property."""
 
 
-class App(Configurable, SendsInBulk):
+class App(Configurable, SendsInBulk, AwaitsApp):
     """The tasks of a project, its configuration, and the way to its broker and results.
 
     Nothing is read, opened or connected before it is needed. One thread configures the app; any

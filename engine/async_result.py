@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..serializers import iso8601
-from . import states
+from . import revoking, states
+from .awaiting import AwaitsOne
 from .clock import mono_s
 from .exceptions import TimeoutError
 from .join_guard import assert_may_join
 from .local import get_current_app
-from .result_document import ResultDocument, rebuild_exception
 from .progress_report import Progress, progress_of
+from .result_document import ResultDocument, rebuild_exception
 
 if TYPE_CHECKING:
     from .app import App
@@ -24,7 +25,7 @@ INTERVAL_MAX_S = 3600.0
 """How long one wait lasts at most, so that `on_interval` and signals get their turn."""
 
 
-class AsyncResult(Generic[R]):
+class AsyncResult(AwaitsOne[R], Generic[R]):
     """The result of a task, by its id; works in any process that knows the result store.
 
     :param id: the task's id.
@@ -116,12 +117,12 @@ class AsyncResult(Generic[R]):
     info = result
 
     @property
-    @property
     def progress(self) -> Progress | None:
         """How far the task said it has come (`Task.progress`), while it runs; else None."""
         document = self._read()
         return None if document is None else progress_of(document.status, document.result)
 
+    @property
     def traceback(self) -> str | None:
         """The worker's traceback, as text, if the task failed."""
         document = self._read()
@@ -275,15 +276,27 @@ class AsyncResult(Generic[R]):
         if self.parent is not None:
             self.parent.forget()
 
-    def revoke(self, connection: Any = None, terminate: bool = False, signal: Any = None, **_: Any) -> None:
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: Any = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
         """Keep a task that has not started from running: REVOKED is stored as its result.
 
-        A worker looks for it before it starts a task. What runs already is not interrupted.
+        A worker looks for it before it starts a task. What runs already goes on, unless `terminate` is given.
 
-        :param terminate: refused until workers can be told to stop a running task.
-        :raises ImproperlyConfigured: there is no result store, or `terminate` is asked for.
+        :param terminate: end it if it runs, with its sub-processes.
+        :param signal: with what; None is SIGTERM. SIGUSR1 raises `SoftTimeLimitExceeded` in it instead.
+        :param wait: wait for the answers of workers, and return them.
+        :param timeout: seconds to wait for them; None is one.
+        :raises ImproperlyConfigured: nobody would remember it, or nobody can be told to end a task.
         """
-        self.app.client.stored.revoke([self.id], terminate=terminate)
+        return revoking.revoke(
+            self.app, [self.id], terminate=terminate, signal=signal, wait=wait, timeout=timeout
+        )
 
     # -- forms --------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.base import UnknownSerializer
@@ -25,6 +26,7 @@ from . import publish_signals, signals
 from .async_result import AsyncResult
 from .broker_options import broker_options, publish_url, result_options
 from .clock import mono_s, wall_s
+from .exceptions import PayloadTooLarge
 from .local import running
 from .message import bounded_repr, encode_task, fresh_id
 from .publishing import full_draft, plain_draft, retry_pause_s, seconds
@@ -33,6 +35,7 @@ from .stored_results import StoredResults
 
 if TYPE_CHECKING:
     from .app import App
+    from .async_client import AsyncSide
     from .options import TaskPlan
 
 
@@ -53,6 +56,7 @@ class _Handles:
         self.lock = threading.RLock()
         self.transport: Transport | None = None
         self.results: ResultStore | None = None
+        self.aio: AsyncSide | None = None
         self.origin = f"gen{self.pid}@{socket.gethostname()}"
         self.reply_to = ""
         # What of the broker's abilities the sending of a message depends on.
@@ -137,6 +141,18 @@ class Client:
                     handles.results = open_results(url, self.result_options())
         return handles.results
 
+    @property
+    def aio(self) -> AsyncSide:
+        """What code on event loops sends and waits with, made on first use in each process."""
+        handles = self._mine()
+        if handles.aio is None:
+            with handles.lock:
+                if handles.aio is None:
+                    # asyncio and threads: a client that never awaits need not load them.
+                    handles.aio = import_module(".async_client", __package__).AsyncSide(self.stored)
+        assert handles.aio is not None
+        return handles.aio
+
     def _listen(self) -> str:
         """Where this process waits for results."""
         store: object = self.results
@@ -171,8 +187,8 @@ class Client:
         """Close what this process opened. Safe to call twice."""
         handles = self._mine()
         with handles.lock:
-            opened = (handles.transport, handles.results)
-            handles.transport = handles.results = None
+            opened = (handles.aio, handles.transport, handles.results)
+            handles.transport = handles.results = handles.aio = None
         for thing in opened:
             if thing is not None:
                 thing.close()
@@ -234,6 +250,7 @@ class Client:
             draft.reply_to = self._listen()
         table = self.table if draft.serializer in self.table.names else self.table_for(draft.serializer)
         document = encode_task(draft, table, now_wall_s=now_wall_s)
+        self.check_size(draft.task, document)
         self.publish(
             self.outgoing(destination, document, draft.priority, draft.eta_wall_s),
             task_id,
@@ -248,6 +265,15 @@ class Client:
         if parent is not None and options.get("add_to_parent", True) and entry is not None:
             entry[0].add_trail(result)
         return result
+
+    def check_size(self, task: str, document: bytes) -> None:
+        """Refuse a message that is larger than `task_payload_max_bytes`.
+
+        :raises PayloadTooLarge: it is.
+        """
+        limit_bytes = self.config.task_payload_max_bytes
+        if limit_bytes is not None and len(document) > limit_bytes:
+            raise PayloadTooLarge(task, len(document), limit_bytes)
 
     def outgoing(
         self, destination: Destination, document: bytes, priority: int, due_wall_s: float | None

@@ -25,6 +25,9 @@ wall_s: Callable[[], float] = time.time
 cpu_s: Callable[[], float] = time.process_time
 """Seconds of processor time this process has used."""
 
+thread_cpu_s: Callable[[], float] = time.thread_time
+"""Seconds of processor time this thread has used."""
+
 
 def boot_ns() -> int:
     """Nanoseconds since the host was started, the time it slept included.

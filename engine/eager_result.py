@@ -31,6 +31,11 @@ class EagerResult(AsyncResult[R]):
     def _read(self) -> ResultDocument | None:
         raise AssertionError("an eager result has no document")
 
+    @property
+    def unknown(self) -> bool:
+        """Everything is known of it."""
+        return False
+
     def _field(self, name: str) -> Any:
         return None
 
@@ -53,12 +58,12 @@ class EagerResult(AsyncResult[R]):
         """The traceback, as text, if the task failed."""
         return self._traceback
 
+    progress = property(lambda self: None)
     date_done = property(lambda self: None)
     children = property(lambda self: None)
 
     def exists(self) -> bool:
         """Nothing is stored."""
-    progress = property(lambda self: None)
         return False
 
     def get(self, timeout: float | None = None, propagate: bool = True, **kwargs: Any) -> R:  # type: ignore[override]

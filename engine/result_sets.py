@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .async_result import INTERVAL_MAX_S, AsyncResult, result_from_tuple
+from .awaiting import AwaitsSeveral
 from .clock import mono_s
 from .eager_result import EagerResult
 from .exceptions import TimeoutError
@@ -24,7 +25,7 @@ SHOWN_MOST = 10
 """How many results a text for people names."""
 
 
-class ResultSet:
+class ResultSet(AwaitsSeveral):
     """Several results, in order.
 
     :param results: `AsyncResult`s, `EagerResult`s or further sets.
@@ -181,10 +182,10 @@ class ResultSet:
         for result in self.results:
             result.forget()
 
-    def revoke(self, connection: Any = None, terminate: bool = False, **_: Any) -> None:
-        """Keep those that have not started from running."""
+    def revoke(self, connection: Any = None, **options: Any) -> None:
+        """Keep those that have not started from running; options as of `AsyncResult.revoke`."""
         for result in self.results:
-            result.revoke(terminate=terminate)
+            result.revoke(**options)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ResultSet) and other.results == self.results

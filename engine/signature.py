@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ..transports.identifiers import fresh_id
+from .awaiting import AwaitsSignatures
 from .local import get_current_app
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _NEVER_OVERRIDDEN = frozenset({"group_id", "stamped_headers"})
 
 
-class Signature(dict[str, Any]):
+class Signature(AwaitsSignatures, dict[str, Any]):
     """One call: task, arguments, options.
 
     :param task: a task, its name, or the map of a signature.
