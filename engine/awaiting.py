@@ -10,7 +10,6 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from . import states
 from .exceptions import TimeoutError
 from .join_guard import assert_may_join
 from .local import get_current_app
