@@ -18,6 +18,7 @@ from .broker_options import refuse_split_worker
 from .config import no_effect
 from .cpus import allowed_cpus
 from .discovery import find_app
+from .limits.policy import limits_of
 from .logs import setup_worker_logging
 from .process_link import ProcessLink
 from .routes import queue_specs
@@ -103,6 +104,8 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
     :raises ImproperlyConfigured: no worker can do what it says.
     """
     refuse_split_worker(config)
+    for task in app.tasks.values():
+        limits_of(task, config)
     tasks = sorted(name for name in app.tasks if not name.startswith("celery."))
     concurrency = config.worker_concurrency
     if concurrency in (None, "auto"):
@@ -129,7 +132,7 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
         "backend": redact(config.result_backend) if config.result_backend else "disabled",
         "pidfile": spec.pidfile,
         "has_limits": any(limit is not None for limit in limits),
-        "no_effect": [*no_effect(config), *_rate_limited(app), *spec.no_effect],
+        "no_effect": [*no_effect(config), *spec.no_effect],
         "log": {
             "format": config.worker_log_format,
             "datefmt": config.worker_log_datefmt,
@@ -138,14 +141,6 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
             "file": spec.logfile,
         },
     }
-
-
-def _rate_limited(app: App) -> list[str]:
-    """A line about the tasks whose rate limit nobody keeps, if there are any."""
-    names = sorted(name for name, task in app.tasks.items() if task.rate_limit is not None)
-    return (
-        [f"rate_limit of {', '.join(names)} (rate limits are not enforced in this version)"] if names else []
-    )
 
 
 def queues_to_consume(spec: BootSpec, config: Any) -> list[str]:

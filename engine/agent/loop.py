@@ -23,6 +23,7 @@ from ..revoker import TURN_S, Revoker
 from ..scoreboard import A_ANNOUNCED, A_LOOP_NS, A_RENEWED_NS
 from ..storage import Storage
 from . import memory
+from .lanes import Lanes
 from .patience import warn_of_long_limits
 from .recovery import Recoverer
 from .waking import Waker
@@ -56,6 +57,15 @@ class Agent:
         self._recoverer = Recoverer(link, loaded, storage, log)
         self._queues: list[str] = loaded.options["queues"]
         self._waker = Waker(link.scoreboard, storage.transport, self._queues)
+        self._lanes = Lanes(
+            link.scoreboard,
+            storage.transport,
+            self._waker,
+            list(loaded.app.tasks.values()),
+            loaded.config,
+            self._queues,
+            log,
+        )
         # Requests of the supervisor that could not be carried out yet, in the order in which they came.
         self._undone: list[dict[str, Any]] = []
         # Remote control's commands call it, too.
@@ -85,6 +95,7 @@ class Agent:
             Duty("requests", _RETRY_S, self._retry_undone),
             Duty("results", _STORE_S, self._recoverer.retry_unstored),
             Duty("revocations", TURN_S, self.revoker.turn),
+            Duty("lanes", self._lanes.look_every_s, self._lanes.look),
         ]
         self._stopping = False
         self._away = False  # the last request found no broker
@@ -119,12 +130,14 @@ class Agent:
             self._log.warning("the lease is left to run out: %s", error)
 
     def _turn(self, watch: Watch) -> None:
-        due_in_s = self._keeping.turn()
+        due_in_s = min(self._keeping.turn(), self._lanes.turn())
         self._words[A_LOOP_NS] = mono_ns()
         ready = self._poll(watch, due_in_s)
         if self._link.supervisor_pidfd in ready:
             orphans.kill_process_groups(self._link.scoreboard)
             os._exit(1)
+        if self._lanes.fileno() in ready:
+            self._lanes.hear()
         if self._channel.fileno() in ready:
             self._serve()
         if watch.fileno() in ready:
@@ -134,7 +147,8 @@ class Agent:
 
     def _poll(self, watch: Watch, timeout_s: float) -> set[int]:
         poller = select.poll()
-        for fd in (self._channel.fileno(), self._link.supervisor_pidfd, watch.fileno()):
+        own = (self._channel.fileno(), self._link.supervisor_pidfd, self._lanes.fileno())
+        for fd in (*own, watch.fileno()):
             poller.register(fd, select.POLLIN)
         timeout_ms = min(timeout_s, _TURN_S) * 1000
         return {fd for fd, _ in poller.poll(timeout_ms)}

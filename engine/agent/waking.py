@@ -41,6 +41,13 @@ class Waker:
         if waiting:
             self._wake_for(waiting)
 
+    def wake_idle(self, at_most: int) -> int:
+        """Wake up to so many idle children; how many there were."""
+        idle = self._idle_slots(at_most)
+        for index in idle:
+            self._futex(index).wake()
+        return len(idle)
+
     def _wake_for(self, waiting: int) -> bool:
         self._board.words[A_WAITING] = waiting
         if not waiting:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...transports.base import Delivery, Outcome
+from ...transports.base import Delivery, Outcome, Verdict
 from ..clock import wall_s
 from ..message import TaskMessage
 from ..settle import Ending
 from .admit import Refusal, admit
 from .attempts import Attempts
+from .limiter import Limiter
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
@@ -26,8 +27,9 @@ _WAITS: Final = frozenset({Ending.NOT_DUE, Ending.UNKNOWN_TASK})
 class Gate:
     """Asks every authority about one message."""
 
-    def __init__(self, parts: Parts, outcomes: Outcomes, attempts: Attempts) -> None:
+    def __init__(self, parts: Parts, outcomes: Outcomes, attempts: Attempts, limiter: Limiter) -> None:
         self._parts = parts
+        self._limiter = limiter
         self._outcomes = outcomes
         self._attempts = attempts
 
@@ -62,4 +64,11 @@ class Gate:
         if message.retries and parts.foreign_retries:
             if needs_rest(message, message.all_headers(parts.table)):
                 return rest(delivery, message, wall_s())
+        if plan is not None and plan.limited:
+            return self._without_token(delivery, plan)
         return None
+
+    def _without_token(self, delivery: Delivery, plan: RunPlan) -> Outcome | None:
+        answer = self._attempts.make(lambda: (self._limiter.stopped(delivery, plan),))
+        # Without an answer nobody knows whether it may run: the worker leaves, and it returns.
+        return Outcome(delivery.tag, Verdict.REQUEUE) if answer is None else answer[0]

@@ -12,6 +12,8 @@ from setproctitle import setproctitle
 from ...transports.base import Outcome, StoredResult
 from ...transports.errors import TransportError
 from ..clock import mono_s
+from ..limits.board import RateBoard
+from ..limits.kinds import declare_all
 from ..loaded_app import Loaded
 from ..message import TaskMessage
 from ..process_link import ProcessLink
@@ -25,6 +27,7 @@ from ..states import STARTED
 from ..storage import Storage, open_storage
 from ..time_limit_board import TimeLimitBoard
 from .driving import Driver
+from .limiter import Limiter
 from .plan import RunPlan
 from .readahead import ReadAhead
 
@@ -48,6 +51,7 @@ class Parts:
         replaceable: bool = True,
         titled: bool = True,
         scoreboard: Scoreboard | None = None,
+        rates: RateBoard | None = None,
     ) -> None:
         config = loaded.config
         self.revoked_board = RevokedBoard(board_words.obj)
@@ -85,6 +89,17 @@ class Parts:
         # Written by the loop's thread: executions so far, and a wish to be replaced (out of memory).
         self.executed = 0
         self.worn_out = False
+        board = rates or RateBoard(scoreboard or Scoreboard())
+        declare_all(board, self.app.tasks.values(), config)
+        self.limiter = Limiter(
+            board,
+            storage.transport,
+            self.consumer,
+            self.plan,
+            lambda: list(self.app.tasks),
+            loaded.options["queues"],
+            worker_id,
+        )
 
     def plan(self, task_name: str) -> RunPlan | None:
         """How a task is run; None when no task of this name is registered."""

@@ -171,6 +171,7 @@ class RateBoard:
     """All buckets of a worker, seen from one process."""
 
     def __init__(self, scoreboard: Scoreboard) -> None:
+        self._scoreboard = scoreboard  # whose descriptors are used
         self._header = scoreboard.words
         self._words = scoreboard.rates
         self._locks = ByteLocks(scoreboard.locks_fd)

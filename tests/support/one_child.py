@@ -10,6 +10,7 @@ from prefork.engine.app import App
 from prefork.engine.boot import BootSpec
 from prefork.engine.child.loop import WorkerLoop
 from prefork.engine.child.parts import Parts
+from prefork.engine.limits.board import RateBoard
 from prefork.engine.loaded_app import Loaded, worker_options
 from prefork.engine.process_link import ProcessLink, channel_pair
 from prefork.engine.scoreboard import S_STOP, Scoreboard, Slot, Stop
@@ -99,6 +100,7 @@ class OneChild:
             owner=f"{WORKER}.0.{generation}",
             worker_id=WORKER,
             replaceable=replaceable,
+            rates=RateBoard(self.board),
         )
         self.idle = LeaveWhenIdle(self.slot)
 

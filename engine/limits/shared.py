@@ -1,0 +1,148 @@
+"""What a child asks of all workers together: tokens of global rates, slots of max_concurrency."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+from ...transports.coordination import Coordinates
+from ..clock import mono_ns
+from . import gcra
+from .kinds import Limited
+from .lanes import NAME_BYTES_MAX
+
+# Above some rate, tokens are taken for so long ahead, so that not each of them costs a round trip.
+_AHEAD_S: Final = 0.01
+_AHEAD_MAX: Final = 64
+# So long such a token is good; then it is nobody's.
+_CREDIT_NS: Final = 100_000_000
+# How often a slot is asked for that others hold: they free it without telling.
+SLOT_AGAIN_NS: Final = 250_000_000
+PAUSED_NS: Final = 1_000_000_000
+
+
+class Sharing:
+    """The shared limits of one child. Used by the loop's thread only.
+
+    :param coordinates: None on a broker that shares nothing.
+    :param owner: of the child's consumer: its slots are freed with it.
+    """
+
+    def __init__(self, coordinates: Coordinates | None, worker: str, owner: str) -> None:
+        self._coordinates = coordinates
+        self._worker = worker
+        self._owner = owner
+        self._credit: dict[str, tuple[int, int]] = {}  # kind -> tokens, good until (monotonic ns)
+        self._number = 0
+        # Slots that are held, by what they are of: the name of the kind, its slots and the holder.
+        self.holding: dict[str, tuple[str, str]] = {}
+        self._late: list[tuple[str, str]] = []  # those that could not be freed when that was due
+
+    @property
+    def possible(self) -> bool:
+        """Whether the broker can do it."""
+        return self._coordinates is not None
+
+    def take(self, kind: Limited, want: int, now_ns: int) -> int:
+        """Take up to `want` tokens of a kind's global rate, and a slot; how many messages may run.
+
+        A child runs one after the other, so one slot serves all of a batch.
+
+        :raises TransportError: the broker cannot be asked.
+        """
+        tokens = want
+        if kind.limits.global_per_s is not None:
+            tokens = self._tokens(kind, kind.limits.global_per_s, want, now_ns)
+        if tokens and kind.limits.max_concurrency is not None:
+            if not self._slot(kind, slots_of(kind.name), kind.limits.max_concurrency):
+                self.give_back(kind, tokens)
+                kind.bucket.not_before(now_ns + SLOT_AGAIN_NS)
+                return 0
+        return tokens
+
+    def _tokens(self, kind: Limited, per_s: float, want: int, now_ns: int) -> int:
+        credit, good_until_ns = self._credit.pop(kind.name, (0, 0))
+        have = credit if good_until_ns > now_ns else 0
+        if have < want:
+            have += self._ask(kind, per_s, want - have, now_ns)
+        tokens = min(have, want)
+        if have > tokens:
+            self._credit[kind.name] = (have - tokens, now_ns + _CREDIT_NS)
+        return tokens
+
+    def _ask(self, kind: Limited, per_s: float, want: int, now_ns: int) -> int:
+        assert self._coordinates is not None  # refused at the start otherwise
+        if per_s == 0:
+            kind.bucket.not_before(now_ns + PAUSED_NS)
+            return 0
+        more = max(want, min(int(per_s * _AHEAD_S), _AHEAD_MAX))
+        burst = kind.limits.burst + per_s * gcra.CATCH_UP_NS / 1e9
+        grant = self._coordinates.take_tokens(bucket_of(kind.name), per_s, burst, more)
+        if not grant.tokens:
+            kind.bucket.not_before(now_ns + int(grant.retry_after_s * 1e9))
+        return grant.tokens
+
+    def give_back(self, kind: Limited, tokens: int) -> None:
+        """Keep tokens that were not needed, for a moment."""
+        if kind.limits.global_per_s:
+            credit, _ = self._credit.get(kind.name, (0, 0))
+            self._credit[kind.name] = (credit + tokens, mono_ns() + _CREDIT_NS)
+
+    # --- slots --------------------------------------------------------------------------------------
+
+    def _slot(self, kind: Limited, name: str, limit: int) -> bool:
+        assert self._coordinates is not None
+        if kind.name in self.holding:
+            return True
+        if limit == 0:
+            return False
+        self._number += 1
+        holder = f"{self._owner}/{self._number}"
+        # Entered first: an answer that is lost may have been a yes.
+        self.holding[kind.name] = (name, holder)
+        if self._coordinates.take_slot(name, limit, self._worker, holder):
+            return True
+        del self.holding[kind.name]
+        return False
+
+    def free(self, kind: Limited) -> None:
+        """Give the slot of a kind back, later if need be."""
+        held = self.holding.pop(kind.name, None)
+        if held is not None:
+            self._late.append(held)
+
+    def free_all(self) -> None:
+        """Give every slot back.
+
+        :raises TransportError: the broker cannot be asked; the rest is freed by `free_late`.
+        """
+        self._late += self.holding.values()
+        self.holding.clear()
+        self.free_late()
+
+    def free_late(self) -> None:
+        """Give back what could not be given back before.
+
+        :raises TransportError: the broker cannot be asked.
+        """
+        while self._late:
+            assert self._coordinates is not None
+            self._coordinates.free_slot(*self._late[0])
+            del self._late[0]
+
+
+def bucket_of(task_name: str) -> str:
+    """The bucket of a kind's global rate."""
+    return bounded_name("rate", task_name)
+
+
+def slots_of(task_name: str) -> str:
+    """The slots of a kind."""
+    return bounded_name("slots", task_name)
+
+
+def bounded_name(what: str, *parts: str) -> str:
+    """A name that every broker takes: at most 255 bytes."""
+    name = ":".join((what, *parts))
+    data = name.encode("utf-8", "surrogatepass")
+    return name if len(data) <= NAME_BYTES_MAX else f"{what}:{blake2b(data, digest_size=16).hexdigest()}"
