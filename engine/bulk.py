@@ -211,9 +211,10 @@ def send_all(app: App, calls: Iterable[Call], chunk_size: int = CHUNK_TASKS) -> 
 def _sent(call: Call, position: int, found: BulkResult[Any]) -> Any:
     try:
         return call.send()
-    except TransportError:
-        raise  # there is no broker to send anything to
-    except Exception as error:  # noqa: BLE001 - arguments bring code of the user's, which may raise anything
+    except Exception as error:
+        # Arguments bring code of the user's, which may raise anything.
+        if isinstance(error, TransportError) and not error.permanent:
+            raise  # there is no broker to send anything to
         found.errors[position] = error
         return EagerResult(fresh_id(), error, states.FAILURE, name=call.name)
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..transports.errors import BrokerUnavailable, ResultStoreUnavailable
+from ..transports.errors import BrokerUnavailable, ResultStoreUnavailable, Unacceptable
 
 if TYPE_CHECKING:
     from .retrying import RetryPlan
@@ -266,6 +266,28 @@ class TaskCancelledError(TaskError):
 
 class InvalidTaskError(TaskError):
     """The message of a task, or an option of a call, is not what it must be."""
+
+
+class PayloadTooLarge(Unacceptable):
+    """The message of a task is larger than `task_payload_max_bytes`.
+
+    :ivar task: its name.
+    :ivar size_bytes: of the message, as it would have been sent.
+    :ivar limit_bytes: how large it may be.
+    """
+
+    def __init__(self, task: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(task, size_bytes, limit_bytes)
+        self.task = task
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the message of {self.task} has {self.size_bytes} bytes, of at most {self.limit_bytes}: keep "
+            "large data elsewhere and pass on where they are, use compression, or raise "
+            "task_payload_max_bytes"
+        )
 
 
 class ChordError(TaskError):

@@ -55,6 +55,8 @@ def on_retry(
         kwargs=plan.kwargs,
         **changes,
     )
+    if plan.args is not None or plan.kwargs is not None:
+        app.client.check_size(message.task, document)
     return (Outgoing(queue, document, changes.get("priority", message.priority), plan.due_wall_s),)
 
 

@@ -230,6 +230,14 @@ class TasksSettings:
         unit="s",
         ours=True,
     )
+    task_payload_max_bytes: int | None = setting(
+        optional(POSITIVE),
+        64 * 1024 * 1024,
+        "A larger message is refused where it is sent, with an error that names the task; no broker should "
+        "be asked to hold it. None leaves it to the broker, up to 128 MiB.",
+        unit="bytes",
+        ours=True,
+    )
     task_send_argsrepr: bool = setting(
         BOOLEAN,
         False,
