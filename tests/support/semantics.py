@@ -99,12 +99,12 @@ class Fleet:
 
     def _make(self, settings: dict[str, Any]) -> Worker | ThreadWorker:
         chosen = {"concurrency": 2, **self.worker_settings, **settings}
+        self._workers += 1
+        chosen.setdefault("hostname", f"worker{self._workers}@tests")
         if not self.several_processes:
             chosen.pop("concurrency")
             return ThreadWorker(self.app, log=self.log_path, **chosen)
         chosen.setdefault("loglevel", "INFO")
-        self._workers += 1
-        chosen.setdefault("hostname", f"worker{self._workers}@tests")
         return Worker(self.app, logfile=str(self.log_path), **chosen)
 
     @property
