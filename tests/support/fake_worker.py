@@ -48,6 +48,8 @@ from prefork.engine.scoreboard import (
     C_START_NS,
     C_STATE,
     C_SUCCEEDED,
+    S_GENERATION,
+    S_HIGH_SLOT,
     S_MARK,
     S_PAUSED,
     S_SOFT_TARGET,
@@ -195,13 +197,15 @@ class FakeAgent:
             (self.directory / "agent-babbles").unlink()
             send(self.channel, {"op": "recovered", "slot": None})
         while True:
-            ready, _, _ = select.select([self.channel, self.link.supervisor_pidfd], [], [], 0.02)
+            tick_s = setting(self.link, "agent_tick_s", 0.02)
+            ready, _, _ = select.select([self.channel, self.link.supervisor_pidfd], [], [], tick_s)
             if self.link.supervisor_pidfd in ready:
                 orphans.kill_process_groups(self.link.scoreboard)
                 os._exit(1)
             if (self.directory / "agent-stalls").exists():
                 continue
             self._renew()
+            self._terminate()
             if self.channel in ready:
                 self._serve()
 
@@ -215,6 +219,25 @@ class FakeAgent:
             index, kib = json.loads((self.directory / "memory").read_text())
             self.link.scoreboard.slot(index).words[A_PRIVATE_KIB] = kib
             self.link.scoreboard.slot(index).words[A_SAMPLED_NS] = time.monotonic_ns()
+
+    def _terminate(self) -> None:
+        """Have the supervisor end the job that the file `terminate` names, as soon as it runs."""
+        try:
+            asked = json.loads((self.directory / "terminate").read_text())
+        except FileNotFoundError:
+            return
+        board = self.link.scoreboard
+        for index in range(board.words[S_HIGH_SLOT]):
+            slot = board.slot(index)
+            request = {"op": "terminate", "slot": index, "generation": slot.words[S_GENERATION]}
+            request |= {"execution": slot.words[C_RUNNING], "signal": asked["signal"]}
+            texts = slot.read_texts()
+            if request["execution"] and not texts.torn and texts.task_id == asked["id"]:
+                if slot.words[C_RUNNING] == request["execution"]:
+                    (self.directory / "terminate").unlink()
+                    note(self.link, "terminate", **{k: v for k, v in request.items() if k != "op"})
+                    send(self.channel, request)
+                    return
 
     def _serve(self) -> None:
         message, _ = receive(self.channel)
@@ -369,6 +392,18 @@ def _mutex(library: ctypes.CDLL) -> None:
     library.pthread_mutex_lock(mutex)
 
 
+def _catch(child: FakeChild, step: dict[str, Any]) -> None:
+    """Catches SIGTERM, as tasks do that clean up; then it leaves, or goes on as if nothing had been."""
+
+    def on_term(_number: int, _frame: object) -> None:
+        note(child.link, "caught")
+        if "code" in step:
+            os._exit(step["code"])
+
+    signal.signal(signal.SIGTERM, on_term)
+    _sleep(child, step)
+
+
 def _stuck(_child: FakeChild, _step: dict[str, Any]) -> None:
     _mutex(ctypes.CDLL(None))
 
@@ -439,6 +474,7 @@ STEPS = {
     "daemon": _daemon,
     "orphan": _orphan,
     "swallow": _swallow,
+    "catch": _catch,
     "die": _die,
     "exit": _leave,
 }
