@@ -83,6 +83,12 @@ class Coordinates(Protocol):
         :raises ValueError: as in `lock`.
         """
 
+    def prolong(self, name: str, value: str, ttl_s: float) -> bool:
+        """Give a lock that still has this value so much time from now; whether it had.
+
+        :raises ValueError: as in `lock`.
+        """
+
     def unlock(self, name: str, value: str) -> bool:
         """Free a lock if it still has this value; whether it had."""
 

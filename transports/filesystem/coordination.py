@@ -93,6 +93,17 @@ class FilesystemCoordination:
         return present
 
     @broker_errors
+    def prolong(self, name: str, value: str, ttl_s: float) -> bool:
+        """Give a lock that has this value another end; see the port."""
+        check_time("ttl_s", ttl_s)
+        path = path_of(self._store, LOCKS, name)
+        with lock_of(self._store, path):
+            if read_lock(self._store, path) != value:
+                return False
+            agreements.write(self._store, path, {"value": value, "span": begun(ttl_s)})
+        return True
+
+    @broker_errors
     def unlock(self, name: str, value: str) -> bool:
         """Free a lock that has this value; see the port."""
         path = path_of(self._store, LOCKS, name)

@@ -85,6 +85,13 @@ class Agreements:
             return present if by_force else None
         return present
 
+    def prolong(self, name: str, value: str, ttl_s: float, now_mono_s: float) -> bool:
+        """Give a lock that has this value another end."""
+        if self.locked(name, now_mono_s) != value:
+            return False
+        self._locks[name] = _Lock(value, now_mono_s + ttl_s)
+        return True
+
     def unlock(self, name: str, value: str, now_mono_s: float) -> bool:
         """Free a lock that has this value."""
         if self.locked(name, now_mono_s) != value:

@@ -196,6 +196,12 @@ class MemoryTransport(MemoryControls):
         with self._broker.locked():
             return self._broker.agreements.lock(name, value, ttl_s, self._mono(), by_force=True)
 
+    def prolong(self, name: str, value: str, ttl_s: float) -> bool:
+        """Give a lock more time, as in `Coordinates.prolong`."""
+        check_time("ttl_s", ttl_s)
+        with self._broker.locked():
+            return self._broker.agreements.prolong(name, value, ttl_s, self._mono())
+
     def unlock(self, name: str, value: str) -> bool:
         """Free a lock, as in `Coordinates.unlock`."""
         with self._broker.locked():

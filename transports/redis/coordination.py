@@ -14,7 +14,7 @@ from ..coordination import REVOKED_MAX, Grant, check_bucket, check_time
 from .keys import Keys, decode, encode
 from .link import Link
 from .pool import Pool
-from .scripts import FREE_SLOT, LOCK, REVOKE, SWEEP_SLOTS, TAKE_SLOT, TAKE_TOKENS, UNLOCK
+from .scripts import FREE_SLOT, LOCK, PROLONG, REVOKE, SWEEP_SLOTS, TAKE_SLOT, TAKE_TOKENS, UNLOCK
 
 _CHUNK = 500
 _TTL_MS_MAX = 10**14
@@ -69,12 +69,15 @@ class RedisCoordination:
         return self._lock(name, value, ttl_s, by_force=True)
 
     def _lock(self, name: str, value: str, ttl_s: float, *, by_force: bool) -> str | None:
-        check_time("ttl_s", ttl_s)
-        ttl_ms = min(ceil(ttl_s * 1000), _TTL_MS_MAX)
+        args = [encode(value), _milliseconds(ttl_s), "1" if by_force else "0"]
         with self._pool.link() as link:
-            return _text(
-                link.run(LOCK, [self._keys.lock(name)], [encode(value), ttl_ms, "1" if by_force else "0"])
-            )
+            return _text(link.run(LOCK, [self._keys.lock(name)], args))
+
+    def prolong(self, name: str, value: str, ttl_s: float) -> bool:
+        """Give a lock that has this value another end; see the port."""
+        args = [encode(value), _milliseconds(ttl_s)]
+        with self._pool.link() as link:
+            return bool(link.run(PROLONG, [self._keys.lock(name)], args))
 
     def unlock(self, name: str, value: str) -> bool:
         """Free a lock that has this value; see the port."""
@@ -132,6 +135,11 @@ def _sweep_slots(link: Link, keys: Keys, owner: str) -> int:
             link.run(SWEEP_SLOTS, [keys.slot_names, keys.workers, *holders], [encode(owner), *chunk])
         )
     return freed
+
+
+def _milliseconds(ttl_s: float) -> int:
+    check_time("ttl_s", ttl_s)
+    return min(ceil(ttl_s * 1000), _TTL_MS_MAX)
 
 
 def _text(value: Any) -> str | None:

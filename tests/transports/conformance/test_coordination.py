@@ -286,6 +286,19 @@ def test_a_lock_is_prolonged_by_its_value(one: Opened, name: str) -> None:
     assert one.port.locked(name) == "first"
 
 
+def test_only_a_lock_that_is_held_is_prolonged(one: Opened, other: Opened, name: str) -> None:
+    assert one.port.prolong(name, "first", LONG_S) is False
+    assert one.port.locked(name) is None
+    assert one.port.lock(name, "first", 0.2) is None
+    began_mono_s = time.monotonic()
+    assert other.port.prolong(name, "second", LONG_S) is False
+    assert other.port.prolong(name, "first", LONG_S) is True
+    eventually(lambda: time.monotonic() - began_mono_s > 0.3)
+    assert one.port.locked(name) == "first"
+    assert one.port.prolong(name, "first", 0.001) is True
+    eventually(lambda: one.port.locked(name) is None)
+
+
 def test_a_lock_is_taken_by_force(one: Opened, other: Opened, name: str) -> None:
     assert one.port.relock(name, "first", LONG_S) is None
     assert other.port.relock(name, "second", LONG_S) == "first"
@@ -318,7 +331,7 @@ def test_a_lock_a_bucket_and_slots_of_one_name_are_different_things(one: Opened,
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_lock_without_an_end_is_refused(one: Opened, name: str, ttl_s: float) -> None:
-    for take in (one.port.lock, one.port.relock):
+    for take in (one.port.lock, one.port.relock, one.port.prolong):
         with pytest.raises(ValueError, match="ttl_s"):
             take(name, "value", ttl_s)
     assert one.port.locked(name) is None

@@ -93,6 +93,11 @@ class CoordinationMachine(RuleBasedStateMachine):
         if had:
             del self._locks[name]
 
+    @rule(index=handles, name=names, value=values)
+    def prolong(self, index: int, name: str, value: str) -> None:
+        had = self._locks.get(name) == value
+        assert self._port(index).prolong(self._broker.unique(name), value, LONG_S) is had
+
     @rule(index=handles, name=names, want=st.integers(0, 4))
     def take_tokens(self, index: int, name: str, want: int) -> None:
         there = self._tokens[name]

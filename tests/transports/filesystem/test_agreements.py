@@ -25,6 +25,7 @@ Operation = Callable[[FilesystemTransport], object]
 OPERATIONS: dict[str, Operation] = {
     "lock": lambda port: port.lock("free", "mine", LONG_S),
     "prolong": lambda port: port.lock("held", "value", LONG_S),
+    "prolong what is held": lambda port: port.prolong("held", "value", LONG_S),
     "relock": lambda port: port.relock("held", "mine", LONG_S),
     "unlock": lambda port: port.unlock("held", "value"),
     "take tokens": lambda port: port.take_tokens("bucket", SLOW, 5, 2),

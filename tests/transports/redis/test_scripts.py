@@ -169,6 +169,7 @@ OPERATIONS: dict[str, Operation] = {
     "free the slots": lambda world: world.transport.free_slots_of("owner"),
     "lock": lambda world: world.transport.lock("lock", "value", 600.0),
     "lock by force": lambda world: world.transport.relock("lock", "another", 600.0),
+    "prolong a lock": lambda world: world.transport.prolong("lock", "value", 600.0),
     "unlock": lambda world: world.transport.unlock("lock", "value"),
     "read a lock": lambda world: world.transport.locked("lock"),
     "revoke": lambda world: world.transport.revoke(["revoked", "more"], 600.0),
