@@ -17,6 +17,7 @@ from .builtin_tasks import add_builtin_tasks
 from .bulk import SendsInBulk
 from .canvas import Signature, signature
 from .client import NAMED_PLANS_MAX, Client
+from .control.client import Control
 from .exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from .local import apps, get_current_task, get_current_worker_task
 from .naming import gen_task_name
@@ -89,6 +90,7 @@ class App(Configurable, SendsInBulk, AwaitsApp):
         self._task_base: type[Task[Any, Any]] | None = None
         self._pending: list[Task[Any, Any]] = []
         self._client: Client | None = None
+        self._control: Control | None = None
         self._discover: list[tuple[Any, str | None]] = []
         app_settings.apply(self.conf, settings, changes, broker=broker, backend=backend, include=include)
         if config_source is not None:
@@ -314,6 +316,13 @@ class App(Configurable, SendsInBulk, AwaitsApp):
         """Makes an embedded worker of this app: ``with app.Worker(concurrency=4): …``."""
         worker = import_module(".embed", __package__).Worker
         return lambda *args, **kwargs: worker(self, *args, **kwargs)
+
+    @property
+    def control(self) -> Control:
+        """Remote control of the workers: ``app.control.revoke(id)``, ``app.control.inspect()``."""
+        if self._control is None:
+            self._control = Control(self)
+        return self._control
 
     def worker_main(self, argv: list[str] | None = None) -> int:
         """Run the ``worker`` command for this app."""

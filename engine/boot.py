@@ -32,6 +32,8 @@ class BootSpec:
     :param exclude_queues: but not from these.
     :param include: modules to import besides the application's own.
     :param pool: ``prefork`` or ``solo``.
+    :param statedb: file that keeps what is revoked over restarts; ``%n`` and the like are expanded.
+    :param without_mingle: do not ask other workers at the start what is revoked.
     :param watch_pid: the process that embeds the worker; when it dies, the worker goes too.
     :param notify_fd: descriptor on which one JSON line says ready, or failed and why.
     :param no_effect: command line options that were given and mean nothing here.
@@ -51,6 +53,7 @@ class BootSpec:
     logfile: str | None = None
     pidfile: str | None = None
     statedb: str | None = None
+    without_mingle: bool = False
     autoscale: list[int] | None = None
     task_events: bool = False
     watch_pid: int | None = None

@@ -17,8 +17,11 @@ from ...transports.errors import BrokerUnavailable, TransportError
 from .. import orphans, signals
 from ..clock import mono_ns
 from ..housekeeping import Duty, Housekeeping
+from ..limits.board import RateBoard
+from ..limits.lookout import Lookout
 from ..loaded_app import Loaded
 from ..process_link import ProcessLink, receive, send
+from ..responder.worker import SAVE_S, WorkerControl
 from ..revoker import TURN_S, Revoker
 from ..scoreboard import A_ANNOUNCED, A_LOOP_NS, A_RENEWED_NS
 from ..storage import Storage
@@ -57,15 +60,11 @@ class Agent:
         self._recoverer = Recoverer(link, loaded, storage, log)
         self._queues: list[str] = loaded.options["queues"]
         self._waker = Waker(link.scoreboard, storage.transport, self._queues)
-        self._lanes = Lanes(
-            link.scoreboard,
-            storage.transport,
-            self._waker,
-            list(loaded.app.tasks.values()),
-            loaded.config,
-            self._queues,
-            log,
+        tasks = list(loaded.app.tasks.values())
+        lookout = Lookout(
+            RateBoard(link.scoreboard), storage.transport, tasks, loaded.config, self._queues, log
         )
+        self._lanes = Lanes(link.scoreboard, lookout, self._waker)
         # Requests of the supervisor that could not be carried out yet, in the order in which they came.
         self._undone: list[dict[str, Any]] = []
         # Remote control's commands call it, too.
@@ -77,6 +76,7 @@ class Agent:
             worker_id=link.worker_id,
             end=self._say,
         )
+        self._control = WorkerControl(link, loaded, storage, self.revoker)
         self._keeping = Housekeeping(
             storage.transport,
             link.worker_id,
@@ -95,7 +95,8 @@ class Agent:
             Duty("requests", _RETRY_S, self._retry_undone),
             Duty("results", _STORE_S, self._recoverer.retry_unstored),
             Duty("revocations", TURN_S, self.revoker.turn),
-            Duty("lanes", self._lanes.look_every_s, self._lanes.look),
+            Duty("state", SAVE_S, self._control.save),
+            Duty("lanes", lookout.every_s, lookout.look),
         ]
         self._stopping = False
         self._away = False  # the last request found no broker
@@ -104,12 +105,14 @@ class Agent:
     def run(self) -> int:
         """Run until told to stop."""
         # Before any message is taken. A broker that is away does not keep the worker from starting.
+        self._control.load()
         self.revoker.turn()
         self._keeping.turn()
         watch = self._transport.watch(self._queues)
         self._waker.follow(watch)
         hold_s_max = self._transport.capabilities.hold_s_max
         warn_of_long_limits(hold_s_max, self._loaded.app.tasks, self._loaded.config, self._log)
+        self._control.start()
         self._say({"op": "ready"})
         if not self._words[A_ANNOUNCED]:
             self._words[A_ANNOUNCED] = 1  # an agent that replaces a dead one says nothing
@@ -123,6 +126,7 @@ class Agent:
         return 0
 
     def _leave(self) -> None:
+        self._control.close()
         signals.worker_shutdown.send(self._link.node)
         try:
             self._transport.unregister(self._link.worker_id)

@@ -28,6 +28,7 @@ from ..housekeeping import Duty, Housekeeping
 from ..limits.board import RateBoard
 from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink, channel_pair
+from ..responder.worker import SAVE_S, WorkerControl
 from ..revoker import TURN_S, Revoker
 from ..scoreboard import C_BODY, C_STATE, S_PAUSED, S_STOP, Scoreboard, State, Stop
 from ..storage import open_storage
@@ -61,7 +62,8 @@ class WatchWakes:
         fds = [self._watch.fileno(), self._stop_fd]
         if self._connection is not None and self._connection.fileno() >= 0:
             fds.append(self._connection.fileno())
-        select.select(fds, [], [], _SAFETY_S)
+        due_in_s = self._due_in_s()
+        select.select(fds, [], [], _SAFETY_S if due_in_s is None else min(due_in_s, _SAFETY_S))
 
     def worked(self) -> None:
         """Nothing to remember."""
@@ -116,8 +118,13 @@ class Solo:
         self.revoker = Revoker(
             link.scoreboard, self._storage, loaded.config, _log, worker_id=link.worker_id, end=None
         )
+        self._control = WorkerControl(link, loaded, self._storage, self.revoker, stop=self.leave)
+        self._control.load()
         self.revoker.turn()
-        self._keeping.duties.append(Duty("revocations", TURN_S, self.revoker.turn))
+        self._keeping.duties += [
+            Duty("revocations", TURN_S, self.revoker.turn),
+            Duty("state", SAVE_S, self._control.save),
+        ]
         self._keeping.renew()
         self._parts = Parts(
             loaded,
@@ -146,6 +153,7 @@ class Solo:
         transport, queues = self._storage.transport, self._loaded.options["queues"]
         idle = WatchWakes(transport, queues, self._stop_fd, self._parts.consumer)
         self._slot.words[C_STATE] = State.IDLE
+        self._control.start()
         hooks.worker_ready.send(sender=self._loaded.node)
         if self._on_ready is not None:
             self._on_ready()
@@ -160,6 +168,7 @@ class Solo:
         return code or int(self._failed)
 
     def _leave(self, code: int) -> None:
+        self._control.close()
         hooks.worker_process_shutdown.send(sender=self._loaded.node, pid=os.getpid(), exitcode=code)
         hooks.worker_shutdown.send(sender=self._loaded.node)
         self._parts.give_back()

@@ -77,6 +77,7 @@ def specification(arguments: argparse.Namespace, options: GlobalOptions) -> Boot
         logfile=_log_template(arguments.logfile),
         pidfile=arguments.pidfile,
         statedb=arguments.statedb,
+        without_mingle=arguments.without_mingle,
         autoscale=_autoscale(arguments.autoscale),
         task_events=arguments.task_events,
         no_effect=[*_no_effect(arguments), *options.ignored],

@@ -13,7 +13,6 @@ WITHOUT_EFFECT = {
     "--disable-prefetch": "disable_prefetch",
     "--pool-start-method": "pool_start_method",
     "--without-gossip": "without_gossip",
-    "--without-mingle": "without_mingle",
     "--without-heartbeat": "without_heartbeat",
     "--heartbeat-interval": "heartbeat_interval",
     "--beat": "beat",
@@ -93,6 +92,9 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--pidfile", metavar="PATH", help="where to write the supervisor's process id")
     group.add_argument("-S", "--statedb", metavar="PATH", help="where to keep revoked ids between runs")
+    group.add_argument(
+        "--without-mingle", action="store_true", help="do not ask other workers at the start what is revoked"
+    )
     group.add_argument("-E", "--task-events", "--events", action="store_true", help="send task events")
     group.add_argument("-D", "--detach", action="store_true", help="run in the background")
     group.add_argument("--uid", metavar="USER", help="become this user before starting")
@@ -106,7 +108,6 @@ def _add_without_effect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disable-prefetch", action="store_true", help=hidden)
     parser.add_argument("--pool-start-method", choices=("fork", "spawn"), help=hidden)
     parser.add_argument("--without-gossip", action="store_true", help=hidden)
-    parser.add_argument("--without-mingle", action="store_true", help=hidden)
     parser.add_argument("--without-heartbeat", action="store_true", help=hidden)
     parser.add_argument("--heartbeat-interval", type=float, help=hidden)
     parser.add_argument("-B", "--beat", action="store_true", help=hidden)

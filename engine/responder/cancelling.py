@@ -1,0 +1,86 @@
+"""Commands that keep tasks from running, or end them (interop §11.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .side import WorkerSide
+
+IDS_MAX = 50_000
+"""How many ids one command may name: a worker remembers no more."""
+
+TOLD_LENGTH_MAX = 2 * 1024 * 1024
+
+
+def revoke(side: WorkerSide, task_id: Any, terminate: bool = False, signal: Any = None, **_: Any) -> Any:
+    """Have tasks not run; with `terminate`, end those that run here."""
+    ids = _ids(task_id)
+    done = side.revoker.revoke(ids, terminate=bool(terminate), signal=signal)
+    if terminate:
+        return {"ok": f"terminate: {', '.join(done.ended)}" if done.ended else "terminate: tasks unknown"}
+    return {"ok": f"tasks {_shown(ids)} flagged as revoked"}
+
+
+def terminate(side: WorkerSide, signal: Any, task_id: Any, **_: Any) -> Any:
+    """Have tasks not run, and end those that run here."""
+    return revoke(side, task_id, terminate=True, signal=signal)
+
+
+def revoke_by_stamped_headers(
+    side: WorkerSide, headers: Any, terminate: bool = False, signal: Any = None, **_: Any
+) -> Any:
+    """Have no task run that is stamped with one of these values."""
+    if not isinstance(headers, Mapping) and not isinstance(headers, (list, tuple)):
+        raise ValueError(f"headers={headers!r:.100}: give values by header, or texts header=value")
+    done = side.revoker.revoke_by_stamped_headers(headers, terminate=bool(terminate), signal=signal)
+    if not terminate:
+        return {"ok": f"headers {headers} flagged as revoked, but not terminated"}
+    return {"ok": f"headers {headers} revoked" if done.ended else f"headers {headers} were not terminated"}
+
+
+def revoked(side: WorkerSide) -> Any:
+    """The ids that are revoked."""
+    return side.revoker.revoked()
+
+
+def hello(side: WorkerSide, from_node: str, revoked: Any = None, **_: Any) -> Any:
+    """A worker that starts says what it knows and asks what is known here (interop §14.1)."""
+    if from_node == side.node:
+        return None
+    side.revoker.load(revoked_ids(revoked))
+    return {"revoked": tellable(side.revoker.revoked()), "clock": side.clock.forward()}
+
+
+def revoked_ids(value: Any) -> list[str]:
+    """The ids that another worker sent: a list, or the keys of a mapping, as older workers send it."""
+    if isinstance(value, (Mapping, list, tuple)):
+        return [one for one in list(value)[-IDS_MAX:] if isinstance(one, str)]
+    return []
+
+
+def tellable(ids: Sequence[str]) -> list[str]:
+    """As many of the latest ids as a message of remote control has room for, oldest first."""
+    found: list[str] = []
+    room = TOLD_LENGTH_MAX
+    for one in reversed(ids):
+        room -= len(one) + 4
+        if room < 0:
+            break
+        found.append(one)
+    return found[::-1]
+
+
+def _ids(value: Any) -> Sequence[str]:
+    ids = [value] if isinstance(value, str) else value
+    if not isinstance(ids, (list, tuple)) or not all(isinstance(one, str) for one in ids):
+        raise ValueError(f"task_id={value!r:.100}: give an id, or a list of them")
+    if len(ids) > IDS_MAX:
+        raise ValueError(f"{len(ids)} ids, of at most {IDS_MAX} in one command")
+    return ids
+
+
+def _shown(ids: Iterable[str]) -> str:
+    texts = list(ids)
+    more = f", and {len(texts) - 10} more" if len(texts) > 10 else ""
+    return "{" + ", ".join(map(repr, texts[:10])) + more + "}"
