@@ -41,9 +41,12 @@ class FilesystemCoordination:
         with lock_of(self._store, path):
             held = read_slots(self._store, path)
             if holder not in held and len(held) >= limit:
-                held = living(self._store, held)
-                if len(held) >= limit:
+                left = living(self._store, held)
+                if len(left) >= limit:
+                    if len(left) < len(held):
+                        write_slots(self._store, path, left)
                     return False
+                held = left
             held[holder] = worker
             agreements.write(self._store, path, held)
         return True
