@@ -8,6 +8,7 @@ often. Where the broker pushes messages to each child (AMQP), a child sleeps on 
 from __future__ import annotations
 
 import select
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from ...transports.base import Consumer, Wakeable
@@ -64,9 +65,19 @@ class AgentWakes:
 
 
 class ConnectionWakes:
-    """Sleeps on the connection that messages are pushed to; the supervisor is heard as well."""
+    """Sleeps on the connection that messages are pushed to; the supervisor is heard as well.
 
-    def __init__(self, link: ProcessLink, slot: Slot, connection: Wakeable) -> None:
+    :param due_in_s: when a limited task may run that waits in a lane, if one does.
+    """
+
+    def __init__(
+        self,
+        link: ProcessLink,
+        slot: Slot,
+        connection: Wakeable,
+        due_in_s: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self._due_in_s = due_in_s
         self._futex = Linux().futex(link.scoreboard.buffer, slot.wake_address())
         self._connection = connection
 
@@ -81,15 +92,23 @@ class ConnectionWakes:
         if fd >= 0:
             poller.register(fd, select.POLLIN)
         for _ in range(int(_SAFETY_S * 1000 / _GLANCE_MS)):
-            if self._futex.value() != token or poller.poll(_GLANCE_MS):
+            due_in_s = self._due_in_s()
+            is_due = due_in_s is not None and due_in_s * 1000 < _GLANCE_MS
+            pause_ms = due_in_s * 1000 if due_in_s is not None and is_due else _GLANCE_MS
+            if self._futex.value() != token or poller.poll(pause_ms) or is_due:
                 return
 
     def worked(self) -> None:
         """Nothing to remember."""
 
 
-def idle_of(link: ProcessLink, slot: Slot, consumer: Consumer) -> Idle:
+def idle_of(
+    link: ProcessLink,
+    slot: Slot,
+    consumer: Consumer,
+    due_in_s: Callable[[], float | None] = lambda: None,
+) -> Idle:
     """How the child that uses a consumer waits."""
     if isinstance(consumer, Wakeable):
-        return ConnectionWakes(link, slot, consumer)
+        return ConnectionWakes(link, slot, consumer, due_in_s)
     return AgentWakes(link, slot)

@@ -49,7 +49,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         slot.words[C_STATE] = State.BOOT_FAILED
         os.eventfd_write(link.doorbell_fd, 1)
         return EXIT_BOOT_FAILED
-    loop = WorkerLoop(parts, idle_of(link, slot, parts.consumer))
+    loop = WorkerLoop(parts, idle_of(link, slot, parts.consumer, parts.limiter.due_in_s))
     returner = Returner(link, slot, parts)
     if not parts.storage.transport.capabilities.recall_by_others:
         returner.start()

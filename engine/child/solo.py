@@ -26,6 +26,7 @@ from ..client import Client
 from ..clock import mono_s
 from ..housekeeping import Duty, Housekeeping
 from ..limits.board import RateBoard
+from ..limits.lookout import Lookout
 from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink, channel_pair
 from ..responder.worker import SAVE_S, WorkerControl
@@ -45,9 +46,17 @@ _log = logging.getLogger("prefork.solo")
 
 class WatchWakes:
     """Sleeps on the broker's own watch (and on the connection, where messages are pushed to it), and on
-    a descriptor that a signal handler writes to."""
+    a descriptor that a signal handler writes to; and until a limited task may run."""
 
-    def __init__(self, transport: Transport, queues: list[str], stop_fd: int, consumer: Consumer) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        queues: list[str],
+        stop_fd: int,
+        consumer: Consumer,
+        due_in_s: Callable[[], float | None],
+    ) -> None:
+        self._due_in_s = due_in_s
         self._watch = transport.watch(queues)
         self._stop_fd = stop_fd
         self._connection = consumer if isinstance(consumer, Wakeable) else None
@@ -125,6 +134,16 @@ class Solo:
             Duty("revocations", TURN_S, self.revoker.turn),
             Duty("state", SAVE_S, self._control.save),
         ]
+        rates = RateBoard(link.scoreboard)
+        lookout = Lookout(
+            rates,
+            self._storage.transport,
+            list(loaded.app.tasks.values()),
+            loaded.config,
+            loaded.options["queues"],
+            _log,
+        )
+        self._keeping.duties.append(Duty("lanes", lookout.every_s, lookout.look))
         self._keeping.renew()
         self._parts = Parts(
             loaded,
@@ -136,7 +155,7 @@ class Solo:
             owner=owner_name(link.worker_id, 0, 1),
             worker_id=link.worker_id,
             replaceable=False,
-            rates=RateBoard(link.scoreboard),
+            rates=rates,
             titled=not guest,
         )
 
@@ -151,7 +170,9 @@ class Solo:
         keeper = threading.Thread(target=self._keep, name="prefork-housekeeping", daemon=True)
         keeper.start()
         transport, queues = self._storage.transport, self._loaded.options["queues"]
-        idle = WatchWakes(transport, queues, self._stop_fd, self._parts.consumer)
+        idle = WatchWakes(
+            transport, queues, self._stop_fd, self._parts.consumer, self._parts.limiter.due_in_s
+        )
         self._slot.words[C_STATE] = State.IDLE
         self._control.start()
         hooks.worker_ready.send(sender=self._loaded.node)

@@ -31,13 +31,14 @@ _DIGEST: Final = 0  # of the name; whoever enters it, under the lock of the tabl
 _FULL_AT: Final = 1  # the state (`gcra`); whoever takes, under the lock of the bucket
 _INTERVAL: Final = 2  # ns per token, 0 unlimited, _PAUSED; whoever sets the rate
 _CAPACITY: Final = 3  # ns; likewise
-_DECLARED: Final = 4  # digest of what the code said; whoever loads the code
+_DECLARED: Final = 4  # burst (thousandths), and digest, of what the code said; whoever loads the code
 _PARKED: Final = 5  # changes when messages were parked; whoever parks (only a change matters)
 _EMPTIED: Final = 6  # the value of _PARKED when the lanes were found empty; whoever looked
 _NOT_BEFORE: Final = 7  # ns; what is shared with other workers has nothing before; whoever asked
 
 _PAUSED: Final = (1 << 64) - 1
 _MASK: Final = (1 << 64) - 1
+_BURST_MASK: Final = (1 << 32) - 1
 BUSY_NS: Final = 10_000_000
 """How long to wait when the lock of a bucket could not be had."""
 NEVER_NS: Final = 1 << 62
@@ -218,7 +219,7 @@ class RateBoard:
         A rate that was set at run time stays, until the code says something else than before.
         """
         bucket = self.enter(name)
-        said = digest(f"{per_s!r} {burst!r}")
+        said = digest(f"{per_s!r} {burst!r}") & ~_BURST_MASK | min(round(burst * 1000), _BURST_MASK)
         at = bucket.index * WORDS + _DECLARED
         if self._words[at] != said:
             self._words[at] = said
@@ -226,8 +227,8 @@ class RateBoard:
             self._changed()
         return bucket
 
-    def set_rate(self, name: str, rate: str | float | None, *, burst: float = 1.0) -> float | None:
-        """Give a task kind another rate from now on, in every process of this worker.
+    def set_rate(self, name: str, rate: str | float | None) -> float | None:
+        """Give a task kind another rate from now on, in every process of this worker. Its burst stays.
 
         :param rate: as in the task option; 0 pauses, None does not limit.
         :returns: the rate, in tasks a second.
@@ -235,7 +236,8 @@ class RateBoard:
         """
         per_s = rate_per_s(rate, f"rate_limit of task {name!r}")
         bucket = self.enter(name)
-        bucket.set_shape(per_s, burst)
+        burst = (self._words[bucket.index * WORDS + _DECLARED] & _BURST_MASK) / 1000
+        bucket.set_shape(per_s, max(1.0, burst))
         bucket.not_before(0)
         bucket.park()  # whatever waits is looked at now
         self._changed()

@@ -1,0 +1,84 @@
+"""Looks into the lanes: what other workers parked there, or this one before it was started again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ...transports.base import Transport
+from .board import RateBoard
+from .kinds import Limited, declare_all, limited_kinds
+from .lanes import lanes_of
+
+LOOK_S: Final = 1.0
+_LANES_PER_S: Final = 200
+_ASKED_AT_ONCE: Final = 100
+
+
+class Lookout:
+    """The lanes of one worker, as its broker has them. Used by one thread.
+
+    :ivar every_s: how often `look` is due: less often when there are many lanes.
+    """
+
+    def __init__(
+        self,
+        board: RateBoard,
+        transport: Transport,
+        tasks: Sequence[Any],
+        config: Any,
+        queues: Sequence[str],
+        log: logging.Logger,
+    ) -> None:
+        self._board = board
+        self._transport = transport
+        self._names = [task.name for task in tasks]
+        self._queues = queues
+        self._log = log
+        declare_all(board, tasks, config)
+        self._seen = -1
+        self._kinds: list[Limited] = []
+        # Tasks without a limit whose lanes must still be looked for.
+        self._left_over: list[str] | None = None
+        self.every_s = max(LOOK_S, len(self.kinds()) * len(queues) / _LANES_PER_S)
+
+    def kinds(self) -> list[Limited]:
+        """The kinds that have, or had, a limit."""
+        if self._board.changes != self._seen:
+            self._seen = self._board.changes
+            self._kinds = list(limited_kinds(self._board, self._names, self._queues).values())
+        return self._kinds
+
+    def look(self) -> None:
+        """See in which lanes something waits; a duty.
+
+        :raises TransportError: the broker cannot be reached.
+        """
+        if self._left_over is None:
+            limited = {kind.name for kind in self.kinds()}
+            self._left_over = [name for name in self._names if name not in limited]
+        self._look_for_left_over(self._left_over)
+        kinds = self.kinds()
+        if not kinds or not self._ready([lane for kind in kinds for lane in kind.lanes]):
+            return
+        for kind in kinds:
+            if not kind.bucket.holds and self._ready(kind.lanes):
+                kind.bucket.park()
+
+    def _ready(self, lanes: Sequence[str]) -> int:
+        return sum(
+            self._transport.ready(lanes[at : at + _ASKED_AT_ONCE])
+            for at in range(0, len(lanes), _ASKED_AT_ONCE)
+        )
+
+    def _look_for_left_over(self, names: list[str]) -> None:
+        """Enter tasks that have no limit any more, and still have messages in lanes; once."""
+        if names and self._transport.capabilities.lists_queues:
+            there = set(self._transport.queues())
+            names[:] = [name for name in names if there & set(lanes_of(self._queues, name))]
+        while names:
+            if self._ready(lanes_of(self._queues, names[-1])):
+                self._log.info("%s has no limit any more: what waited is run", names[-1])
+                self._board.enter(names[-1]).park()
+            names.pop()

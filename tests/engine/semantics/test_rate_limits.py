@@ -1,0 +1,95 @@
+"""Rate limits of one worker: one bucket for all its children, lanes for what waits."""
+
+from __future__ import annotations
+
+import time
+
+from support.semantics import Fleet
+from support.waiting import eventually
+
+SOURCE = """
+app = App("limits", **SETTINGS)
+
+
+@app.task(rate_limit="20/s", ignore_result=True)
+def limited(run, number):
+    note(run, f"{time.monotonic()} {number}")
+
+
+@app.task(rate_limit="50/s", rate_limit_burst=10, ignore_result=True)
+def bursting(run, number):
+    note(run, f"{time.monotonic()} {number}")
+
+
+@app.task(rate_limit=0, ignore_result=True)
+def paused(run):
+    note(run, "ran")
+
+
+@app.task(rate_limit="10/m", ignore_result=True)
+def slow(run, number):
+    note(run, f"{time.monotonic()} {number}")
+
+
+@app.task
+def other(x):
+    return x
+"""
+
+
+def moments(fleet: Fleet, run: str) -> list[float]:
+    return sorted(float(line.split()[0]) for line in fleet.notes(run))
+
+
+def numbers(fleet: Fleet, run: str) -> list[int]:
+    return [int(line.split()[1]) for line in fleet.notes(run)]
+
+
+def test_children_share_one_bucket_and_keep_the_order(fleet: Fleet) -> None:
+    run = fleet.unique("limited")
+    for number in range(60):
+        fleet.task("limited").delay(run, number)
+    eventually(lambda: len(fleet.notes(run)) == 60, deadline_s=15)
+    ran = moments(fleet, run)
+    elapsed_s = ran[-1] - ran[0]
+    # 59 intervals; the bucket holds one token and 50 ms worth of them when it begins.
+    assert 57 / 20 <= elapsed_s <= 59 / 20 * 1.1, elapsed_s
+    for first, last in zip(ran, ran[21:]):
+        assert last - first >= 0.95 - 0.02, (first, last)
+    # Two children move messages side by side, up to 32 at a time by then.
+    order = numbers(fleet, run)
+    assert sorted(order) == list(range(60))
+    assert max(abs(place - number) for place, number in enumerate(order)) <= 40, order
+
+
+def test_a_burst_runs_at_once_and_the_rest_at_the_rate(fleet: Fleet) -> None:
+    run = fleet.unique("burst")
+    for number in range(40):
+        fleet.task("bursting").delay(run, number)
+    eventually(lambda: len(fleet.notes(run)) == 40, deadline_s=15)
+    ran = moments(fleet, run)
+    assert ran[-1] - ran[0] >= (40 - 10 - 50 * 0.05 - 1) / 50
+    assert ran[8] - ran[0] < 0.3
+
+
+def test_what_is_limited_keeps_nobody_else_waiting(fleet: Fleet) -> None:
+    run = fleet.unique("slow")
+    for number in range(30):
+        fleet.task("slow").delay(run, number)
+    begun_s = time.monotonic()
+    assert [fleet.task("other").delay(n).get(timeout=20) for n in range(20)] == list(range(20))
+    assert time.monotonic() - begun_s < 5
+    eventually(lambda: len(fleet.notes(run)) >= 1)
+    lane = "celery.limited." + fleet.task("slow").name
+    assert fleet.depth("celery").ready == 0
+    eventually(lambda: fleet.depth(lane).ready + len(fleet.notes(run)) == 30)
+
+
+def test_a_rate_of_nothing_pauses(fleet: Fleet) -> None:
+    run = fleet.unique("paused")
+    for _ in range(3):
+        fleet.task("paused").delay(run)
+    assert fleet.task("other").delay(1).get(timeout=20) == 1
+    lane = "celery.limited." + fleet.task("paused").name
+    eventually(lambda: fleet.depth(lane).ready == 3)
+    assert fleet.notes(run) == []
