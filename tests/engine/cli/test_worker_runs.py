@@ -68,11 +68,11 @@ def test_a_limit_of_the_command_line_holds(host: Host) -> None:
 
 def test_options_without_effect_are_listed_once(host: Host) -> None:
     host.start(
-        "-A", "shop", "worker", "-c", "1", "-l", "info", "--without-mingle", "-O", "fair", "--skip-checks"
+        "-A", "shop", "worker", "-c", "1", "-l", "info", "--without-gossip", "-O", "fair", "--skip-checks"
     )
     shown = host.wait_for_log("ready")
-    assert [line for line in shown.splitlines() if "--without-mingle" in line and "--skip-checks" in line]
-    assert shown.count("--without-mingle") == 1
+    assert [line for line in shown.splitlines() if "--without-gossip" in line and "--skip-checks" in line]
+    assert shown.count("--without-gossip") == 1
 
 
 def test_log_file_pid_file_and_node_name_are_as_told(host: Host) -> None:
