@@ -268,6 +268,26 @@ class InvalidTaskError(TaskError):
     """The message of a task, or an option of a call, is not what it must be."""
 
 
+class InvalidArguments(TaskError, ValueError):
+    """An argument of a task with ``pydantic=True`` is not what its model asks for.
+
+    Says where and what was expected, never what was given: that may be a secret.
+
+    :ivar task: the task's name.
+    :ivar argument: the parameter's name.
+    :ivar problems: one line each.
+    """
+
+    def __init__(self, task: str, argument: str, problems: Sequence[str]) -> None:
+        super().__init__(task, argument, list(problems))
+        self.task = task
+        self.argument = argument
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        return f"argument {self.argument!r} of {self.task}: {'; '.join(self.problems)}"
+
+
 class PayloadTooLarge(Unacceptable):
     """The message of a task is larger than `task_payload_max_bytes`.
 

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from ..transports.errors import TransportError
 from .clock import mono_s
@@ -63,7 +63,7 @@ def progress_of(state: str, meta: Any) -> Progress | None:
     return Progress(current, total, note if isinstance(note, str) else "")
 
 
-def _is_amount(value: Any) -> bool:
+def _is_amount(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -84,9 +84,21 @@ def task_from_function(
         )
         return known
     attributes: dict[str, Any] = {
+    body = function
+    if options.get("pydantic"):
+        models = ModelCalls(
+            app,
+            function,
+            task_name,
+            bind=bind,
+            strict=options.get("pydantic_strict", False),
+            context=options.get("pydantic_context"),
+            dump_kwargs=options.get("pydantic_dump_kwargs"),
+        )
+        body, options["models"] = models.body(), models
         "_app": app,
         "name": task_name,
-        "run": function if bind else staticmethod(function),
+        "run": body if bind else staticmethod(body),
         "bind": bind,
         "__doc__": function.__doc__,
         "__module__": function.__module__,

@@ -123,6 +123,8 @@ class Task(TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
         keywords = dict(kwargs) if kwargs else {}
         if plan.check is not None:
             plan.check(positional, keywords)
+        if self.models is not None:
+            positional, keywords = self.models.sendable(positional, keywords)
         if link is not None:
             options["link"] = link
         if link_error is not None:

@@ -60,6 +60,11 @@ class TaskDefaults:
     routing_key: str | None = None
     delivery_mode: int | str | None = None
     resultrepr_maxsize: int = 1024
+    pydantic: bool = False
+    pydantic_strict: bool = False
+    pydantic_context: Mapping[str, Any] | None = None
+    pydantic_dump_kwargs: Mapping[str, Any] | None = None
+    models: Any = None
 
     def on_bound(self, app: App) -> None:
         """Called when the task has been bound to an app. Override it."""
