@@ -1,58 +1,31 @@
-"""Revoking, from the side of a client: what makes it hold even though no worker may be running.
+"""Revoking, from the side of a client: what makes it hold although no worker may be running.
 
-The broker remembers it where it can, and REVOKED is stored as the result. Workers that run are told
-through remote control, besides.
+REVOKED is stored as the result, the broker remembers it where it can, and workers that run are told
+through remote control.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..transports.base import Answers
 from ..transports.coordination import Coordinates
+from ..transports.mailbox import Controls
 from .exceptions import ImproperlyConfigured
-from .revoked_keys import stamp_keys, task_key
-
-NOBODY_REMEMBERS = (
-    "nobody would remember what is revoked: this broker does not, and there is no result store that workers "
-    "can look into; set result_backend"
-)
+from .revoked_keys import task_key
 
 if TYPE_CHECKING:
     from .app import App
 
-
-def remember(app: App, ids: Sequence[str]) -> bool:
-    """Have broker and result store remember that these are revoked.
-
-    :returns: False when neither can: then only workers that run now can be told.
-    :raises BrokerUnavailable: the broker cannot be reached.
-    :raises ResultStoreUnavailable: the result store cannot be reached.
-    """
-    by_broker = _remembered(app, [task_key(task_id) for task_id in ids])
-    store = app.client.results
-    if store is None or isinstance(store, Answers):
-        return by_broker
-    app.client.stored.revoke(ids)
-    return True
-
-
-def remember_stamps(app: App, headers: Mapping[str, Any] | Iterable[str]) -> bool:
-    """Have the broker remember that what is stamped with these is revoked; False when it cannot.
-
-    :param headers: values (or lists of values) by header, or texts ``header=value``.
-    :raises ValueError: it is neither.
-    """
-    return _remembered(app, stamp_keys(headers))
-
-
-def _remembered(app: App, keys: Sequence[str]) -> bool:
-    transport = app.client.transport
-    if not isinstance(transport, Coordinates):
-        return False
-    transport.revoke(keys, app.config.worker_revoke_expires)
-    return True
+NOBODY_REMEMBERS = (
+    "nobody would remember what is revoked: this broker does not, and there is no result store that workers "
+    "can look into (results of rpc:// are messages); set result_backend to one"
+)
+NOBODY_ENDS = (
+    "terminate=True needs remote control, which this broker does not carry: use a time limit, or revoke "
+    "before the task starts"
+)
 
 
 def revoke(
@@ -66,11 +39,26 @@ def revoke(
 ) -> Any:
     """Have these tasks not run.
 
-    :param terminate: refused until running workers can be told.
-    :raises ImproperlyConfigured: neither the broker remembers it, nor a result store; or `terminate`.
-    :raises ValueError: there is no such signal.
+    :param terminate: end those that run, too.
+    :param signal: with what; None is SIGTERM.
+    :param wait: wait for the answers of workers, and return them.
+    :param timeout: seconds to wait for them; None is one.
+    :raises ImproperlyConfigured: nobody would remember it, or nobody can be told to end a task.
+    :raises BrokerUnavailable: the broker cannot be reached.
+    :raises ResultStoreUnavailable: the result store cannot be reached.
     """
-    if terminate:
-        raise ImproperlyConfigured("terminate=True needs remote control: use a time limit, or revoke in time")
-    if not remember(app, ids):
+    transport = app.client.transport
+    if terminate and not isinstance(transport, Controls):
+        raise ImproperlyConfigured(NOBODY_ENDS)
+    store = app.client.results
+    stored = store is not None and not isinstance(store, Answers)
+    if stored:
+        app.client.stored.revoke(ids)
+    if isinstance(transport, Controls):
+        waiting = {"reply": wait, "timeout": 1.0 if timeout is None else timeout}
+        return app.control.revoke(list(ids), terminate=terminate, signal=signal or "SIGTERM", **waiting)
+    if isinstance(transport, Coordinates):
+        transport.revoke([task_key(task_id) for task_id in ids], app.config.worker_revoke_expires)
+    elif not stored:
         raise ImproperlyConfigured(NOBODY_REMEMBERS)
+    return None

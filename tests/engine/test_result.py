@@ -9,6 +9,7 @@ import pytest
 
 from prefork.engine import result_document
 from prefork.engine.app import App
+from prefork.engine.eager_result import EagerResult
 from prefork.engine.exceptions import ImproperlyConfigured, TaskRevokedError, TimeoutError
 from prefork.engine.execution import execute
 from prefork.engine.request import Context
@@ -177,9 +178,10 @@ def test_revoking_stores_revoked_unless_it_has_ended(app: App) -> None:
         waiting.get(timeout=1)
 
 
-def test_a_running_task_cannot_be_terminated_yet(app: App) -> None:
-    with pytest.raises(ImproperlyConfigured, match="time limit"):
-        app.AsyncResult("id").revoke(terminate=True)
+def test_a_set_may_hold_what_was_called_eagerly_and_is_revoked_all_the_same(app: App) -> None:
+    waiting = app.AsyncResult("waiting")
+    app.ResultSet([waiting, EagerResult("eager", 1, "SUCCESS")]).revoke(terminate=True, signal="SIGKILL")
+    assert waiting.state == "REVOKED"
 
 
 # --- waiting inside tasks ---------------------------------------------------------------------------
