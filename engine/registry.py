@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
+from .pydantic_calls import ModelCalls
 
 if TYPE_CHECKING:
     from .app import App
