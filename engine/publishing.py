@@ -61,9 +61,18 @@ def plain_draft(
         parent_id=None if parent is None else parent.id,
         ignore_result=options.ignore_result,
         origin=plan.client.origin,
-        priority=options.priority or 0,
+        priority=_priority_of(plan, parent),
         protocol=plan.config.task_protocol,
     )
+
+
+def _priority_of(plan: TaskPlan, parent: Context | None) -> int:
+    """The priority of a call that names none: the task's, else that of the task which makes the call, if
+    it is configured to be inherited."""
+    own = plan.options.priority
+    if own is None and parent is not None and plan.config.task_inherit_parent_priority:
+        own = parent.priority
+    return own or 0
 
 
 def full_draft(
@@ -90,8 +99,6 @@ def full_draft(
     _set_workflow(draft, options)
     if options.get("priority") is not None:
         draft.priority = priority(options["priority"]) or 0
-    elif plan.config.task_inherit_parent_priority and parent is not None and parent.priority is not None:
-        draft.priority = parent.priority
     if "ignore_result" in options:
         # None on the wire leaves it to the worker's own task (interop §2.1).
         ignored = options["ignore_result"]

@@ -12,7 +12,6 @@ from .async_result import AsyncResult
 from .awaiting import AwaitsSending
 from .binder import ArgumentCheck
 from .bulk import CHUNK_TASKS, BulkResult, Call, send_all
-from .canvas import Signature, chunks, xmap, xstarmap
 from .eager import apply_eagerly
 from .eager_result import EagerResult
 from .exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry
@@ -20,6 +19,7 @@ from .local import get_current_app, running
 from .options import TaskPlan, plan_for
 from .request import Context
 from .retry_decision import decide_retry
+from .task_canvas import TaskCanvas
 from .task_defaults import TaskDefaults
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _task_by_name(name: str) -> Task[Any, Any]:
     return get_current_app().tasks[name]
 
 
-class Task(TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
+class Task(TaskCanvas, TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
     """A unit of work that can be called here, or sent to a worker.
 
     Options are class attributes, see `TaskDefaults`. They are resolved once, call > task >
@@ -252,6 +252,9 @@ class Task(TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
         """
         progress_report.report(self, self.request, current, total, note)
 
+    def send_event(self, type_: str, retry: bool = True, retry_policy: Any = None, **fields: Any) -> None:
+        """Accepted as in Celery, so that tasks run unchanged; without effect, as there are no events yet."""
+
     @property
     def request(self) -> Context:
         """The request of the execution that runs here; a blank one outside of any."""
@@ -280,35 +283,6 @@ class Task(TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
         if self.trail:
             self.request.children.append(result)
         return result
-
-    # -- canvas -------------------------------------------------------------------------------
-
-    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
-        """A call that has not been made: ``signature((2, 2), countdown=1)``."""
-        starkwargs.setdefault("app", self.app)
-        return Signature(self, args, *starargs, **starkwargs)
-
-    subtask = signature
-
-    def s(self, *args: Any, **kwargs: Any) -> Signature:
-        """``.s(*a, **k) -> .signature(a, k)``."""
-        return self.signature(args, kwargs)
-
-    def si(self, *args: Any, **kwargs: Any) -> Signature:
-        """Like `s`, and ignores what the task before it returned."""
-        return self.signature(args, kwargs, immutable=True)
-
-    def map(self, it: Iterable[Any]) -> Signature:
-        """One message that calls the task with each item."""
-        return xmap(self.s(), it, app=self.app)
-
-    def starmap(self, it: Iterable[Any]) -> Signature:
-        """One message that calls the task with each item as its arguments."""
-        return xstarmap(self.s(), it, app=self.app)
-
-    def chunks(self, it: Iterable[Any], n: int) -> Signature:
-        """Calls of `n` items each."""
-        return chunks(self.s(), it, n, app=self.app)
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The result of an id, from any process."""

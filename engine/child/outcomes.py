@@ -22,6 +22,7 @@ from ..follow_ups import on_failure, on_retry, on_success
 from ..message import Embed, MalformedMessage, TaskMessage
 from ..message_edit import with_header
 from ..obituary import TERMINATED
+from ..replacing import Replaced
 from ..request import Context, context_of
 from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
@@ -263,7 +264,9 @@ class Outcomes:
         follow_ups: tuple[Outgoing, ...] = ()
         if request.chord:
             self._complain_of_chord(message)
-        if executed.retry is not None or request.callbacks or request.chain or request.errbacks:
+        if isinstance(executed.value, Replaced):
+            follow_ups = executed.value.messages
+        elif executed.retry is not None or request.callbacks or request.chain or request.errbacks:
             is_final = decided.state is not None
             follow_ups = self._follow_ups(delivery, message, request, executed, is_final)
         return executed, ending, decided, results, follow_ups

@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import pytest
+from celery.app.task import Context as CeleryContext
 
 from prefork.engine.request import Context
 
@@ -33,3 +34,25 @@ def test_copies_have_the_headers_too() -> None:
     request = Context(id="a", headers={"tenant": "t1"})
     assert copy.copy(request).tenant == "t1"
     assert pickle.loads(pickle.dumps(request)).tenant == "t1"
+
+
+def test_no_field_of_a_peers_request_is_missing() -> None:
+    theirs = {name for name in dir(CeleryContext()) if not name.startswith("_")}
+    assert theirs - set(dir(Context())) == set()
+
+
+def test_a_copy_is_sent_with_the_options_that_a_peer_would_use() -> None:
+    fields = {
+        "id": "i",
+        "root_id": "r",
+        "parent_id": "p",
+        "group": "g",
+        "group_index": 1,
+        "timelimit": [3, 2],
+        "retries": 2,
+        "stamped_headers": ["a"],
+        "stamps": {"a": 1, "b": 2},
+        "headers": {"x": 1, "x-death": []},
+    }
+    theirs = CeleryContext(fields).as_execution_options()
+    assert Context(fields).as_execution_options() == theirs | {"headers": {"x": 1}}

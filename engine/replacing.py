@@ -1,0 +1,129 @@
+"""A running task hands over to another one, which takes its id and all that is to follow (parity §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .canvas import Signature, chain, group, maybe_signature
+from .exceptions import Ignore, ImproperlyConfigured
+from .request import Context
+
+if TYPE_CHECKING:
+    from ..transports.base import Outgoing
+
+
+class Replaced(Ignore):
+    """Another task has taken this one's place.
+
+    :ivar messages: of that task; whoever runs this one sends them together with its acknowledgement.
+    """
+
+    def __init__(self, messages: Iterable[Outgoing]) -> None:
+        super().__init__("replaced by another task")
+        self.messages = tuple(messages)
+
+
+def replacement_of(task: Any, sig: Any) -> Any:
+    """The signature that takes the place of the running task.
+
+    It has the task's id, its place in a group, its callbacks and error callbacks, and what was to follow
+    it in a chain. Of a chain the last step has all that.
+
+    :raises ImproperlyConfigured: it is part of a chord, or an empty chain.
+    :raises ChordNeeded: it is a group, or has one inside.
+    """
+    if "chord" in sig.options:
+        raise ImproperlyConfigured("a signature that replaces a task must not be part of a chord")
+    request = task.request
+    steps = [maybe_signature(step, task.app) for step in (sig.tasks if isinstance(sig, chain) else [sig])]
+    if not steps:
+        raise ImproperlyConfigured(f"{task.name} cannot be replaced by an empty chain")
+    if any(isinstance(step, group) for step in steps):
+        # Says what is missing, as it does everywhere else.
+        chain(*steps, task.s()).apply_async()
+    if request.is_eager or request.called_directly:
+        return sig.clone()  # what follows the task follows its value, which is the replacement's
+    steps = [step.clone() for step in steps]
+    depth = request.replaced_task_nesting + 1
+    for step in steps:
+        step.set(replaced_task_nesting=depth)
+    if isinstance(sig, chain):
+        _link(steps, sig.options)
+    last = steps[-1]
+    last.set(task_id=request.id, chord=request.chord, group_id=request.group, group_index=request.group_index)
+    _link([last], {"link": request.callbacks})
+    _link(steps, {"link_error": request.errbacks})
+    after = [
+        {**step, "options": {**step["options"], "replaced_task_nesting": depth}} for step in _chain(request)
+    ]
+    rest = [*after, *(dict(step) for step in reversed(steps[1:]))]
+    first = steps[0]
+    first.set(chain=rest or None, root_id=request.root_id, reply_to=request.reply_to)
+    first.set(parent_id=request.parent_id)
+    return first
+
+
+def _chain(request: Context) -> list[Mapping[str, Any]]:
+    """What was to follow, last first."""
+    return [{"options": {}, **step} for step in request.chain or ()]
+
+
+def _link(steps: list[Any], options: Mapping[str, Any]) -> None:
+    """Have callbacks called after the last step, error callbacks after each."""
+    for callback in _listed(options.get("link")):
+        steps[-1].link(maybe_signature(callback))
+    for errback in _listed(options.get("link_error")):
+        for step in steps:
+            step.link_error(maybe_signature(errback))
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, Mapping) else list(value)
+
+
+def hand_over(task: Any, sig: Any) -> Any:
+    """Send the replacement in place of the result, or, where the task runs in its caller, run it.
+
+    :raises Replaced: always, in a worker.
+    """
+    request = task.request
+    if request.is_eager or request.called_directly:
+        return sig.apply().get(disable_sync_subtasks=False)
+    with task.app.client.collecting() as messages:
+        sig.apply_async(add_to_parent=False)
+    raise Replaced(messages)
+
+
+def signature_of_request(
+    task: Any,
+    request: Context,
+    args: Any,
+    kwargs: Any,
+    queue: str | None,
+    extra: Mapping[str, Any],
+) -> Signature:
+    """A signature that runs an execution's task again, with all its options.
+
+    :param queue: where it goes; None is where the message came from.
+    """
+    options = request.as_execution_options()
+    if request.ignore_result is not None:
+        options["ignore_result"] = request.ignore_result
+    info = request.delivery_info or {}
+    if info.get("priority") is not None:
+        options["priority"] = info["priority"]
+    if queue is not None:
+        options["queue"] = queue
+    elif info.get("exchange"):
+        options.update(exchange=info["exchange"], routing_key=info.get("routing_key"))
+    elif info.get("routing_key"):
+        options["queue"] = info["routing_key"]
+    again: Signature = task.signature(
+        request.args if args is None else args,
+        request.kwargs if kwargs is None else kwargs,
+        {**options, **extra},
+    )
+    return again
