@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Final
+from typing import Any, Final
 
 from ...transports.base import Delivery, Outcome
 from ...transports.errors import OwnerLost, TransportError
 from .. import signals
 from ..clock import mono_ns
-from ..message import MalformedMessage, TaskMessage, parse
+from ..message import Embed, MalformedMessage, TaskMessage, parse
 from ..request import Context
 from ..revoked_keys import slot_id
 from ..scoreboard import (
@@ -67,6 +67,9 @@ EXIT_OWNER_LOST: Final = 4  # also known to supervisor.deaths
 EXIT_UNSETTLED: Final = 5
 
 _log = logging.getLogger("prefork.child")
+
+Opened = tuple[TaskMessage, RunPlan, tuple[list[Any], dict[str, Any], Embed]]
+"""A message that runs now: its headers, how its task is run, and its payload."""
 
 
 class WorkerLoop:
@@ -203,18 +206,10 @@ class WorkerLoop:
     def _one(self, delivery: Delivery, batch: list[Delivery], index: int, held: int) -> RunPlan | None:
         """Take one message from its bytes to its outcome; returns its plan if it ran."""
         parts = self._parts
-        try:
-            message = parse(delivery.document, parts.table)
-            plan = parts.plan(message.task)
-            stopped = self._gate.stopped(delivery, message, plan)
-            if stopped is not None:
-                self._done(stopped, index + 1 < held)
-                return None
-            assert plan is not None  # the gate stops every task that is not known
-            args, kwargs, embed = message.payload(parts.table)
-        except MalformedMessage as error:
-            self._done(self._outcomes.malformed(delivery, error), index + 1 < held)
+        opened = self._opened(delivery, index + 1 < held)
+        if opened is None:
             return None
+        message, plan, (args, kwargs, embed) = opened
         if not plan.kind.short or delivery.suspect:
             # Not known to be short: nobody else's work or result may have to wait for it.
             self._settle()
@@ -229,6 +224,26 @@ class WorkerLoop:
         if signals.task_received.receivers:
             signals.task_received.send(parts.node, request=request)
         return plan if self._run(delivery, message, plan, request, index + 1 < held) else None
+
+    def _opened(self, delivery: Delivery, more: bool) -> Opened | None:
+        """Read a message that runs now; None when it does not, and its outcome is known."""
+        parts = self._parts
+        try:
+            message = parse(delivery.document, parts.table)
+            plan = parts.plan(message.task)
+            stopped = self._gate.stopped(delivery, message, plan)
+            if stopped is None:
+                assert plan is not None  # the gate stops every task that is not known
+                payload = message.payload(parts.table)
+                if not plan.keyed:
+                    return message, plan, payload
+                stopped = self._gate.stopped_by_key(delivery, message, plan, payload[0], payload[1])
+                if stopped is None:
+                    return message, plan, payload
+        except MalformedMessage as error:
+            stopped = self._outcomes.malformed(delivery, error)
+        self._done(stopped, more)
+        return None
 
     def _may_start(self, delivery: Delivery, message: TaskMessage, plan: RunPlan) -> bool:
         """Put on record that it starts, where that must be; False: somebody took it back."""
@@ -272,17 +287,9 @@ class WorkerLoop:
         return True
 
     def _set_limits(self, message: TaskMessage, plan: RunPlan) -> int:
-        """Write start and deadlines; returns the start. The message's own limits win."""
+        """Write start and deadlines; returns the start."""
         words = self._words
-        soft_s, hard_s = message.soft_time_limit_s, message.time_limit_s
-        changes = self._board[A_TIME_LIMITS]
-        if changes != plan.limits_seen:
-            plan.look_up_limits(self._parts.time_limits, changes)
-        if plan.run_time is not None:
-            soft_s, hard_s = plan.limits_after_command(soft_s, hard_s, self._parts.config)
-        else:
-            soft_s = plan.soft_limit_s if soft_s is None else soft_s
-            hard_s = plan.hard_limit_s if hard_s is None else hard_s
+        soft_s, hard_s = self._limits(message, plan)
         start_ns = mono_ns()
         words[C_START_NS] = start_ns
         words[C_SOFT_LIMIT_MS] = int(soft_s * 1000) if soft_s else 0
@@ -290,6 +297,18 @@ class WorkerLoop:
         words[C_SOFT_NS] = start_ns + int(soft_s * 1e9) if soft_s else 0
         words[C_HARD_NS] = start_ns + int(hard_s * 1e9) if hard_s else 0
         return start_ns
+
+    def _limits(self, message: TaskMessage, plan: RunPlan) -> tuple[float | None, float | None]:
+        """Soft and hard limit in seconds. The message's own limits win, but for a command's."""
+        soft_s, hard_s = message.soft_time_limit_s, message.time_limit_s
+        changes = self._board[A_TIME_LIMITS]
+        if changes != plan.limits_seen:
+            plan.look_up_limits(self._parts.time_limits, changes)
+        if plan.run_time is not None:
+            return plan.limits_after_command(soft_s, hard_s, self._parts.config)
+        soft_s = plan.soft_limit_s if soft_s is None else soft_s
+        hard_s = plan.hard_limit_s if hard_s is None else hard_s
+        return soft_s, hard_s
 
     # --- settling --------------------------------------------------------------------------------
 
