@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 
-def with_header(document: bytes, name: str, value: float) -> bytes:
+def with_header(document: bytes, name: str, value: float | str) -> bytes:
     """The same message with one more header.
 
     :param document: an envelope that `message.parse` accepts, so that what msgspec refuses (NaN, lone
@@ -24,6 +24,6 @@ def with_header(document: bytes, name: str, value: float) -> bytes:
         return json.dumps(envelope).encode("ascii")
 
 
-def _extended(envelope: dict[str, Any], name: str, value: float) -> dict[str, Any]:
+def _extended(envelope: dict[str, Any], name: str, value: float | str) -> dict[str, Any]:
     envelope["headers"] = {**(envelope.get("headers") or {}), name: value}
     return envelope

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ...transports.base import Consumer, Entombs, Outcome, Outgoing, Recovery, StoredResult, Verdict
+from ...transports.coordination import Coordinates
 from ..linux import Linux
 from ..loaded_app import Loaded
 from ..obituary import TERMINATED, error_of, note_of
@@ -51,6 +52,7 @@ class Recoverer:
         self._link = link
         self._storage = storage
         self._max_crashes: int = loaded.config.task_max_crashes
+        self._shares_slots = any(task.max_concurrency is not None for task in loaded.app.tasks.values())
         self._failures = Failures(loaded, storage, log)
         self._log = log
 
@@ -130,6 +132,7 @@ class Recoverer:
             cause=message["cause"] if charged is not None else "",
             max_crashes=self._max_crashes,
         )
+        self._free_slots(owner)
         for letter in recovery.dead:
             self._failures.of_dead_letter(letter)
         return {
@@ -139,6 +142,12 @@ class Recoverer:
             "returned": recovery.returned,
             "dead": len(recovery.dead),
         }
+
+    def _free_slots(self, owner: str) -> None:
+        """Let others have what the child held of max_concurrency."""
+        transport = self._storage.transport
+        if self._shares_slots and isinstance(transport, Coordinates):
+            transport.free_slots_of(owner)
 
     def _charged(self, consumer: Consumer, slot: Slot, message: dict[str, Any]) -> bytes | None:
         """The tag of the message that the death is charged to, if there is one."""

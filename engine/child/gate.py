@@ -5,7 +5,8 @@ Nothing here decodes a body: what a message says about itself is in its headers.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from ...transports.base import Delivery, Outcome, Verdict
 from ..clock import wall_s
@@ -67,6 +68,20 @@ class Gate:
         if plan is not None and plan.limited:
             return self._without_token(delivery, plan)
         return None
+
+    def stopped_by_key(
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        plan: RunPlan,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Outcome | None:
+        """The same for limits that depend on the arguments, which have been decoded by now."""
+        answer = self._attempts.make(
+            lambda: (self._limiter.stopped_by_key(delivery, message, plan, args, kwargs),)
+        )
+        return Outcome(delivery.tag, Verdict.REQUEUE) if answer is None else answer[0]
 
     def _without_token(self, delivery: Delivery, plan: RunPlan) -> Outcome | None:
         answer = self._attempts.make(lambda: (self._limiter.stopped(delivery, plan),))

@@ -7,11 +7,12 @@ those with a token are taken from there. So a backlog costs nobody anything, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
+from ...serializers.registry import SerializerTable
 from ...transports.base import Consumer, Delivery, Outcome, Outgoing, Selects, Transport, Verdict
 from ...transports.coordination import Coordinates
 from ...transports.errors import TransportError
@@ -21,6 +22,8 @@ from ..limits.board import NEVER_NS, RateBoard
 from ..limits.kinds import Limited, limited_kinds
 from ..limits.lanes import lane_of
 from ..limits.shared import Sharing
+from ..message import TaskMessage
+from .keyed import Keyed
 from .plan import RunPlan
 
 # How long a message waits that has a record of crashes, which it would lose in a lane.
@@ -46,6 +49,7 @@ class Limiter:
         task_names: Callable[[], list[str]],
         queues: list[str],
         worker: str,
+        table: SerializerTable,
     ) -> None:
         self._board = board
         self._plan_of = plans
@@ -55,6 +59,7 @@ class Limiter:
         self._selects = consumer if isinstance(consumer, Selects) else None
         coordinates = transport if isinstance(transport, Coordinates) else None
         self._sharing = Sharing(coordinates, worker, consumer.owner)
+        self._keyed = Keyed(board, self._sharing, table)
         self._seen = -1  # the state of the board that `_kinds` is made from
         self._kinds: dict[str, Limited] = {}
         self._turn = 0
@@ -86,7 +91,7 @@ class Limiter:
             option = "max_concurrency" if limits.global_per_s is None else "global_rate_limit"
             raise ImproperlyConfigured(
                 f"task {name!r}: {option} cannot be kept on {self._transport_name}, which shares nothing "
-                "between workers but messages; use redis, amqp or filesystem"
+                "between workers but messages; use redis or filesystem"
             )
         if kind.limited and self._selects is None:
             raise ImproperlyConfigured(
@@ -207,6 +212,20 @@ class Limiter:
         lane = lane_of(delivery.queue, kind.name)
         return Outcome(delivery.tag, follow_ups=(Outgoing(lane, delivery.document, delivery.priority),))
 
+    def stopped_by_key(
+        self,
+        delivery: Delivery,
+        message: TaskMessage,
+        plan: RunPlan,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Outcome | None:
+        """The same for a kind whose keys have limits of their own.
+
+        :raises TransportError: others cannot be asked.
+        """
+        return self._keyed.stopped(self._kinds[plan.name], delivery, message, args, kwargs)
+
     def batch_done(self) -> int:
         """The batch is settled: tokens that were not needed return, and so do slots.
 
@@ -217,8 +236,8 @@ class Limiter:
                 self._give_back(kind, 1)
             self._granted.clear()
         if self._sharing.holding:
-            for name in self._sharing.holding:
-                self._kinds[name].bucket.not_before(0)
+            for what in self._sharing.holding:
+                self._kinds[what.partition("\0")[0]].bucket.not_before(0)
             try:
                 self._sharing.free_all()
             except TransportError as error:

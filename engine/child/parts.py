@@ -99,6 +99,7 @@ class Parts:
             lambda: list(self.app.tasks),
             loaded.options["queues"],
             worker_id,
+            self.table,
         )
 
     def plan(self, task_name: str) -> RunPlan | None:

@@ -34,7 +34,7 @@ class Sharing:
         self._owner = owner
         self._credit: dict[str, tuple[int, int]] = {}  # kind -> tokens, good until (monotonic ns)
         self._number = 0
-        # Slots that are held, by what they are of: the name of the kind, its slots and the holder.
+        # Slots that are held, by what they are of (a kind, or a key of it): name and holder.
         self.holding: dict[str, tuple[str, str]] = {}
         self._late: list[tuple[str, str]] = []  # those that could not be freed when that was due
 
@@ -54,7 +54,7 @@ class Sharing:
         if kind.limits.global_per_s is not None:
             tokens = self._tokens(kind, kind.limits.global_per_s, want, now_ns)
         if tokens and kind.limits.max_concurrency is not None:
-            if not self._slot(kind, slots_of(kind.name), kind.limits.max_concurrency):
+            if not self._slot(kind.name, bounded_name("slots", kind.name), kind.limits.max_concurrency):
                 self.give_back(kind, tokens)
                 kind.bucket.not_before(now_ns + SLOT_AGAIN_NS)
                 return 0
@@ -77,7 +77,7 @@ class Sharing:
             return 0
         more = max(want, min(int(per_s * _AHEAD_S), _AHEAD_MAX))
         burst = kind.limits.burst + per_s * gcra.CATCH_UP_NS / 1e9
-        grant = self._coordinates.take_tokens(bucket_of(kind.name), per_s, burst, more)
+        grant = self._coordinates.take_tokens(bounded_name("rate", kind.name), per_s, burst, more)
         if not grant.tokens:
             kind.bucket.not_before(now_ns + int(grant.retry_after_s * 1e9))
         return grant.tokens
@@ -88,21 +88,44 @@ class Sharing:
             credit, _ = self._credit.get(kind.name, (0, 0))
             self._credit[kind.name] = (credit + tokens, mono_ns() + _CREDIT_NS)
 
+    # --- keys ---------------------------------------------------------------------------------------
+
+    def keyed_token(self, kind: Limited, key: str) -> float:
+        """Take a token of a key's global rate; 0, or in how many seconds to ask again.
+
+        :raises TransportError: the broker cannot be asked.
+        """
+        assert self._coordinates is not None
+        per_s = kind.limits.global_per_s
+        assert per_s  # neither unlimited nor paused
+        burst = kind.limits.burst + per_s * gcra.CATCH_UP_NS / 1e9
+        grant = self._coordinates.take_tokens(bounded_name("rate", kind.name, key), per_s, burst, 1)
+        return 0.0 if grant.tokens else max(grant.retry_after_s, 0.001)
+
+    def keyed_slot(self, kind: Limited, key: str) -> bool:
+        """Take a slot of a key, or keep it.
+
+        :raises TransportError: the broker cannot be asked.
+        """
+        limit = kind.limits.max_concurrency
+        assert limit is not None
+        return self._slot(f"{kind.name}\0{key}", bounded_name("slots", kind.name, key), limit)
+
     # --- slots --------------------------------------------------------------------------------------
 
-    def _slot(self, kind: Limited, name: str, limit: int) -> bool:
+    def _slot(self, what: str, name: str, limit: int) -> bool:
         assert self._coordinates is not None
-        if kind.name in self.holding:
+        if what in self.holding:
             return True
         if limit == 0:
             return False
         self._number += 1
         holder = f"{self._owner}/{self._number}"
         # Entered first: an answer that is lost may have been a yes.
-        self.holding[kind.name] = (name, holder)
+        self.holding[what] = (name, holder)
         if self._coordinates.take_slot(name, limit, self._worker, holder):
             return True
-        del self.holding[kind.name]
+        del self.holding[what]
         return False
 
     def free(self, kind: Limited) -> None:
@@ -129,16 +152,6 @@ class Sharing:
             assert self._coordinates is not None
             self._coordinates.free_slot(*self._late[0])
             del self._late[0]
-
-
-def bucket_of(task_name: str) -> str:
-    """The bucket of a kind's global rate."""
-    return bounded_name("rate", task_name)
-
-
-def slots_of(task_name: str) -> str:
-    """The slots of a kind."""
-    return bounded_name("slots", task_name)
 
 
 def bounded_name(what: str, *parts: str) -> str:

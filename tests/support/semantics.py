@@ -53,7 +53,9 @@ GAPS: dict[str, frozenset[str]] = {
     "memory": frozenset({"several_processes"}),
     "filesystem": frozenset(),
     "redis": frozenset(),
-    "amqp": frozenset({"leases", "recall_by_others", "inspects_schedule", "lists_queues", "counts_in_work"}),
+    "amqp": frozenset(
+        {"coordinates", "leases", "recall_by_others", "inspects_schedule", "lists_queues", "counts_in_work"}
+    ),
 }
 OUTSIDE_S = 20.0
 

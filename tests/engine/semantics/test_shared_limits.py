@@ -1,0 +1,100 @@
+"""Limits across workers: global_rate_limit and max_concurrency."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from support.semantics import Fleet
+from support.waiting import eventually
+
+pytestmark = pytest.mark.needs("coordinates")
+SOURCE = """
+app = App("shared", **SETTINGS)
+
+
+@app.task(global_rate_limit="40/s", ignore_result=True)
+def shared(run, number):
+    note(run, f"{time.monotonic()} {number}")
+
+
+@app.task(max_concurrency=2, ignore_result=True)
+def narrow(run, number, sleep_s=0.1):
+    begun = time.monotonic()
+    time.sleep(sleep_s)
+    note(run, f"{begun} {time.monotonic()} {number}")
+
+
+@app.task(max_concurrency=1)
+def only_one(run):
+    note(run, str(os.getpid()))
+    if len((ROOT / run).read_text().splitlines()) < 2:
+        time.sleep(60)
+    return "done"
+
+
+@app.task
+def other(x):
+    return x
+"""
+
+
+def most_at_once(spans: list[tuple[float, float]]) -> int:
+    """How many of these ran at the same time, at most."""
+    events = sorted([(begun, 1) for begun, _ in spans] + [(ended, -1) for _, ended in spans])
+    running = most = 0
+    for _, step in events:
+        running += step
+        most = max(most, running)
+    return most
+
+
+def test_workers_share_a_rate(fleet: Fleet) -> None:
+    run = fleet.unique("shared")
+    with fleet.another_worker():
+        for number in range(120):
+            fleet.task("shared").delay(run, number)
+        eventually(lambda: len(fleet.notes(run)) == 120, deadline_s=20)
+    ran = sorted(float(line.split()[0]) for line in fleet.notes(run))
+    elapsed_s = ran[-1] - ran[0]
+    # One token and 50 ms worth of them are there when it begins.
+    assert (119 - 2) / 40 * 0.97 <= elapsed_s <= 119 / 40 * 1.15, elapsed_s
+    assert sorted(int(line.split()[1]) for line in fleet.notes(run)) == list(range(120))
+
+
+def test_no_more_run_at_once_than_there_are_slots(fleet: Fleet) -> None:
+    run = fleet.unique("narrow")
+    with fleet.another_worker():
+        for number in range(24):
+            fleet.task("narrow").delay(run, number)
+        assert fleet.task("other").delay(7).get(timeout=20) == 7
+        eventually(lambda: len(fleet.notes(run)) == 24, deadline_s=20)
+    lines = [line.split() for line in fleet.notes(run)]
+    spans = [(float(begun), float(ended)) for begun, ended, _ in lines]
+    assert most_at_once(spans) <= 2
+    assert sorted(int(number) for _, _, number in lines) == list(range(24))
+
+
+@pytest.mark.needs("several_processes")
+def test_the_slots_of_a_child_that_was_killed_are_free_again(fleet: Fleet) -> None:
+    run = fleet.unique("killed")
+    result = fleet.task("only_one").delay(run)
+    (pid,) = eventually(lambda: fleet.notes(run), deadline_s=20)
+    os.kill(int(pid), signal.SIGKILL)
+    assert result.get(timeout=20) == "done"
+
+
+def test_four_workers_leave_nothing_behind(fleet: Fleet) -> None:
+    run = fleet.unique("four")
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(fleet.another_worker())
+        for number in range(30):
+            fleet.task("narrow").delay(run, number, 0.01)
+        eventually(lambda: len(fleet.notes(run)) == 30, deadline_s=20)
+    time.sleep(0.05)
+    assert len(fleet.notes(run)) == 30
