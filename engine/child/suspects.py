@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import msgspec
 
-from ...transports.base import REASON_CRASHES, Delivery, Outcome, Remembers, Verdict
+from ...transports.base import REASON_CRASHES, Delivery, Outcome, Outgoing, Remembers, StoredResult, Verdict
 from .. import states
 from ..clock import wall_s
 from ..einfo import ExceptionInfo
@@ -14,6 +15,7 @@ from ..exceptions import TaskRevokedError, WorkerLostError
 from ..execution import Executed
 from ..message import TaskMessage
 from ..obituary import CONSUMER_TIMEOUT, read_note
+from ..refusals import errbacks_of, is_failure_stored
 from ..revoked_keys import slot_id
 from ..scoreboard import C_RUNNING, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard
 from .outcomes import Outcomes
@@ -21,6 +23,11 @@ from .parts import Parts
 from .plan import RunPlan
 
 REST_S: Final = 2.0
+
+_HARMLESS_TYPES: Final = frozenset({"application/json", "application/x-msgpack"})
+_HARMLESS_BYTES_MAX: Final = 1 << 20
+
+_log = logging.getLogger("prefork.child")
 
 
 def runs_beside(scoreboard: Scoreboard, own_index: int, task_id: str) -> bool:
@@ -65,7 +72,37 @@ def judged(
 
 
 def _crashed_too_often(parts: Parts, delivery: Delivery, message: TaskMessage) -> Outcome:
-    """A dead letter. Its error callbacks are not sent: to read its arguments may be what kills."""
+    """A dead letter, and its error callbacks, unless to read its arguments may be what kills.
+
+    They lie in one body with the arguments. Who dies of it here dies before anything is settled, and the
+    next one after it.
+    """
     error = WorkerLostError(f"dead-lettered after {delivery.crashes} crashes")
-    results = parts.results.failure(error, task_id=message.id, message=message)
-    return Outcome(tag=delivery.tag, verdict=Verdict.DEAD, reason=REASON_CRASHES, results=results)
+    results: tuple[StoredResult, ...] = ()
+    if is_failure_stored(parts.app, parts.config, message):
+        results = parts.results.failure(error, task_id=message.id, message=message)
+    follow_ups: tuple[Outgoing, ...] = ()
+    if _is_harmless(message):
+        follow_ups = errbacks_of(parts.app, parts.table, delivery, message, error, parts.node)
+    else:
+        _log.warning(
+            "%s[%s] is dead-lettered without calling its error callbacks: its arguments (%s, %d bytes) may "
+            "be what kills",
+            message.task,
+            message.id,
+            message.content_type,
+            len(delivery.document),
+        )
+    return Outcome(
+        tag=delivery.tag,
+        verdict=Verdict.DEAD,
+        reason=REASON_CRASHES,
+        follow_ups=follow_ups,
+        results=results,
+    )
+
+
+def _is_harmless(message: TaskMessage) -> bool:
+    """Whether reading the arguments runs nobody's code and takes little memory."""
+    small = len(message.envelope.document) <= _HARMLESS_BYTES_MAX and message.compression is None
+    return small and message.content_type in _HARMLESS_TYPES

@@ -12,6 +12,7 @@ from prefork.engine.result_document import decode
 from prefork.engine.scoreboard import C_RUNNING, S_HIGH_SLOT, S_PID, Scoreboard
 from prefork.transports.base import REASON_CRASHES, Delivery
 from prefork.transports.errors import BrokerUnavailable
+from support.apps import memory_app
 from support.one_child import OneChild
 
 Make = Callable[..., OneChild]
@@ -53,6 +54,7 @@ def run(
     crashes: int = 0,
     notes: tuple[bytes | Exception | None, ...] = (None,),
     board: Scoreboard | None = None,
+    **options: Any,
 ) -> tuple[list[int], Telling, Any]:
     """Run one suspect; returns what ran, the consumer, and the stored result."""
     ran: list[int] = []
@@ -71,7 +73,7 @@ def run(
     child.parts.consumer = telling
     child.parts.scoreboard = board
     child.parts.pause = lambda seconds: None  # type: ignore[method-assign]
-    suspect.apply_async((1,), task_id="s", link_error=after.s().set(queue="errors"))
+    suspect.apply_async((1,), task_id="s", link_error=after.s().set(queue="errors"), **options)
     child.run()
     document = app.client.results.get(["s"])[0]
     return ran, telling, None if document is None else decode(document, app.client.table.by_name("json"))
@@ -125,12 +127,31 @@ def test_what_was_held_too_long_twice_is_a_dead_letter(app: App, child_of: Make)
     assert (letter.reason, letter.causes) == ("consumer-timeout", ("long",))
 
 
-def test_one_crash_too_many_is_a_dead_letter_whose_arguments_nobody_reads(app: App, child_of: Make) -> None:
+def test_one_crash_too_many_is_a_dead_letter_and_error_callbacks_are_sent(app: App, child_of: Make) -> None:
     ran, _telling, result = run(app, child_of, crashes=3)
     assert (ran, result.status, result.result["exc_type"]) == ([], "FAILURE", "WorkerLostError")
     (letter,) = app.client.transport.dead_letters()
     assert letter.reason == REASON_CRASHES
-    assert app.client.transport.depth("errors").ready == 0
+    assert app.client.transport.depth("errors").ready == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "zlib"}, {"serializer": "pickle"}, {"headers": {"x": "y" * (1 << 20)}}]
+)
+def test_arguments_that_may_be_what_kills_are_not_read_for_error_callbacks(
+    child_of: Make, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    with memory_app(accept_content=["json", "pickle"]) as app:
+        ran, _telling, result = run(app, child_of, crashes=3, **options)
+        assert (ran, result.status) == ([], "FAILURE")
+        assert len(list(app.client.transport.dead_letters())) == 1
+        assert app.client.transport.depth("errors").ready == 0
+    assert "without calling its error callbacks" in caplog.text
+
+
+def test_a_crash_too_many_of_an_ignored_result_is_not_stored(app: App, child_of: Make) -> None:
+    _ran, _telling, result = run(app, child_of, crashes=3, ignore_result=True)
+    assert result is None
 
 
 def test_while_the_broker_is_away_it_is_asked_again(app: App, child_of: Make) -> None:
