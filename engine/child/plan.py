@@ -78,7 +78,7 @@ class RunPlan:
     def limits_after_command(
         self, soft_s: float | None, hard_s: float | None, config: Any
     ) -> tuple[float | None, float | None]:
-        """Soft and hard limit of a call, in seconds: those of the call, else of the command, else of the worker.
+        """Soft and hard limit in seconds: those of the call, else of the command, else of the worker.
 
         What a message bears is a wish of its call, unless it is just what the task asks for.
         """

@@ -66,6 +66,11 @@ def _name_of(content: str) -> str:
     return CONTENT_NAMES.get(content, content)
 
 
+def _control_queues(values: Values) -> Iterator[tuple[str, str]]:
+    if values["control_queue_exclusive"] and values["control_queue_durable"]:
+        yield "control_queue_durable", "an exclusive queue goes with its connection; see control_queue_exclusive"
+
+
 def _priorities(values: Values) -> Iterator[tuple[str, str]]:
     default, highest = values["task_default_priority"], values["task_queue_max_priority"]
     if default is not None and highest is not None and default > highest:
@@ -121,6 +126,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], Iterator[tuple[str, str
         _limits,
     ),
     (("worker_lease", "worker_lease_renew_interval"), _lease),
+    (("control_queue_exclusive", "control_queue_durable"), _control_queues),
     (
         (
             "accept_content",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..kinds import BOOLEAN, SECONDS, TEXT, WORD
-from ..reasons import CONTROL, EVENTS
+from ..reasons import EVENTS
 from ..setting import section, setting
 
 
@@ -67,15 +67,13 @@ class EventsSettings:
         "celery",
         "Namespace of the control exchanges.",
         old="CONTROL_EXCHANGE",
-        no_effect=CONTROL,
     )
     control_queue_ttl: float = setting(
         SECONDS,
         300.0,
-        "Lifetime of control messages in a queue.",
+        "Lifetime of control messages in a queue that nobody reads.",
         unit="s",
         old="CONTROL_QUEUE_TTL",
-        no_effect=CONTROL,
     )
     control_queue_expires: float = setting(
         SECONDS,
@@ -83,19 +81,16 @@ class EventsSettings:
         "Lifetime of a control queue that nobody reads.",
         unit="s",
         old="CONTROL_QUEUE_EXPIRES",
-        no_effect=CONTROL,
     )
     control_queue_exclusive: bool = setting(
         BOOLEAN,
         True,
         "Control queues are exclusive.",
         old="CONTROL_QUEUE_EXCLUSIVE",
-        no_effect=CONTROL,
     )
     control_queue_durable: bool = setting(
         BOOLEAN,
         False,
         "Control queues are durable.",
         old="CONTROL_QUEUE_DURABLE",
-        no_effect=CONTROL,
     )

@@ -17,7 +17,7 @@ from ..kinds import (
     number,
     optional,
 )
-from ..reasons import AMQP, CONTROL, EVENTS, NETWORK_BROKERS
+from ..reasons import AMQP, EVENTS, NETWORK_BROKERS
 from ..setting import section, setting
 
 
@@ -58,7 +58,7 @@ class WorkerSettings:
         False,
         "Allow the control command pool_restart.",
         old="CELERYD_POOL_RESTARTS",
-        no_effect=CONTROL,
+        no_effect="SIGHUP imports the application anew and replaces the children",
     )
     worker_prefetch_multiplier: int = setting(
         COUNT,
@@ -158,7 +158,6 @@ class WorkerSettings:
         None,
         "File that keeps revoked ids over restarts.",
         old="CELERYD_STATE_DB",
-        no_effect=CONTROL,
     )
     worker_revokes_max: int = setting(
         POSITIVE,
@@ -176,7 +175,6 @@ class WorkerSettings:
         True,
         "Answer control commands.",
         old="CELERY_ENABLE_REMOTE_CONTROL",
-        no_effect=CONTROL,
     )
     worker_disable_rate_limits: bool = setting(
         BOOLEAN,
