@@ -54,7 +54,15 @@ GAPS: dict[str, frozenset[str]] = {
     "filesystem": frozenset(),
     "redis": frozenset(),
     "amqp": frozenset(
-        {"coordinates", "leases", "recall_by_others", "inspects_schedule", "lists_queues", "counts_in_work"}
+        {
+            "controls",
+            "coordinates",
+            "leases",
+            "recall_by_others",
+            "inspects_schedule",
+            "lists_queues",
+            "counts_in_work",
+        }
     ),
 }
 OUTSIDE_S = 20.0
