@@ -16,7 +16,7 @@ from support.waiting import eventually
 
 WITHIN_S = 20.0
 
-pytestmark = pytest.mark.needs("controls")
+pytestmark = pytest.mark.needs("coordinates")
 
 SOURCE = """
 import subprocess
