@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..exceptions import ImproperlyConfigured
 from ..time_limit_board import RunTimeLimits
 from .side import WorkerSide
 
@@ -17,7 +18,7 @@ def rate_limit(side: WorkerSide, task_name: Any, rate_limit: Any, **_: Any) -> A
         return {"error": "unknown task"}
     try:
         per_s = side.rates.set_rate(task_name, rate_limit)
-    except ValueError as error:
+    except ImproperlyConfigured as error:
         return {"error": f"Invalid rate limit string: {error}"}
     if per_s is None:
         return {"ok": "rate limit disabled successfully"}
