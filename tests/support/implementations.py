@@ -31,9 +31,8 @@ class Implementation:
     :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
         ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker;
         ``places``, which messages that are given back keep;
-        ``coordinates``, ``controls`` and ``selects``, which it does not; ``quick``, for whom many rounds are affordable;
-        ``forks_while_used``, by another thread; ``controls``, remote control, which the bridge does
-        not carry.
+        ``coordinates``, ``controls`` and ``selects``, which it does not; ``quick``, for whom many
+        rounds are affordable; ``forks_while_used``, by another thread.
     :param seen: how the suite sees the result store.
     :param expires_itself: the server drops expired documents, so that `ResultStore.expire` finds none.
     """
@@ -94,7 +93,7 @@ IMPLEMENTATIONS = (
                 "announces_schedule",
             }
         ),
-        limits=frozenset({"long_names", "clean_returns", "results", "coordinates", "controls", "selects"}),
+        limits=frozenset({"long_names", "clean_returns", "results", "controls"}),
         options={"native_delayed_delivery_queue_type": "classic"},
     ),
 )

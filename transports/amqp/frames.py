@@ -7,13 +7,15 @@ Everything else (handshake, declarations, closing) is left to py-amqp.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from .codec import encode_table, short_text
 
 Method = tuple[int, int]
 
 CHANNEL_CLOSE: Method = (20, 40)
+DECLARE_OK: Method = (50, 11)
 RETURN: Method = (60, 50)
 DELIVER: Method = (60, 60)
 GET_OK: Method = (60, 71)
@@ -32,7 +34,11 @@ _TAG_BITS = struct.Struct(">HHQB")
 _CONTENT = struct.Struct(">HHQ")
 _COUNT = struct.Struct(">I")
 _CODE = struct.Struct(">H")
+_COUNTS = struct.Struct(">II")
 _CONSUME_NO_WAIT = 0b1000
+_NO_ACK = 0b0010
+_DURABLE = 0b00010
+_DECLARE_NO_WAIT = 0b10000
 
 
 def method_frame(channel: int, payload: bytes) -> bytes:
@@ -81,9 +87,9 @@ def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
     return method_frame(channel, _TAG_BITS.pack(60, 80, tag, int(multiple)))
 
 
-def requeue_frame(channel: int, tag: int) -> bytes:
-    """Return one delivery to its queue."""
-    return method_frame(channel, _TAG_BITS.pack(60, 120, tag, 0b10))
+def requeue_frame(channel: int, tag: int, *, multiple: bool = False) -> bytes:
+    """Return one delivery to its queue, or all up to it."""
+    return method_frame(channel, _TAG_BITS.pack(60, 120, tag, 0b10 | int(multiple)))
 
 
 def get_frame(channel: int, queue: str) -> bytes:
@@ -91,10 +97,18 @@ def get_frame(channel: int, queue: str) -> bytes:
     return method_frame(channel, b"\x00\x3c\x00\x46\x00\x00" + short_text(queue) + b"\x00")
 
 
-def consume_frame(channel: int, queue: str, consumer_tag: str) -> bytes:
+def consume_frame(channel: int, queue: str, consumer_tag: str, *, no_ack: bool = False) -> bytes:
     """Have messages pushed; the broker does not answer."""
     payload = b"\x00\x3c\x00\x14\x00\x00" + short_text(queue) + short_text(consumer_tag)
-    return method_frame(channel, payload + bytes((_CONSUME_NO_WAIT,)) + encode_table({}))
+    bits = _CONSUME_NO_WAIT | (_NO_ACK if no_ack else 0)
+    return method_frame(channel, payload + bytes((bits,)) + encode_table({}))
+
+
+def declare_frame(channel: int, queue: str, arguments: Mapping[str, Any], *, wait: bool = True) -> bytes:
+    """Declare a durable queue; the answer, if one is wanted, tells what is in it."""
+    bits = _DURABLE | (0 if wait else _DECLARE_NO_WAIT)
+    payload = b"\x00\x32\x00\x0a\x00\x00" + short_text(queue) + bytes((bits,)) + encode_table(arguments)
+    return method_frame(channel, payload)
 
 
 def cancel_frame(channel: int, consumer_tag: str) -> bytes:
@@ -145,6 +159,12 @@ def read_confirm(payload: bytes) -> tuple[int, bool]:
     """Tag of an ack or nack, and whether it stands for all before it."""
     (tag,) = _TAG.unpack_from(payload, 4)
     return tag, payload[12] & 1 == 1
+
+
+def read_counts(payload: bytes) -> tuple[int, int]:
+    """Ready messages and consumers, from the answer to a declaration."""
+    messages, consumers = _COUNTS.unpack_from(payload, _short(payload, 4)[1])
+    return messages, consumers
 
 
 def read_consumer_tag(payload: bytes) -> str:

@@ -41,12 +41,15 @@ class Link:
     """At most one connection, and the number of how many there have been.
 
     :param purpose: shown at the broker as the name of the connection.
+    :param heartbeat_s: how soon the broker gives up a connection that is silent, about twice that; 0
+        for one that a process keeps while it runs a task.
     :ivar generation: counts connections; what was obtained in another one is void.
     :ivar blocked: the broker takes no messages (memory or disk alarm); written while frames are read.
     """
 
-    def __init__(self, settings: AmqpSettings, purpose: str) -> None:
+    def __init__(self, settings: AmqpSettings, purpose: str, *, heartbeat_s: int = 0) -> None:
         self.settings = settings
+        self._heartbeat_s = heartbeat_s
         self.lock = threading.RLock()
         self.generation = 0
         self.blocked = False
@@ -115,7 +118,7 @@ class Link:
             login_method=self.settings.login_method,
             virtual_host=endpoint.virtual_host,
             connect_timeout=timeout_s,
-            heartbeat=0,
+            heartbeat=self._heartbeat_s,
             socket_settings=_SOCKET_OPTIONS,
             on_blocked=self._on_blocked,
             on_unblocked=self._on_unblocked,

@@ -41,6 +41,9 @@ def parcel_of(message: Outgoing, now_wall_s: float) -> Parcel:
     """
     check_outgoing(message)
     properties, body = to_content(message.document, message.priority)
+    if (properties.get("headers") or {}).get("expires") is not None:
+        # The broker would drop it without a word. A worker looks at the header, and says REVOKED.
+        properties.pop("expiration", None)
     key = message.routing_key if message.exchange else message.queue
     if message.due_wall_s is not None and message.due_wall_s > now_wall_s:
         return delayed_parcel(message.queue, key, properties, body, message.due_wall_s - now_wall_s)

@@ -12,6 +12,7 @@ import amqp
 from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, ResultStore, Waiting
 from .attached import AttachedConsumer, recover_held
 from .consumer import AmqpConsumer
+from .coordination import Agreements, AmqpCoordination
 from .documents import starts_of, to_document
 from .errors import Refused
 from .graveyard import Graveyard, browse
@@ -29,8 +30,8 @@ GAPS = (
 )
 
 
-class AmqpTransport:
-    """Implements `transports.base.Transport`.
+class AmqpTransport(AmqpCoordination):
+    """Implements `transports.base.Transport` and `transports.coordination.Coordinates`.
 
     :param wall: the clock of due times and dates, Unix time in seconds.
     """
@@ -42,6 +43,7 @@ class AmqpTransport:
         self._graveyard = Graveyard(self._publisher, settings.dead_queue)
         self._guard = threading.Lock()
         # Written under the guard: what this process has open, and the queues that it knows of.
+        self._agreements: Agreements | None = None
         self._consumers: dict[str, tuple[AmqpConsumer, str]] = {}
         self._watches: list[TimerWatch] = []
         self._seen = dict.fromkeys(settings.declarations)
@@ -240,6 +242,9 @@ class AmqpTransport:
         with self._guard:
             watches, self._watches = self._watches, []
             consumers = [consumer for consumer, _ in self._consumers.values()]
+            agreements, self._agreements = self._agreements, None
+        if agreements is not None:
+            agreements.close()
         for consumer in consumers:
             consumer.close()
         for watch in watches:

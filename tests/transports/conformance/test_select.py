@@ -78,6 +78,7 @@ def test_a_queue_that_nobody_knows_is_empty(consumer: Consumer, lane: str) -> No
     assert consumer.reserve_from(lane, 0) == []
 
 
+@pytest.mark.needs("clean_returns")
 def test_what_is_given_back_returns_to_the_named_queue(
     transport: Transport, consumer: Consumer, lane: str
 ) -> None:
