@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..limits.upkeep import purge_with_lanes
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .output import safe, say
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
-    """Drop ready and delayed messages; those in work and the dead letters stay."""
+    """Drop ready, delayed and limited messages; those in work and the dead letters stay."""
     with session(options) as app:
         names = chosen_queues(app, arguments.queues, arguments.exclude_queues)
         if not names:
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         if not arguments.force and not _confirmed(names):
             say("nothing was dropped")
             return ExitCode.FAILED
-        dropped = {name: transport_of(app).purge(name) for name in names}
+        dropped = {name: purge_with_lanes(transport_of(app), name, app.tasks) for name in names}
     for name, count in dropped.items():
         say(f"{safe(name)}: {count} dropped")
     return ExitCode.OK

@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 
 from ..app import App
+from ..limits.upkeep import lanes_of_queue
 from ..routes import queue_specs
 from .failures import ExitCode
 from .options import GlobalOptions
@@ -26,9 +27,10 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     with session(options) as app:
         transport = transport_of(app)
         dead = Counter(letter.queue for letter in transport.dead_letters(_DEAD_COUNTED_MAX))
-        names = (
-            chosen_queues(app, arguments.queues, None) if arguments.queues else known_queues(app, set(dead))
-        )
+        names = known_queues(app, set(dead))
+        if arguments.queues:
+            chosen = chosen_queues(app, arguments.queues, None)
+            names = [one for name in chosen for one in (name, *lanes_of_queue(transport, name, app.tasks))]
         rows = []
         for name in names:
             depth = transport.depth(name)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 
-from ...transports.base import Releases
+from ...transports.base import Releases, Transport
 from ...transports.errors import LeasesHeld
+from ..app import App
 from ..clock import mono_s
+from ..limits.lanes import is_lane
+from ..limits.upkeep import hand_back, lanes_of_queue
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .output import complain, safe, say
+from .queues import known_queues
 from .session import session, transport_of
 
 _LOOK_S = 0.5
@@ -31,29 +35,52 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
-    """Return delayed, put-off and abandoned messages to their queues; waits for leases to run out."""
+    """Return delayed, put-off, limited and abandoned messages to their queues; waits for leases to end."""
     names = [name.strip() for name in (arguments.queues or "").split(",") if name.strip()]
     with session(options) as app:
         transport = transport_of(app)
-        if not isinstance(transport, Releases):
-            say(
-                f"nothing to release: only prefork reads the queues of a {transport.capabilities.name} broker"
-            )
-            return ExitCode.OK
         problems = 0
         for name in names or [None]:
-            if not arguments.force:
-                _await_leases(transport, name)
-            try:
-                done = transport.release(name, force=arguments.force)
-            except LeasesHeld as error:
-                raise CommandError(f"release: {error}") from error
             where = "" if name is None else f"{safe(name)}: "
-            say(f"{where}{done.delayed} delayed, {done.recorded} put off, {done.held} in work: released")
-            for line in done.problems:
-                complain(f"{where}{safe(line)}")
-            problems += len(done.problems)
+            if isinstance(transport, Releases):
+                problems += _release(app, transport, name, where, force=arguments.force)
+            elif transport.capabilities.routes:
+                say(f"{where}{_hand_back_lanes(app, transport, name)} limited: released")
+            else:
+                shown = transport.capabilities.name
+                say(f"nothing to release: only prefork reads the queues of a {shown} broker")
+                return ExitCode.OK
     return ExitCode.FAILED if problems else ExitCode.OK
+
+
+def _release(app: App, transport: Releases, name: str | None, where: str, *, force: bool) -> int:
+    """Release one queue, or all; how many problems there were."""
+    if not force:
+        _await_leases(transport, name)
+    # What is delayed in a lane goes to the lane first.
+    lanes = [] if name is None else lanes_of_queue(transport_of(app), name, app.tasks)
+    try:
+        done = [transport.release(one, force=force) for one in (name, *lanes)]
+    except LeasesHeld as error:
+        raise CommandError(f"release: {error}") from error
+    limited = _hand_back_lanes(app, transport_of(app), name)
+    delayed, recorded = sum(one.delayed for one in done), sum(one.recorded for one in done)
+    held = sum(one.held for one in done)
+    say(f"{where}{delayed} delayed, {recorded} put off, {limited} limited, {held} in work: released")
+    problems = [line for one in done for line in one.problems]
+    for line in problems:
+        complain(f"{where}{safe(line)}")
+    return len(problems)
+
+
+def _hand_back_lanes(app: App, transport: Transport, queue: str | None) -> int:
+    """Move what waits for a limit back to its queue; how many messages."""
+    queues = known_queues(app, set())
+    of = [queue] if queue is not None else queues
+    lanes = {lane for name in of for lane in lanes_of_queue(transport, name, app.tasks)}
+    if queue is None:
+        lanes |= {name for name in queues if is_lane(name)}
+    return sum(hand_back(transport, lane, queues, app.client.table) for lane in sorted(lanes))
 
 
 def _await_leases(transport: Releases, queue: str | None) -> None:

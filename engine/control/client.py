@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...transports.coordination import Coordinates
+from ..limits.upkeep import purge_with_lanes
 from ..revoked_keys import stamp_keys, task_key
 from .collecting import Asker, request
 from .inspect import Inspect
@@ -262,6 +263,8 @@ class Control:
     def purge(self, connection: Any = None) -> int:
         """Drop what waits in every queue of the configuration; returns how many messages that were."""
         transport = self._app.client.transport
-        return sum(transport.purge(name) for name in self._app.client.router.queues)
+        return sum(
+            purge_with_lanes(transport, name, self._app.tasks) for name in self._app.client.router.queues
+        )
 
     discard_all = purge

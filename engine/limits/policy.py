@@ -78,7 +78,10 @@ def _key_of(task: Any, where: str) -> Callable[[Sequence[Any], Mapping[str, Any]
 
     :raises ImproperlyConfigured: it names no argument of the task.
     """
-    key = task.key
+    # A function that is an attribute of a class would become a method of the task.
+    key = inspect.getattr_static(task, "key")
+    if isinstance(key, staticmethod):
+        key = key.__func__
     if key is None:
         return None
     if callable(key):

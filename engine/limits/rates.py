@@ -35,15 +35,3 @@ def rate_per_s(rate: str | float | None, where: str) -> float | None:
         )
     return min(value, FASTEST_PER_S)
 
-
-def rate_text(per_s: float | None) -> str:
-    """A rate for people."""
-    if per_s is None:
-        return "unlimited"
-    if per_s == 0:
-        return "paused"
-    for unit, seconds in (("s", 1.0), ("m", 60.0), ("h", 3600.0)):
-        amount = per_s * seconds
-        if amount >= 1 or unit == "h":
-            return f"{amount:.6g}/{unit}"
-    raise AssertionError(per_s)

@@ -11,7 +11,7 @@ import pytest
 from prefork.engine.cli import release
 from prefork.engine.cli.failures import ExitCode
 from prefork.engine.cli.main import main
-from prefork.transports.base import Released
+from prefork.transports.base import Capabilities, Released
 from prefork.transports.errors import LeasesHeld
 
 
@@ -23,6 +23,10 @@ class Broker:
         self.calls: list[tuple[str | None, bool]] = []
         self.done = Released(delayed=3, recorded=2, held=1)
         self.refuses = False
+        self.capabilities = Capabilities(name="double")
+
+    def queues(self) -> list[str]:
+        return []
 
     def leases(self, queue: str | None = None) -> dict[str, float]:
         return self.leases_seen.pop(0) if self.leases_seen else {}
@@ -55,8 +59,8 @@ def test_everything_is_released_unless_queues_are_named(broker: Broker, capsys: 
     assert broker.calls == [(None, False), ("a", False), ("b", False)]
     out = capsys.readouterr().out
     assert out.splitlines()[:2] == [
-        "3 delayed, 2 put off, 1 in work: released",
-        "a: 3 delayed, 2 put off, 1 in work: released",
+        "3 delayed, 2 put off, 0 limited, 1 in work: released",
+        "a: 3 delayed, 2 put off, 0 limited, 1 in work: released",
     ]
 
 

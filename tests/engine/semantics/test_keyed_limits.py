@@ -70,6 +70,8 @@ def test_a_function_makes_the_key(fleet: Fleet) -> None:
     assert {key: len(moments) for key, moments in found.items()} == {"0": 6, "1": 6}
     for moments in found.values():
         check_rate(moments, 10)
+    everything = sorted(moment for moments in found.values() for moment in moments)
+    assert everything[-1] - everything[0] < 1.0  # one bucket for both would have taken longer
 
 
 def test_a_retry_takes_a_token_of_its_own(fleet: Fleet) -> None:
