@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .schedules import crontab as crontab
     from .schedules import schedule as schedule
     from .shared import shared_task as shared_task
+    from .shielding import shield as shield
     from .task import Task as Task
     from .version import __version__ as __version__
 
@@ -66,6 +67,7 @@ _PLACES = MappingProxyType(
         "progress": ".progress_report",
         "schedule": ".schedules",
         "shared_task": ".shared",
+        "shield": ".shielding",
         "signature": ".canvas",
         "subtask": ".canvas",
         "xmap": ".canvas",

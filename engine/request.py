@@ -20,7 +20,7 @@ class Context:
     """The request of one execution; every field has a default, so the worker sets what it knows.
 
     Written by whoever runs the task, before it starts. `children` grows while the task runs, and
-    `retry_plan` is set by `Task.retry`, `reporter` by `Task.progress`.
+    `retry_plan` is set by `Task.retry`, `reporter` by `Task.progress`, `shields` by `shield`.
 
     :ivar timelimit: ``[hard, soft]`` in seconds, or None.
     :ivar message: the message that it came in, when a worker runs it.
@@ -68,6 +68,8 @@ class Context:
     _children: list[Any] | None = None
     retry_plan: Any = None
     reporter: Any = None
+    shields: Any = None
+    on_shield: Any = None
     started_wall_s: float | None = None
     first_started_wall_s: float | None = None
 

@@ -81,6 +81,7 @@ C_SOFT_LIMIT_MS: Final = 18
 C_HARD_LIMIT_MS: Final = 19
 C_BODY: Final = 20  # number of the execution whose body runs; the soft limit's signal is for it
 C_OUTCOME_CLEARS: Final = 21  # how often the outcome area was emptied
+C_SHIELDED: Final = 22  # the execution that is in a shield: it must not be interrupted softly
 
 # Slot words written by the supervisor.
 S_PID: Final = 32
@@ -114,6 +115,7 @@ class State:
     WORKING: Final = 3
     RETIRING: Final = 4  # will take no more messages and waits for leave to go
     BOOT_FAILED: Final = 5  # the traceback is in the outcome area
+    HAS_ROOM: Final = 6  # runs coroutines, has nothing else to do, and may take more
 
 
 class Stop:
@@ -135,6 +137,7 @@ class Policy:
     REQUEUE_ON_TIMEOUT: Final = 4  # a hard time limit gives the message back
     IGNORE_RESULT: Final = 8
     STORE_ERRORS: Final = 16  # ... but failures are stored
+    BESIDE: Final = 32  # others run at the same time; its own process ends it, without the others
 
 
 class Texts(NamedTuple):

@@ -19,6 +19,7 @@ from ..logs import enter_process
 from ..process_link import ProcessLink
 from ..process_signals import show_stacks_on_request
 from ..scoreboard import C_BODY, C_STATE, S_SOFT_TARGET, Slot, State
+from ..shielding import held_off
 from ..worker_names import owner as owner_name
 from .driving import Driver
 from .idle import idle_of
@@ -49,7 +50,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
         slot.words[C_STATE] = State.BOOT_FAILED
         os.eventfd_write(link.doorbell_fd, 1)
         return EXIT_BOOT_FAILED
-    loop = WorkerLoop(parts, idle_of(link, slot, parts.consumer, parts.limiter.due_in_s))
+    loop = loop_of(parts, idle_of(link, slot, parts.consumer, parts.limiter.due_in_s))
     returner = Returner(link, slot, parts)
     if not parts.storage.transport.capabilities.recall_by_others:
         returner.start()
@@ -99,7 +100,7 @@ def arm_soft_limit(slot: Slot, driver: Driver) -> None:
         running = words[C_BODY]
         if running and running == words[S_SOFT_TARGET]:
             error = SoftTimeLimitExceeded()
-            if not driver.interrupt(error):
+            if not (held_off(error) or driver.interrupt(error)):
                 raise error
 
     signal.signal(signal.SIGUSR1, on_signal)

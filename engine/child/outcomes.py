@@ -15,6 +15,7 @@ from ..exceptions import (
     Reject,
     SoftTimeLimitExceeded,
     TaskRevokedError,
+    TimeLimitExceeded,
     WorkerLostError,
 )
 from ..execution import Executed
@@ -24,6 +25,7 @@ from ..message_edit import with_header
 from ..obituary import TERMINATED
 from ..replacing import Replaced
 from ..request import Context, context_of
+from ..scoreboard import C_RUNNING, C_SHIELDED
 from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
 from .parts import Parts
@@ -51,7 +53,9 @@ def ending_of(executed: Executed) -> Ending:
     if executed.state == states.FAILURE:
         if isinstance(executed.value, Interrupted):
             return Ending.SHUTDOWN
-        return Ending.SOFT_LIMIT if isinstance(executed.value, SoftTimeLimitExceeded) else Ending.FAILURE
+        if isinstance(executed.value, SoftTimeLimitExceeded):
+            return Ending.SOFT_LIMIT
+        return Ending.HARD_LIMIT if isinstance(executed.value, TimeLimitExceeded) else Ending.FAILURE
     if executed.state == states.REJECTED:
         return Ending.REJECT_REQUEUE if executed.requeue else Ending.REJECT
     return _ENDINGS[executed.state]
@@ -64,6 +68,7 @@ class Outcomes:
         self._parts = parts
         self._report = Reporter(parts)
         self._defaults = AckPolicy()
+        self._bell = self._on_shield
         self._chords: set[str] = set()  # tasks of which a chord's part was complained of
 
     def request(
@@ -75,7 +80,7 @@ class Outcomes:
         embed: Embed,
     ) -> Context:
         """What the task sees as ``self.request``."""
-        return context_of(
+        request = context_of(
             message,
             (args, kwargs, embed),
             queue=delivery.queue,
@@ -83,6 +88,13 @@ class Outcomes:
             crashes=delivery.crashes,
             node=self._parts.node,
         )
+        request.on_shield = self._bell
+        return request
+
+    def _on_shield(self, begins: bool) -> None:
+        """The running execution enters its outermost `shield`, or leaves it."""
+        words = self._parts.slot.words
+        words[C_SHIELDED] = words[C_RUNNING] if begins else 0
 
     # --- messages that do not run -------------------------------------------------------------------
 

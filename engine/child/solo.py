@@ -32,6 +32,7 @@ from ..process_link import ProcessLink, channel_pair
 from ..responder.worker import SAVE_S, WorkerControl
 from ..revoker import TURN_S, Revoker
 from ..scoreboard import C_BODY, C_STATE, S_PAUSED, S_STOP, Scoreboard, State, Stop
+from ..shielding import held_off
 from ..storage import open_storage
 from ..worker_names import incarnation, node_name
 from ..worker_names import owner as owner_name
@@ -60,15 +61,17 @@ class WatchWakes:
         self._watch = transport.watch(queues)
         self._stop_fd = stop_fd
         self._connection = consumer if isinstance(consumer, Wakeable) else None
+        self._nudged = Nudge()
 
     def before_looking(self) -> int:
         """Forget what fired so far."""
+        self._nudged.drain()
         self._watch.drain()
         return 0
 
     def wait(self, token: int) -> None:
         """Sleep until the watch fires or the worker is told to leave; at most a second."""
-        fds = [self._watch.fileno(), self._stop_fd]
+        fds = [self._watch.fileno(), self._stop_fd, self._nudged.fd]
         if self._connection is not None and self._connection.fileno() >= 0:
             fds.append(self._connection.fileno())
         due_in_s = self._due_in_s()
@@ -77,9 +80,18 @@ class WatchWakes:
     def worked(self) -> None:
         """Nothing to remember."""
 
+    def nudge(self) -> None:
+        """End the present or the next sleep."""
+        self._nudged.give()
+
+    def rest(self, token: int) -> None:
+        """Sleep until nudged; at most a second, in which the worker may be told to leave."""
+        select.select([self._nudged.fd], [], [], _SAFETY_S)
+
     def close(self) -> None:
         """Release the watch."""
         self._watch.close()
+        os.close(self._nudged.fd)
 
 
 class Solo:
@@ -180,8 +192,9 @@ class Solo:
             self._on_ready()
         code = 1
         try:
-            code = WorkerLoop(self._parts, idle).run()
+            code = loop_of(self._parts, idle).run()
         finally:
+            self._parts.driver.close()
             self._stopped.set()
             keeper.join(_SAFETY_S * 2)
             idle.close()
@@ -239,7 +252,9 @@ class Solo:
             self.leave()
             _log.info("%s: leaving when the running task has ended; once more to give it back", name)
         elif self._slot.words[C_BODY]:
-            raise Interrupted(f"stopped by a second {name}")
+            interrupted = Interrupted(f"stopped by a second {name}")
+            if not (held_off(interrupted) or self._parts.driver.interrupt(interrupted)):
+                raise interrupted
 
 
 def _report(recovery: Recovery) -> None:

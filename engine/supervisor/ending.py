@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from ..scoreboard import C_RUNNING, C_SHIELDED
 from .agent_keeper import AgentKeeper
-from .children import Phase
+from .children import Child, Phase
 from .deaths import EXIT_BOOT_FAILED
 from .killing import Doom
 from .notify import HostNotifier, ServiceManager
@@ -15,6 +16,8 @@ from .shutdown import Ask, Shutdown, Stage, advance, ask, stop_within
 from .template_keeper import TemplateKeeper
 
 _SIGNALS: Final = {Ask.TERM: "SIGTERM", Ask.INT: "SIGINT", Ask.QUIT: "SIGQUIT"}
+# A soft shutdown lets a task finish what it shields, for so long; less than the stage that kills takes.
+SHIELD_S: Final = 4.0
 STOPPED: Final = Doom("shutdown", "the worker was told to stop", charge=False)
 
 
@@ -40,6 +43,7 @@ class Ending:
         self._manager = manager
         self._host = host
         self.state = Shutdown()
+        self._spare_until_s = float("-inf")  # until then those in a shield are not killed
         self._sig: str | None = None  # what was sent last, for ``worker_shutting_down``
 
     @property
@@ -58,7 +62,9 @@ class Ending:
         return self.state.stage >= Stage.PARTING
 
     def ask(self, what: Ask, now_s: float, exit_code: int = 0) -> None:
-        """A signal, or its like."""
+        """A signal, or its like. Whoever asks again does not wait for shields."""
+        if self.begun:
+            self._spare_until_s = float("-inf")
         self._sig = _SIGNALS.get(what)
         self._move(ask(self.state, what, now_s, self._pool.options.soft_shutdown_s, exit_code), now_s)
 
@@ -87,7 +93,8 @@ class Ending:
             self._move(following, now_s)
         if self.state.stage is Stage.COLD:
             for child in self._pool.table:
-                self._pool.kill(child, STOPPED, now_s)
+                if now_s >= self._spare_until_s or not _in_shield(child):
+                    self._pool.kill(child, STOPPED, now_s)
 
     def until_deadline_s(self, now_s: float) -> float:
         """How long the present stage may still take."""
@@ -98,6 +105,9 @@ class Ending:
 
     def _move(self, following: Shutdown, now_s: float) -> None:
         before, self.state = self.state, following
+        soft = before.stage is Stage.WARM and before.deadline_s is not None and now_s >= before.deadline_s
+        if soft and following.stage is Stage.COLD:
+            self._spare_until_s = now_s + SHIELD_S
         if following.stage is not before.stage:
             self._enter(before.stage, now_s)
         if following.stage is Stage.WARM and following.deadline_s not in (None, before.deadline_s):
@@ -135,3 +145,8 @@ class Ending:
                 self._pool.kill(child, STOPPED, now_s)
             else:
                 self._pool.tell_to_leave(child, now_s)
+
+
+def _in_shield(child: Child) -> bool:
+    words = child.slot.words
+    return child.phase is Phase.READY and words[C_RUNNING] != 0 and words[C_SHIELDED] == words[C_RUNNING]
