@@ -24,6 +24,7 @@ from .result_sets import ResultSet
 if TYPE_CHECKING:
     from .app import App
     from .client import Client
+    from .unique_claims import Claim
 
 R = TypeVar("R")
 
@@ -46,6 +47,7 @@ class _Taken(NamedTuple):
     position: int
     task_id: str
     messages: Sequence[Outgoing]
+    claim: Claim | None
 
 
 class _Failed(NamedTuple):
@@ -93,20 +95,20 @@ class Bulk:
         self.accepted = 0
         self.failed: list[_Failed] = []
 
-    def take(self, task_id: str, messages: Sequence[Outgoing]) -> None:
-        """Take the messages of a task."""
-        self._pending.append(_Taken(self.position, task_id, messages))
+    def take(self, task_id: str, messages: Sequence[Outgoing], claim: Claim | None = None) -> None:
+        """Take the messages of a task; its claim to be unique is given up if they cannot be sent."""
+        self._pending.append(_Taken(self.position, task_id, messages, claim))
         for message in messages:
             self._bytes += len(message.document)
 
-    def take_or_flush(self, task_id: str, messages: Sequence[Outgoing]) -> None:
+    def take_or_flush(self, task_id: str, messages: Sequence[Outgoing], claim: Claim | None = None) -> None:
         """Take the messages of a task, once there is room for them.
 
         :raises BulkSendError: the broker is away; this task was not taken.
         """
         if self.full:
             self.flush()
-        self.take(task_id, messages)
+        self.take(task_id, messages, claim)
 
     @property
     def full(self) -> bool:
@@ -151,6 +153,9 @@ class Bulk:
 
     def _fail(self, tasks: Sequence[_Taken], error: TransportError, *, unknown: bool) -> None:
         self.failed += [_Failed(task, error, unknown) for task in tasks]
+        for task in tasks:
+            if task.claim is not None and not unknown:
+                task.claim.abandon(error)
 
     def error(self, cause: Exception, result: Any = None) -> BulkSendError:
         """What became of everything so far, as an error."""

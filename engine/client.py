@@ -9,29 +9,28 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.base import UnknownSerializer
 from ..serializers.registry import SerializerTable, load_serializer
-from ..transports.base import Answers, Outgoing, ResultStore, SendsWithin, Transport
+from ..transports.base import Answers, Outgoing, ResultStore, Transport
 from ..transports.envelope import DOCUMENT_BYTES_MAX
-from ..transports.errors import BrokerUnavailable, Unacceptable
+from ..transports.errors import Unacceptable
 from ..transports.registry import open_results, open_transport
 from . import publish_signals, signals
 from .async_result import AsyncResult
 from .broker_options import broker_options, publish_url, result_options
-from .clock import mono_s, wall_s
+from .clock import wall_s
+from .delivery import Collector, Delivers, present_taker
 from .exceptions import PayloadTooLarge
 from .local import running
-from .message import bounded_repr, encode_task, fresh_id
-from .publishing import full_draft, plain_draft, retry_pause_s, seconds
+from .message import TaskDraft, bounded_repr, encode_task, fresh_id
+from .publishing import full_draft, plain_draft, seconds
 from .routes import Destination, Router, declaration
 from .stored_results import StoredResults
+from .unique_claims import Claim, UniqueTasks
 
 if TYPE_CHECKING:
     from .app import App
@@ -41,11 +40,6 @@ if TYPE_CHECKING:
 
 NAMED_PLANS_MAX = 1000
 """How many tasks known by name alone have their way of being sent remembered."""
-
-Taker = Callable[[str, Sequence[Outgoing]], None]
-"""Takes what is published in place of the broker: the task's id, and its messages."""
-
-_taker: ContextVar[Taker | None] = ContextVar("prefork_taker", default=None)
 
 
 class _Handles:
@@ -64,7 +58,7 @@ class _Handles:
         self.sends_due = True
 
 
-class Client:
+class Client(Delivers):
     """Sends tasks and reads results for one app under one configuration."""
 
     def __init__(self, app: App, config: Any) -> None:
@@ -90,6 +84,7 @@ class Client:
             seconds(config.result_expires) or None,
         )
         self._tables: dict[str, SerializerTable] = {}
+        self.unique = UniqueTasks(self)
         # How tasks are sent that only their name is known of. Written by any thread that sends one.
         self.named_plans: dict[str, TaskPlan] = {}
         self._handles = _Handles()
@@ -228,8 +223,9 @@ class Client:
         :raises InvalidTaskError: an option cannot be honoured.
         :raises BrokerUnavailable: the broker did not take it before `broker_publish_timeout`.
         :raises Unacceptable: it is too large; nobody tries again.
+        :raises DuplicateTaskError: it is to be unique, and is not.
         """
-        task_id = task_id or fresh_id()
+        named, task_id = task_id is not None, task_id or fresh_id()
         entry = running.get()
         parent = None if entry is None or entry[1].called_directly else entry[1]
         now_wall_s = wall_s()
@@ -240,9 +236,36 @@ class Client:
             )
         else:
             draft = plain_draft(plan, destination, task_id, args, kwargs, parent)
+        claim = None
+        if plan.options.unique is not None or "unique" in options:
+            taker = present_taker()
+            again = isinstance(taker, Collector) and not named
+            claim = self.unique.claim(plan, draft, options, now_wall_s, later=taker is not None, again=again)
+        if claim is None:
+            self._send(draft, destination, options, None, now_wall_s)
+        elif claim.holder is None:
+            with claim.held():
+                self._send(draft, destination, options, claim, now_wall_s)
+        else:
+            return AsyncResult(claim.holder, None, draft.task, self.app, ignored=bool(draft.ignore_result))
+        result: AsyncResult[Any] = AsyncResult(
+            draft.id, None, draft.task, self.app, ignored=bool(draft.ignore_result)
+        )
+        if parent is not None and options.get("add_to_parent", True) and entry is not None:
+            entry[0].add_trail(result)
+        return result
+
+    def _send(
+        self,
+        draft: TaskDraft,
+        destination: Destination,
+        options: Mapping[str, Any],
+        claim: Claim | None,
+        now_wall_s: float,
+    ) -> None:
         if self.config.task_send_argsrepr:
-            draft.argsrepr = draft.argsrepr or bounded_repr(tuple(args))
-            draft.kwargsrepr = draft.kwargsrepr or bounded_repr(dict(kwargs))
+            draft.argsrepr = draft.argsrepr or bounded_repr(tuple(draft.args))
+            draft.kwargsrepr = draft.kwargsrepr or bounded_repr(dict(draft.kwargs))
         if signals.before_task_publish.receivers:
             policy = options.get("retry_policy") or self.config.task_publish_retry_policy
             publish_signals.before(draft, policy)
@@ -253,18 +276,13 @@ class Client:
         self.check_size(draft.task, document)
         self.publish(
             self.outgoing(destination, document, draft.priority, draft.eta_wall_s),
-            task_id,
+            draft.id,
             retry=options.get("retry"),
             policy=options.get("retry_policy"),
+            claim=claim,
         )
         if signals.after_task_publish.receivers or signals.task_sent.receivers:
             publish_signals.after(draft)
-        result: AsyncResult[Any] = AsyncResult(
-            task_id, None, draft.task, self.app, ignored=bool(draft.ignore_result)
-        )
-        if parent is not None and options.get("add_to_parent", True) and entry is not None:
-            entry[0].add_trail(result)
-        return result
 
     def check_size(self, task: str, document: bytes) -> None:
         """Refuse a message that is larger than `task_payload_max_bytes`.
@@ -298,68 +316,3 @@ class Client:
         if len(queues) == 1:
             return (Outgoing(queues[0], document, priority, due),)
         return [Outgoing(queue, document, priority, due) for queue in queues]
-
-    @contextmanager
-    def diverting(self, taker: Taker) -> Iterator[None]:
-        """Within it, what this flow of execution publishes is given to `taker` instead of sent."""
-        token = _taker.set(taker)
-        try:
-            yield
-        finally:
-            _taker.reset(token)
-
-    @contextmanager
-    def collecting(self) -> Iterator[list[Outgoing]]:
-        """Within it, what this flow of execution publishes is put into the list instead of sent."""
-        messages: list[Outgoing] = []
-        with self.diverting(lambda _task_id, some: messages.extend(some)):
-            yield messages
-
-    def publish(
-        self,
-        messages: Sequence[Outgoing],
-        task_id: str,
-        *,
-        retry: bool | None = None,
-        policy: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Hand the messages of a task to the broker, or to whoever diverts them. See `deliver`."""
-        taker = _taker.get()
-        if taker is not None:
-            taker(task_id, messages)
-        else:
-            self.deliver(messages, retry=retry, policy=policy)
-
-    def deliver(
-        self,
-        messages: Sequence[Outgoing],
-        *,
-        retry: bool | None = None,
-        policy: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Hand messages to the broker; try again for a while if it is away.
-
-        :param retry: None follows `task_publish_retry`.
-        :param policy: None follows `task_publish_retry_policy`; never beyond `broker_publish_timeout`.
-        :raises BrokerUnavailable: with `outcome_unknown` when a message may have been stored.
-        """
-        failed = 0
-        give_up_mono_s = mono_s() + self.config.broker_publish_timeout
-        unknown = False
-        while True:
-            try:
-                if failed and isinstance(self.transport, SendsWithin):
-                    self.transport.send_within(messages, give_up_mono_s - mono_s())
-                else:
-                    self.transport.send(messages)
-                return
-            except BrokerUnavailable as exc:
-                failed += 1
-                unknown = unknown or exc.outcome_unknown
-                wanted = self.config.task_publish_retry if retry is None else retry
-                rules = {**self.config.task_publish_retry_policy, **(policy or {})}
-                pause_s = retry_pause_s(rules, failed) if wanted else None
-                if pause_s is None or mono_s() + pause_s >= give_up_mono_s:
-                    exc.outcome_unknown = unknown
-                    raise
-                time.sleep(pause_s)

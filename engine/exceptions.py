@@ -310,6 +310,27 @@ class PayloadTooLarge(Unacceptable):
         )
 
 
+class DuplicateTaskError(TaskError):
+    """A unique task was not sent, because one with the same key is on its way (``on_conflict="raise"``).
+
+    :param task: its name.
+    :param key: a digest of what makes the calls the same.
+    :param existing_id: the task that is on its way.
+    """
+
+    def __init__(self, task: str, key: str, existing_id: str) -> None:
+        super().__init__(task, key, existing_id)
+        self.task = task
+        self.key = key
+        self.existing_id = existing_id
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task} was not sent: {self.existing_id} has the same key ({self.key}); wait for it, or "
+            "revoke it"
+        )
+
+
 class ChordError(TaskError):
     """A member of the header of a chord failed."""
 

@@ -12,6 +12,7 @@ from ..serializers import iso8601
 from .binder import ArgumentCheck
 from .exceptions import ImproperlyConfigured, InvalidTaskError
 from .retrying import delays_of, seconds_of, wall_s_of
+from .unique import Unique, unique_of
 
 if TYPE_CHECKING:
     from .app import App
@@ -47,6 +48,7 @@ class TaskOptions:
     rate_limit: str | float | None
     expires: float | datetime | None
     send_events: bool
+    unique: Unique | None
 
 
 def _first(*values: Any) -> Any:
@@ -81,6 +83,7 @@ def options_of(task: Any, config: Any) -> TaskOptions:
         rate_limit=_first(task.rate_limit, config.task_default_rate_limit),
         expires=task.expires,
         send_events=bool(task.send_events),
+        unique=unique_of(task.unique),
     )
 
 

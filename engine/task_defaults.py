@@ -42,6 +42,7 @@ class TaskDefaults:
     global_rate_limit: str | float | None = None
     max_concurrency: int | None = None
     key: str | Callable[..., Any] | None = None
+    unique: Any = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     acks_late: bool | None = None

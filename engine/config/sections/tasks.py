@@ -230,6 +230,13 @@ class TasksSettings:
         unit="s",
         ours=True,
     )
+    task_unique_ttl: float = setting(
+        DURATION,
+        3600.0,
+        "How long a unique task that came to no end keeps others from being sent (`unique`).",
+        unit="s",
+        ours=True,
+    )
     task_payload_max_bytes: int | None = setting(
         optional(POSITIVE),
         64 * 1024 * 1024,

@@ -1,0 +1,135 @@
+"""Handing messages to the broker, or to whoever takes them instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..transports.base import Outgoing, SendsWithin, Transport
+from ..transports.errors import BrokerUnavailable
+from .clock import mono_s
+from .publishing import retry_pause_s
+
+if TYPE_CHECKING:
+    from .unique_claims import Claim
+
+T = TypeVar("T")
+
+Taker = Callable[[str, Sequence[Outgoing], "Claim | None"], None]
+"""Takes what is published in place of the broker: the task's id, its messages, its claim to be unique."""
+
+_taker: ContextVar[Taker | None] = ContextVar("prefork_taker", default=None)
+
+
+def present_taker() -> Taker | None:
+    """Who takes what this flow of execution publishes; None for the broker."""
+    return _taker.get()
+
+
+class Collector:
+    """Puts what is published into a list: what follows from a task, and is settled with it."""
+
+    def __init__(self) -> None:
+        self.messages: list[Outgoing] = []
+
+    def __call__(self, task_id: str, messages: Sequence[Outgoing], claim: Claim | None) -> None:
+        """Take messages."""
+        self.messages.extend(messages)
+
+
+class Delivers:
+    """The part of a client that its messages leave by."""
+
+    config: Any
+
+    if TYPE_CHECKING:
+
+        @property
+        def transport(self) -> Transport:
+            """The broker."""
+
+    @contextmanager
+    def diverting(self, taker: Taker) -> Iterator[None]:
+        """Within it, what this flow of execution publishes is given to `taker` instead of sent."""
+        token = _taker.set(taker)
+        try:
+            yield
+        finally:
+            _taker.reset(token)
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Outgoing]]:
+        """Within it, what this flow of execution publishes is put into the list instead of sent."""
+        collector = Collector()
+        with self.diverting(collector):
+            yield collector.messages
+
+    def publish(
+        self,
+        messages: Sequence[Outgoing],
+        task_id: str,
+        *,
+        retry: bool | None = None,
+        policy: Mapping[str, Any] | None = None,
+        claim: Claim | None = None,
+    ) -> None:
+        """Hand the messages of a task to the broker, or to whoever diverts them. See `deliver`."""
+        taker = _taker.get()
+        if taker is not None:
+            taker(task_id, messages, claim)
+        else:
+            self.deliver(messages, retry=retry, policy=policy)
+
+    def deliver(
+        self,
+        messages: Sequence[Outgoing],
+        *,
+        retry: bool | None = None,
+        policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hand messages to the broker; try again for a while if it is away.
+
+        :param retry: None follows `task_publish_retry`.
+        :param policy: None follows `task_publish_retry_policy`; never beyond `broker_publish_timeout`.
+        :raises BrokerUnavailable: with `outcome_unknown` when a message may have been stored.
+        """
+
+        def attempt(failed: int, left_s: float) -> None:
+            if failed and isinstance(self.transport, SendsWithin):
+                self.transport.send_within(messages, left_s)
+            else:
+                self.transport.send(messages)
+
+        self.persist(attempt, retry=retry, policy=policy)
+
+    def persist(
+        self,
+        attempt: Callable[[int, float], T],
+        *,
+        retry: bool | None = None,
+        policy: Mapping[str, Any] | None = None,
+    ) -> T:
+        """Do something with the broker; try again for a while if it is away. Parameters as in `deliver`.
+
+        :param attempt: gets how often it has failed, and how many seconds are left.
+        :raises BrokerUnavailable: the last one, with `outcome_unknown` if any of them had it.
+        """
+        failed = 0
+        give_up_mono_s = mono_s() + self.config.broker_publish_timeout
+        unknown = False
+        while True:
+            try:
+                return attempt(failed, give_up_mono_s - mono_s())
+            except BrokerUnavailable as exc:
+                failed += 1
+                unknown = unknown or exc.outcome_unknown
+                wanted = self.config.task_publish_retry if retry is None else retry
+                rules = {**self.config.task_publish_retry_policy, **(policy or {})}
+                pause_s = retry_pause_s(rules, failed) if wanted else None
+                if pause_s is None or mono_s() + pause_s >= give_up_mono_s:
+                    exc.outcome_unknown = unknown
+                    raise
+                time.sleep(pause_s)
