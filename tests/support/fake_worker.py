@@ -44,6 +44,7 @@ from prefork.engine.scoreboard import (
     C_HELD,
     C_LOOP_NS,
     C_RUNNING,
+    C_SHIELDED,
     C_SOFT_NS,
     C_START_NS,
     C_STATE,
@@ -404,6 +405,15 @@ def _catch(child: FakeChild, step: dict[str, Any]) -> None:
     _sleep(child, step)
 
 
+def _shielded(child: FakeChild, step: dict[str, Any]) -> None:
+    """Is in a shield for a while, and then goes on."""
+    child.words[C_SHIELDED] = child.words[C_RUNNING]
+    _sleep(child, step)
+    child.words[C_SHIELDED] = 0
+    note(child.link, "shield ended")
+    time.sleep(60)
+
+
 def _stuck(_child: FakeChild, _step: dict[str, Any]) -> None:
     _mutex(ctypes.CDLL(None))
 
@@ -475,6 +485,7 @@ STEPS = {
     "orphan": _orphan,
     "swallow": _swallow,
     "catch": _catch,
+    "shielded": _shielded,
     "die": _die,
     "exit": _leave,
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from prefork.engine.supervisor.ending import SHIELD_S
 from support.supervised import Supervised, eventually
 
 Supervise = Callable[..., Supervised]
@@ -42,6 +43,48 @@ def test_term_gives_running_tasks_back_before_the_exit_when_its_time_is_over(sup
     assert 0.4 <= time.monotonic() - begun_s < 2.4
     assert [worker.state(job) for job in jobs] == ["gave-back", "gave-back"]
     assert {(event["verdict"], event["charge"]) for event in worker.events("dead")} == {("shutdown", False)}
+    worker.gone()
+
+
+def test_a_soft_stop_lets_a_task_finish_what_it_shields(supervise: Supervise) -> None:
+    worker = supervise(concurrency=2, soft_shutdown_s=0.3).start()
+    shielded, other = worker.job({"do": "shielded", "s": 1.2}), worker.job({"do": "sleep", "s": 60})
+    for job in (shielded, other):
+        worker.event("start", job=job)
+    worker.signal(TERM)
+    eventually(lambda: worker.state(other) == "gave-back")
+    assert worker.state(shielded).startswith("taken")
+    assert worker.wait() == 0
+    assert worker.events("shield ended")
+    assert worker.state(shielded) == "gave-back"
+    worker.gone()
+
+
+@pytest.mark.parametrize("script", [[TERM, TERM], [QUIT]])
+def test_whoever_asks_again_does_not_wait_for_a_shield(supervise: Supervise, script: list[int]) -> None:
+    worker = supervise(concurrency=1, soft_shutdown_s=0.2).start()
+    job = worker.job({"do": "shielded", "s": 60})
+    worker.event("start", job=job)
+    worker.signal(script[0])
+    if script[1:]:
+        eventually(lambda: worker.ask("stats")["stage"] == "cold")
+        worker.signal(script[1])
+    begun_s = time.monotonic()
+    assert worker.wait() == 0
+    assert time.monotonic() - begun_s < 2.0
+    assert worker.state(job) == "gave-back"
+    worker.gone()
+
+
+def test_a_shield_holds_a_soft_stop_up_for_seconds_and_no_longer(supervise: Supervise) -> None:
+    worker = supervise(concurrency=1, soft_shutdown_s=0.2).start()
+    job = worker.job({"do": "shielded", "s": 60})
+    worker.event("start", job=job)
+    worker.signal(TERM)
+    begun_s = time.monotonic()
+    assert worker.wait(12.0) == 0
+    assert SHIELD_S < time.monotonic() - begun_s < SHIELD_S + 2.0
+    assert worker.state(job) == "gave-back"
     worker.gone()
 
 
