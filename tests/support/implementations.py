@@ -93,7 +93,7 @@ IMPLEMENTATIONS = (
                 "announces_schedule",
             }
         ),
-        limits=frozenset({"long_names", "clean_returns", "results", "controls"}),
+        limits=frozenset({"long_names", "clean_returns", "results"}),
         options={"native_delayed_delivery_queue_type": "classic"},
     ),
 )

@@ -16,6 +16,7 @@ from .coordination import Agreements, AmqpCoordination
 from .documents import starts_of, to_document
 from .errors import Refused
 from .graveyard import Graveyard, browse
+from .mailbox import AmqpControls
 from .obituaries import leave_word
 from .publisher import Publisher
 from .sending import check_outgoing, parcel_of
@@ -30,8 +31,8 @@ GAPS = (
 )
 
 
-class AmqpTransport(AmqpCoordination):
-    """Implements `transports.base.Transport` and `transports.coordination.Coordinates`.
+class AmqpTransport(AmqpCoordination, AmqpControls):
+    """Implements `Transport`, `coordination.Coordinates` and `mailbox.Controls` of `transports`.
 
     :param wall: the clock of due times and dates, Unix time in seconds.
     """
