@@ -38,6 +38,7 @@ _log = logging.getLogger("prefork.control")
 # Only `receive` notices that a silent server has gone.
 _LOOK_S: Final = 2.0
 _RETRY_S: Final = 1.0
+_START_S: Final = 0.5
 _MINGLE_S: Final = 1.0
 _LEAVE_S: Final = 2.0
 # Clocks of hosts differ: a client whose clock is behind must not be taken for one that has gone.
@@ -64,13 +65,15 @@ class Node:
         self._mailbox: Mailbox | None = None  # written by the thread
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopped = threading.Event()
+        self._listening = threading.Event()
         self._said: set[str] = set()
         self._away = False
         self._thread = threading.Thread(target=self._run, name="prefork-control", daemon=True)
 
     def start(self) -> None:
-        """Listen from now on; returns at once."""
+        """Listen from now on, unless the broker keeps us waiting: then as soon as it is there."""
         self._thread.start()
+        self._listening.wait(_START_S)
 
     def close(self) -> None:
         """Stop listening; a command that is being carried out is waited for, but not for long."""
@@ -97,6 +100,7 @@ class Node:
             mailbox = self._mailbox
             if mailbox is None:
                 mailbox = self._mailbox = self._controls.mailbox(self._exchange, self._side.node, self._queue)
+                self._listening.set()
                 if self._mingle:
                     self._mingle = False
                     # Beside the answers to others, which must not wait for it.
