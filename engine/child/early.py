@@ -65,3 +65,4 @@ class EarlyAcknowledgement:
         results = self._attempts.make(lambda: parts.send_early(outcome, message))
         if results:
             self._attempts.make(lambda: parts.store_early(results, message))
+        parts.uniqueness.settled([outcome], [True])

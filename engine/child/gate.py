@@ -59,6 +59,7 @@ class Gate:
             known = plan
             ended = self._attempts.make(lambda: judged(parts, self._outcomes, delivery, message, known))
             if ended is not None:
+                parts.uniqueness.ended(delivery, message, Ending.LOST, ended.verdict)
                 return ended
         if revoked:
             return self._outcomes.refused(delivery, message, Refusal(Ending.REVOKED, detail="revoked"))

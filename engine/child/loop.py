@@ -205,10 +205,14 @@ class WorkerLoop:
 
     def _one(self, delivery: Delivery, batch: list[Delivery], index: int, held: int) -> RunPlan | None:
         """Take one message from its bytes to its outcome; returns its plan if it ran."""
-        parts = self._parts
         opened = self._opened(delivery, index + 1 < held)
-        if opened is None:
-            return None
+        return None if opened is None else self._start(delivery, opened, batch, index, held)
+
+    def _start(
+        self, delivery: Delivery, opened: Opened, batch: list[Delivery], index: int, held: int
+    ) -> RunPlan | None:
+        """Run a message that was read; returns its plan if it ran."""
+        parts = self._parts
         message, plan, (args, kwargs, embed) = opened
         if not plan.kind.short or delivery.suspect:
             # Not known to be short: nobody else's work or result may have to wait for it.
@@ -222,7 +226,7 @@ class WorkerLoop:
             return None
         request = self._outcomes.request(delivery, message, args, kwargs, embed)
         if signals.task_received.receivers:
-            signals.task_received.send(parts.node, request=request)
+            signals.task_received.send(parts.sender, request=request)
         return plan if self._run(delivery, message, plan, request, index + 1 < held) else None
 
     def _opened(self, delivery: Delivery, more: bool) -> Opened | None:
@@ -249,6 +253,12 @@ class WorkerLoop:
         """Put on record that it starts, where that must be; False: somebody took it back."""
         if delivery.suspect and not self._attempts.make(lambda: self._consumer.mark_started(delivery.tag)):
             return False
+        if message.more_headers is not None:
+            limit_s = plan.hard_limit_s if message.time_limit_s is None else message.time_limit_s
+            replaced_by = self._parts.uniqueness.started(message, limit_s)
+            if replaced_by is not None:
+                self._done(self._outcomes.replaced(delivery, message, replaced_by), True)
+                return False
         if plan.track_started and plan.acks.late:
             self._parts.store_started(delivery.tag, message, plan)
         return True
@@ -326,14 +336,20 @@ class WorkerLoop:
         if not pending:
             return
         answers = self._attempts.make(lambda: self._parts.settler.settle(self._consumer, pending))
-        self._slot.clear_outcomes()
+        self._clear_outcomes()
         if answers is None:
+            self._parts.uniqueness.forget()
             self._leave_to_agent()
             return
         for outcome, settled in zip(pending, answers, strict=True):
             if not settled:
                 _log.info("delivery %s was settled or taken back meanwhile", outcome.tag.hex())
         self._pending = []
+        if self._parts.uniqueness.waiting:
+            self._parts.uniqueness.settled(pending, answers)
+
+    def _clear_outcomes(self) -> None:
+        self._slot.clear_outcomes()
 
     def _leave_to_agent(self) -> None:
         """The worker leaves and the broker is away: the agent settles when it is back."""

@@ -102,7 +102,7 @@ class Outcomes:
         """The outcome of bytes that are no task message, or one that may not be read."""
         _log.error("malformed message in queue %r: %s", delivery.queue, error)
         if signals.task_rejected.receivers:
-            signals.task_rejected.send(self._parts.node, message=delivery, exc=error)
+            signals.task_rejected.send(self._parts.sender, message=delivery, exc=error)
         ending = Ending.MALFORMED
         decided = settlement(ending, self._defaults)
         results: tuple[StoredResult, ...] = ()
@@ -122,6 +122,7 @@ class Outcomes:
         decided = settlement(refusal.ending, self._defaults)
         assert decided.verdict is not None
         self._announce(delivery, message, refusal)
+        self._parts.uniqueness.ended(delivery, message, refusal.ending, decided.verdict)
         if refusal.ending is Ending.UNKNOWN_TASK:
             return self._deferred_unknown(delivery, message, refusal)
         if refusal.ending is Ending.NOT_DUE:
@@ -144,6 +145,10 @@ class Outcomes:
             results=results,
         )
 
+    def replaced(self, delivery: Delivery, message: TaskMessage, by: str) -> Outcome:
+        """The outcome of a unique task in whose place another one runs."""
+        return self.refused(delivery, message, Refusal(Ending.REVOKED, detail=f"replaced by {by}"))
+
     def _announce(self, delivery: Delivery, message: TaskMessage, refusal: Refusal) -> None:
         """Send the signal that goes with a refusal."""
         if refusal.ending in (Ending.REVOKED, Ending.EXPIRED):
@@ -157,7 +162,7 @@ class Outcomes:
         elif refusal.ending is not Ending.NOT_DUE and signals.task_unknown.receivers:
             error = NotRegistered(message.task)
             signals.task_unknown.send(
-                self._parts.node, message=delivery, exc=error, name=message.task, id=message.id
+                self._parts.sender, message=delivery, exc=error, name=message.task, id=message.id
             )
 
     def _deferred_unknown(self, delivery: Delivery, message: TaskMessage, refusal: Refusal) -> Outcome:
@@ -212,6 +217,9 @@ class Outcomes:
         executed, ending, decided, results, follow_ups = self._consequences(
             delivery, message, plan, request, executed
         )
+        if message.more_headers is not None:
+            due_wall_s = None if executed.retry is None else executed.retry.due_wall_s
+            self._parts.uniqueness.ended(delivery, message, ending, decided.verdict, due_wall_s)
         self._report.ended(plan, message, executed, ending, runtime_ns)
         if isinstance(executed.value, MemoryError):
             # Whatever filled the memory may still be there: another process carries on.

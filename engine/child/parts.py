@@ -30,6 +30,7 @@ from .driving import Driver
 from .limiter import Limiter
 from .plan import RunPlan
 from .readahead import ReadAhead
+from .uniqueness import Uniqueness
 
 _log = logging.getLogger("prefork.child")
 
@@ -60,6 +61,7 @@ class Parts:
         self.app = loaded.app
         self.config = config
         self.node = node
+        self.sender = loaded.sender
         self.slot = slot
         self.board_words = board_words
         # None where there are no other children beside this one.
@@ -79,6 +81,7 @@ class Parts:
         self.read_ahead = ReadAhead(
             config.worker_read_ahead_ms / 1000, min(bound, config.worker_read_ahead_max, BATCH_MAX)
         )
+        self.uniqueness = Uniqueness(storage.transport, loaded.app.tasks)
         self.driver = Driver()
         self._plans: dict[str, RunPlan | None] = {}
         self._replaceable = replaceable
