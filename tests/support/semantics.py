@@ -55,8 +55,6 @@ GAPS: dict[str, frozenset[str]] = {
     "redis": frozenset(),
     "amqp": frozenset(
         {
-            "controls",
-            "coordinates",
             "leases",
             "recall_by_others",
             "inspects_schedule",
