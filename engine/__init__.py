@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .shared import shared_task as shared_task
     from .shielding import shield as shield
     from .task import Task as Task
+    from .unique import Unique as Unique
     from .version import __version__ as __version__
 
 _PLACES = MappingProxyType(
@@ -53,6 +54,7 @@ _PLACES = MappingProxyType(
         "ResultSet": ".result_sets",
         "Signature": ".canvas",
         "Task": ".task",
+        "Unique": ".unique",
         "Worker": ".embed",
         "__version__": ".version",
         "allow_join_result": ".result",
@@ -88,6 +90,7 @@ __all__ = [
     "ResultSet",
     "Signature",
     "Task",
+    "Unique",
     "Worker",
     "__version__",
     "allow_join_result",

@@ -113,7 +113,7 @@ class Task(TaskCanvas, TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
 
         :param options: countdown (s), eta, expires (s or datetime), queue, exchange, routing_key,
             priority (0-9), serializer, compression, time_limit (s), soft_time_limit (s),
-            ignore_result, headers, retry, retry_policy, add_to_parent, and properties of the message.
+            ignore_result, unique, headers, retry, retry_policy, add_to_parent, and properties of the message.
         :raises TypeError: the arguments do not fit the signature (`typing=False` skips that).
         :raises EncodeError: an argument cannot be serialized; the message names its place.
         :raises OperationalError: the broker did not take the message in time.

@@ -22,6 +22,7 @@ from ..result_writer import ResultWriter
 from ..scoreboard import Policy, Texts
 from ..settling import is_permanent
 from ..storage import Storage
+from ..unique_locks import UniqueLocks, mark_of_message
 
 # What neither store nor broker takes for so long is given up, the oldest first.
 _KEPT_MAX: Final = 10_000
@@ -39,6 +40,7 @@ class Failures:
         self._results = ResultWriter(
             loaded.config, storage.table, enabled=storage.store is not None, node=loaded.node
         )
+        self._locks = UniqueLocks(storage.transport)
         self._unstored: list[StoredResult] = []
         self._unsent: list[Outgoing] = []
         self._away: set[str] = set()  # what nobody took at the last attempt
@@ -59,6 +61,8 @@ class Failures:
         :param state: of the result. Only a failure has callbacks.
         """
         message = None if delivery is None else self._parsed(delivery.document)
+        if message is not None:
+            self._free_lock(message)
         results: tuple[StoredResult, ...] = ()
         if bits & Policy.STORE_ERRORS or not bits & Policy.IGNORE_RESULT:
             known_id = task_id if message is None else message.id
@@ -101,6 +105,7 @@ class Failures:
         message = self._parsed(letter.document)
         if message is None:
             return
+        self._free_lock(message)
         error = WorkerLostError(f"dead-lettered after {letter.crashes} crashes: {causes}")
         if is_failure_stored(self._loaded.app, self._loaded.config, message):
             self.keep(self._results.failure(error, task_id=message.id, message=message), ())
@@ -160,6 +165,12 @@ class Failures:
     def _errbacks(self, delivery: Delivery, message: TaskMessage, error: Exception) -> tuple[Outgoing, ...]:
         loaded = self._loaded
         return errbacks_of(loaded.app, self._storage.table, delivery, message, error, loaded.node)
+
+    def _free_lock(self, message: TaskMessage) -> None:
+        """A unique task does not run again: let the next one be sent."""
+        mark = mark_of_message(message)
+        if mark is not None:
+            self._locks.free(mark, message.id)
 
     def _parsed(self, document: bytes) -> TaskMessage | None:
         try:
