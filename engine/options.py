@@ -244,6 +244,8 @@ def eta_wall_s(
         return moment_wall_s("eta", eta, now_wall_s, zone)
     if countdown is None:
         return None
+    if isinstance(countdown, (str, datetime)):
+        raise InvalidTaskError(f"countdown={countdown!r}: give seconds from now; a moment is `eta`")
     due = moment_wall_s("countdown", countdown, now_wall_s)
     return due if due is not None and due > now_wall_s else None
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.engine.exceptions import InvalidTaskError
-from prefork.engine.options import eta_wall_s, expires_wall_s, limits, moment_wall_s, priority
+from prefork.engine.exceptions import ImproperlyConfigured, InvalidTaskError
+from prefork.engine.message import parse
+from prefork.engine.options import eta_wall_s, expires_wall_s, limits, moment_wall_s, naive_zone, priority
 from support.apps import memory_app
 
 NOW = 1_700_000_000.0
@@ -97,3 +98,46 @@ def test_a_number_as_eta_is_refused_and_the_remedy_named() -> None:
 )
 def test_an_aware_datetime_and_its_text_are_the_same_moment(moment: datetime) -> None:
     assert moment_wall_s("eta", moment, NOW) == pytest.approx(moment_wall_s("eta", moment.isoformat(), NOW))
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({}, "2026-07-01T12:00:00+00:00"),
+        ({"timezone": "Europe/Rome"}, "2026-07-01T12:00:00+00:00"),
+        ({"timezone": "Europe/Rome", "enable_utc": False}, "2026-07-01T10:00:00+00:00"),
+    ],
+)
+def test_a_naive_moment_is_utc_unless_utc_is_off(settings: dict[str, Any], shown: str) -> None:
+    with memory_app(**settings) as app:
+        task = app.task(name="t")(lambda: None)
+        naive = datetime(2026, 7, 1, 12)
+        for given in (naive, naive.isoformat()):
+            with app.client.collecting() as messages:
+                task.apply_async(eta=given, expires=given)
+            (one,) = messages
+            message = parse(one.document, app.client.table)
+            assert message.eta_wall_s == message.expires_wall_s == datetime.fromisoformat(shown).timestamp()
+
+
+def test_without_a_zone_and_without_utc_a_naive_moment_is_local_time() -> None:
+    with memory_app(enable_utc=False) as app:
+        assert naive_zone(app.config) is None
+        naive = datetime(2026, 7, 1, 12)
+        assert moment_wall_s("eta", naive, 0.0, naive_zone(app.config)) == naive.timestamp()
+
+
+def test_options_about_retries_that_contradict_or_say_nothing_are_refused() -> None:
+    with memory_app() as app:
+        both = app.task(name="both", retry_delays=[1], retry_backoff=True)(lambda: None)
+        with pytest.raises(ImproperlyConfigured, match="retry_delays and retry_backoff"):
+            both.delay()
+        for name, value in (
+            ("retry_delays", []),
+            ("retry_for_s", "1"),
+            ("max_snoozes", -1),
+            ("max_snoozes", True),
+        ):
+            task = app.task(name=f"{name} {value}", **{name: value})(lambda: None)
+            with pytest.raises(InvalidTaskError, match=f"{name}="):
+                task.delay()
