@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from ..transports.identifiers import fresh_id
+from .eager_result import gathering
 from .local import get_current_app
 from .signature import Signature, listed, maybe_signature, signature, subtask
 
@@ -63,6 +64,12 @@ def _parts(tasks: tuple[Any, ...]) -> list[Any]:
     return list(tasks)
 
 
+def _chained(results: list[Any]) -> list[Any]:
+    for before, after in zip(results, results[1:]):
+        after.parent = before
+    return results
+
+
 def _steps(sig: Any) -> list[Any]:
     return list(sig.tasks) if isinstance(sig, chain) and not sig.options else [sig]
 
@@ -94,12 +101,13 @@ class chain(_Composite):
                 step.link_error(errback)
         for callback in listed(links):
             steps[-1].link(callback)
-        results = [step.freeze(task_id if step is steps[-1] else None) for step in steps]
-        for before, after in zip(results, results[1:]):
-            after.parent = before
+        results = _chained([step.freeze(task_id if step is steps[-1] else None) for step in steps])
         if rest:
             merged["chain"] = [dict(step) for step in reversed(rest)]
-        first.apply_async(args, kwargs, **merged)
+        with gathering() as ran:
+            first.apply_async(args, kwargs, **merged)
+        if ran:  # eagerly: the steps that were reached have results already
+            results = _chained([ran.get(result.id, result) for result in results])
         return results[-1]
 
     def apply(self, args: Iterable[Any] = (), kwargs: Any = None, **options: Any) -> Any:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import states
+from ..serializers.base import EncodeError
+from . import result_document, states
 from .clock import wall_s
 from .eager_result import EagerResult
+from .einfo import ExceptionInfo
 from .execution import Executed, execute
+from .follow_ups import call_errbacks
 from .join_guard import allow_join_result
 from .message import fresh_id
 from .options import eta_wall_s, limits, naive_zone
 from .publishing import signatures
 from .request import Context
 from .retrying import FIRST_STARTED_HEADER, SNOOZES_HEADER, RetryPlan
+
+_log = logging.getLogger("prefork.eager")
 
 
 def apply_eagerly(
@@ -41,13 +47,13 @@ def apply_eagerly(
     if throw is None:
         throw = plan.config.task_eager_propagates
     request = _request(task, args, kwargs, options)
-    with allow_join_result():
-        done = execute(task, request)
-        while done.retry is not None and done.state in (states.RETRY, states.SNOOZED):
-            options = {**options, **done.retry.options}
-            request = _next_request(task, done.retry, request, options)
-            done = execute(task, request)
-    _run_links(task, done, request)
+    done = last = _attempt(plan, request, through_serializer, throw)
+    while last.retry is not None:
+        options = {**options, **last.retry.options}
+        request = _next_request(plan, last.retry, request, options, through_serializer)
+        last = _attempt(plan, request, through_serializer, throw)
+        if done.state != states.SUCCESS or last.state == states.SUCCESS:
+            done = last  # a success stays, whatever a task does that returned and asked for a retry
     text = done.einfo.traceback if done.einfo is not None else None
     if plan.options.store_eager_result and done.state in states.READY_STATES:
         plan.client.stored.store_state(
@@ -55,8 +61,20 @@ def apply_eagerly(
         )
     if throw and done.state == states.FAILURE:
         raise done.value
-    value = done.value
-    return EagerResult(str(request.id), value, done.state, text, task.name)
+    # A message that is refused for good is a dead letter, and its task has failed.
+    state = states.FAILURE if done.state == states.REJECTED and not done.requeue else done.state
+    return EagerResult(str(request.id), done.value, state, text, task.name)
+
+
+def _attempt(plan: Any, request: Context, through_serializer: bool, throw: bool) -> Executed:
+    """Run the task once, and what it sets off."""
+    with allow_join_result():
+        done = execute(plan.task, request)
+    if through_serializer and done.state == states.SUCCESS:
+        done = _stored(plan, request, done)
+    if done.retry is not None:
+        return done  # what is linked waits for the attempt that asks for no other
+    return _run_links(plan.task, done, request, through_serializer, throw)
 
 
 def _there_and_back(
@@ -67,7 +85,22 @@ def _there_and_back(
     table.allow_unpickling()  # what is read is what was written a line before
     serializer = table.by_name(name)
     back_args, back_kwargs = serializer.loads(serializer.dumps((list(args), dict(kwargs))))
-    return tuple(back_args), back_kwargs
+    return back_args, back_kwargs
+
+
+def _stored(plan: Any, request: Context, done: Executed) -> Executed:
+    """What a success looks like to whoever reads its result from the store, if it would be stored."""
+    ignored = plan.options.ignore_result if request.ignore_result is None else request.ignore_result
+    if ignored or plan.config.result_backend is None:
+        return done
+    serializer = plan.client.result_table.by_name(plan.config.result_serializer)
+    try:
+        document = result_document.encode(
+            done.state, done.value, task_id=str(request.id), serializer=serializer
+        )
+    except EncodeError as error:
+        return Executed(states.FAILURE, error, ExceptionInfo(error))
+    return Executed(done.state, result_document.decode(document, serializer).result, retry=done.retry)
 
 
 def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Context:
@@ -76,7 +109,7 @@ def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> C
     return Context(
         id=task_id,
         task=task.name,
-        args=tuple(args),
+        args=args if isinstance(args, list) else tuple(args),
         kwargs=dict(kwargs),
         retries=options.get("retries") or 0,
         is_eager=True,
@@ -104,16 +137,20 @@ def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> C
     )
 
 
-def _next_request(task: Any, retry: RetryPlan, request: Context, options: Mapping[str, Any]) -> Context:
+def _next_request(
+    plan: Any, retry: RetryPlan, request: Context, options: Mapping[str, Any], through_serializer: bool
+) -> Context:
     """The request of the next attempt, which begins when it would have in a worker.
 
     :param options: those of the call, with what was given to `retry`.
     """
     args = request.args if retry.args is None else retry.args
     kwargs = request.kwargs if retry.kwargs is None else retry.kwargs
+    if through_serializer and (retry.args is not None or retry.kwargs is not None):
+        args, kwargs = _there_and_back(plan, args, kwargs, options)
     again = {**options, "task_id": request.id, "retries": retry.retries}
     headers = {**(request.headers or {}), **(retry.options.get("headers") or {})}
-    following = _request(task, args, kwargs, again)
+    following = _request(plan.task, args, kwargs, again)
     # Where there is no message, the request itself carries what workers tell one another in headers.
     following.started_wall_s = retry.due_wall_s
     following.first_started_wall_s = headers.pop(FIRST_STARTED_HEADER, None)
@@ -122,16 +159,39 @@ def _next_request(task: Any, retry: RetryPlan, request: Context, options: Mappin
     return following
 
 
-def _run_links(task: Any, done: Executed, request: Context) -> None:
-    """Run what was linked, and the rest of a chain, in this process too."""
+def _run_links(
+    task: Any, done: Executed, request: Context, through_serializer: bool, throw: bool
+) -> Executed:
+    """Run what was linked, and the rest of a chain, in this process too.
+
+    :returns: what happened after all: with a callback that could not have been sent the task fails.
+    """
     app = task.app
+    lineage = {"parent_id": request.id, "root_id": request.root_id}
+
+    def run(signature: Any, value: Any, **options: Any) -> None:
+        call = signature.apply_async if through_serializer else signature.apply
+        call((value,), **lineage, **options)
+
     if done.state == states.SUCCESS:
-        for callback in request.callbacks or ():
-            app.signature(callback).apply((done.value,))
-        if request.chain:
-            rest = list(request.chain)
-            following = app.signature(rest.pop())
-            following.apply((done.value,), chain=rest or None)
-    elif done.state == states.FAILURE:
-        for errback in request.errbacks or ():
-            app.signature(errback).apply((request.id,))
+        try:
+            for callback in request.callbacks or ():
+                run(app.signature(callback), done.value)
+            if request.chain:
+                *rest, following = request.chain
+                run(app.signature(following), done.value, chain=rest or None)
+        except Exception as error:
+            if throw:
+                raise
+            done = Executed(states.FAILURE, error, ExceptionInfo(error))
+    if done.state == states.FAILURE:
+        # Those that are called, and those that are sent: these run when it is over, as in a worker.
+        sent: list[Any] = []
+        call_errbacks(app, request, done, sent.append)
+        for errback in sent:
+            try:
+                run(errback, request.id)
+            except Exception:  # noqa: BLE001 - whatever a task raises
+                # With `task_eager_propagates`, it must not hide the failure that it should have reported.
+                _log.exception("error callback %.200r of %s[%s]", errback, task.name, request.id)
+    return done

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from . import states
@@ -10,6 +13,19 @@ from .join_guard import assert_may_join
 from .result_document import ResultDocument
 
 R = TypeVar("R")
+
+_ran: ContextVar[dict[str, EagerResult[Any]] | None] = ContextVar("prefork_ran", default=None)
+
+
+@contextmanager
+def gathering() -> Iterator[dict[str, EagerResult[Any]]]:
+    """Within it, the results of what runs here are put into the map, by id: those of a chain's steps."""
+    found: dict[str, EagerResult[Any]] = {}
+    token = _ran.set(found)
+    try:
+        yield found
+    finally:
+        _ran.reset(token)
 
 
 class EagerResult(AsyncResult[R]):
@@ -27,6 +43,9 @@ class EagerResult(AsyncResult[R]):
         self._value = value
         self._state = state
         self._traceback = traceback
+        gathered = _ran.get()
+        if gathered is not None:
+            gathered[id] = self
 
     def _read(self) -> ResultDocument | None:
         raise AssertionError("an eager result has no document")

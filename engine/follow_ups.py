@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.registry import SerializerTable
@@ -88,22 +89,40 @@ def on_failure(app: App, request: Context, executed: Executed, *, call: bool = T
         arguments of a task that calls it (`builtin_tasks.ERRBACK`), to the callback's own queue.
     """
     lineage = {"parent_id": request.id, "root_id": request.root_id}
+
+    def send(errback: Any) -> None:
+        errback.apply_async((request.id,), add_to_parent=False, **lineage)
+
     with app.client.collecting() as messages:
-        for errback in request.errbacks or ():
-            try:
-                signature = maybe_signature(errback, app)
-                local = app.tasks.get(signature.task)
-                if local is not None and _takes_details(local):
-                    trace = executed.einfo.traceback if executed.einfo is not None else None
-                    if call:
-                        signature(request, executed.value, trace)
-                    else:
-                        _send_details(app, signature, request, executed.value, trace)
-                else:
-                    signature.apply_async((request.id,), add_to_parent=False, **lineage)
-            except BaseException:  # noqa: BLE001 - sys.exit() too must not undo the failure it reports
-                _log.exception("error callback %.200r of %s[%s]", errback, request.task, request.id)
+        call_errbacks(app, request, executed, send, None if call else _send_details)
     return tuple(messages)
+
+
+def call_errbacks(
+    app: App,
+    request: Context,
+    executed: Executed,
+    send: Callable[[Any], object],
+    send_details: Callable[[App, Any, Context, BaseException, str | None], object] | None = None,
+) -> None:
+    """Call the error callbacks of a request that take request, exception and traceback; send the others.
+
+    :param send: what is done with one that takes the id alone.
+    :param send_details: what is done with the others instead of calling them.
+    """
+    trace = executed.einfo.traceback if executed.einfo is not None else None
+    for errback in request.errbacks or ():
+        try:
+            signature = maybe_signature(errback, app)
+            local = app.tasks.get(signature.task)
+            if local is None or not _takes_details(local):
+                send(signature)
+            elif send_details is not None:
+                send_details(app, signature, request, executed.value, trace)
+            else:
+                signature(request, executed.value, trace)
+        except BaseException:  # noqa: BLE001 - sys.exit() too must not undo the failure it reports
+            _log.exception("error callback %.200r of %s[%s]", errback, request.task, request.id)
 
 
 def _send_details(

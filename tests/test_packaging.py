@@ -99,3 +99,8 @@ def test_the_licence_is_shipped(installed: metadata.Distribution) -> None:
 def test_test_tools_are_no_dependencies_of_the_product(installed: metadata.Distribution) -> None:
     wanted = {re.split(r"[ <>=!;\[]", line)[0].lower() for line in installed.requires or []}
     assert not wanted & {"celery", "pytest", "hypothesis", "mypy", "ruff", "tox", "pyright"}
+
+
+def test_pytest_finds_the_fixtures_by_itself(installed: metadata.Distribution) -> None:
+    found = [entry.value for entry in installed.entry_points if entry.group == "pytest11"]
+    assert found == ["prefork.engine.testing.plugin"]

@@ -71,6 +71,7 @@ class ThreadWorker:
             hostname=hostname,
             pool="solo",
             banner=False,
+            without_mingle=True,  # what other workers know of revocations is not this test's
         )
         # The next four are written by the thread of the loop, before it says that it is ready or has ended.
         self._solo: Solo | None = None
@@ -145,9 +146,10 @@ class ThreadWorker:
         if self._thread.is_alive():
             raise WorkerStuck(timeout_s, running, stack)
 
-    def drain(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Wait until nothing is ready or in work in the worker's queues; what is delayed is not waited for.
+    def drain(self, timeout_s: float = DEFAULT_TIMEOUT_S, *, delayed: bool = True) -> None:
+        """Wait until nothing is left in the worker's queues.
 
+        :param delayed: wait for what is due later, too, such as retries.
         :raises TimeoutError: something still is; the error says what.
         :raises WorkerError: the worker has ended.
         """
@@ -155,16 +157,19 @@ class ThreadWorker:
         end_mono_s = mono_s() + timeout_s
         pause = threading.Event()
         while True:
-            depths = {name: transport.depth(name) for name in self._queues}
+            found = {name: transport.depth(name) for name in self._queues}
             busy = [
-                f"{name}: {d.ready} ready, {d.in_work} in work"
-                for name, d in depths.items()
-                if d.ready or d.in_work
+                f"{name}: {depth.ready} ready, {depth.in_work} in work, {depth.delayed} delayed"
+                for name, depth in found.items()
+                if depth.ready or depth.in_work or (delayed and depth.delayed)
             ]
             if not busy:
                 return
             if not self.alive:
-                raise WorkerError(f"the worker has ended; left in its queues: {'; '.join(busy)}")
+                why = f" ({self._error!r})" if self._error is not None else ""
+                raise WorkerError(
+                    f"the worker has ended{why}; left in its queues: {'; '.join(busy)}"
+                ) from self._error
             if mono_s() >= end_mono_s:
                 raise TimeoutError(f"not empty within {timeout_s:g} s: {'; '.join(busy)}")
             pause.wait(_LOOK_S)

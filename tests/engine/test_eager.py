@@ -195,8 +195,17 @@ def test_links_run_here_too(app: App) -> None:
 
     note.apply((1,), link=note.s(extra=2))
     assert seen == [(1, None), (1, 2)]
-    result = boom.apply(link_error=note.s())
-    assert seen[-1] == (result.id, None)
+
+    @app.task(name="tell")
+    def tell(task_id: str) -> None:
+        seen.append(task_id)
+
+    @app.task(name="explain")
+    def explain(request: Any, exc: BaseException, trace: str) -> None:
+        seen.append((request.id, repr(exc), "in boom" in trace))
+
+    result = boom.apply(link_error=[tell.s(), explain.s()])
+    assert seen[2:] == [(result.id, "ValueError('x')", True), result.id]
 
 
 def test_an_eager_result_is_stored_when_configured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -102,6 +103,20 @@ def test_draining_waits_for_what_is_ready_and_in_work(app: App) -> None:
         assert done == list(range(50))
 
 
+def test_draining_waits_for_what_is_delayed_unless_told_otherwise(app: App) -> None:
+    @app.task
+    def name() -> None:
+        return None
+
+    with start_worker(app) as worker:
+        soon = name.apply_async(countdown=0.2)
+        worker.drain()
+        assert soon.state == "SUCCESS"
+        later = name.apply_async(countdown=60)
+        worker.drain(delayed=False)
+        assert later.state == "PENDING"
+
+
 def test_draining_says_what_it_waits_for(app: App) -> None:
     go_on = threading.Event()
 
@@ -187,9 +202,11 @@ def test_workers_come_and_go_without_a_trace(app: App) -> None:
             nothing.delay().get(timeout=10)
 
     once()
+    gc.collect()  # a scoreboard's descriptors are closed with it
     before = (open_descriptors(), threading.active_count())
     for _ in range(20):
         once()
+    gc.collect()
     assert (open_descriptors(), threading.active_count()) == before
 
 
