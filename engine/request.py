@@ -70,6 +70,7 @@ class Context:
     reporter: Any = None
     shields: Any = None
     on_shield: Any = None
+    abort_seen: tuple[float, bool] = (float("-inf"), False)
     started_wall_s: float | None = None
     first_started_wall_s: float | None = None
 

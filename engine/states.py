@@ -11,6 +11,7 @@ REVOKED = "REVOKED"
 REJECTED = "REJECTED"
 RETRY = "RETRY"
 IGNORED = "IGNORED"
+ABORTED = "ABORTED"  # asked to stop, see abortable; not final
 SNOOZED = "SNOOZED"
 """What became of one execution that ends with `Snooze`; it is never stored."""
 

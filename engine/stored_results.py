@@ -14,6 +14,7 @@ from .einfo import traceback_text
 from .exceptions import ImproperlyConfigured, TaskRevokedError
 from .result_document import ResultDocument
 from .revocations import beacon
+from .revoked_keys import task_digest
 
 if TYPE_CHECKING:
     from .request import Context
@@ -171,8 +172,42 @@ class StoredResults:
         if announce:
             store.store([beacon(self._serializer, self._expires_s)])
 
+    def abort(self, task_id: str) -> None:
+        """Store that a task was asked to stop.
+
+        :raises ImproperlyConfigured: results are disabled, or messages.
+        """
+        store = self._inspectable()
+        self._write(task_id, states.ABORTED, None)
+        # A state that the task stores itself from now on would hide it.
+        mark = result_document.encode(states.ABORTED, None, task_id=task_id, serializer=self._serializer)
+        store.store([StoredResult(_abort_mark(task_id), mark, self._expires_s, final=False)])
+
+    def is_aborted(self, task_id: str) -> bool:
+        """Whether a task was asked to stop and has not ended.
+
+        :raises ImproperlyConfigured: results are disabled, or messages.
+        """
+        found, mark = self._inspectable().get([task_id, _abort_mark(task_id)])
+        status = None if found is None else self._status(found)
+        return status not in states.READY_STATES and (mark is not None or status == states.ABORTED)
+
+    def _inspectable(self) -> ResultStore:
+        store = self._store()
+        if isinstance(store, Answers):
+            raise ImproperlyConfigured(
+                "aborting needs results that workers can look up, and those of rpc:// are messages: "
+                "set result_backend to a store"
+            )
+        return store
+
     def _status(self, found: bytes) -> str | None:
         try:
             return result_document.decode(found, self._serializer).status
         except (DecodeError, result_document.MalformedResult):
             return None  # somebody else's document says nothing about the task
+
+
+def _abort_mark(task_id: str) -> str:
+    """The key that says that a task was asked to stop; as short for every id."""
+    return f"prefork-aborted-{task_digest(task_id).hex()}"
