@@ -24,10 +24,13 @@ _log = logging.getLogger("prefork.coroutines")
 
 
 class Runner:
-    """One event loop. Used by one thread; `interrupt` also by its signal handlers."""
+    """One event loop. Used by one thread; `interrupt` also by its signal handlers.
 
-    def __init__(self) -> None:
-        self._kept: KeptLoop | None = None
+    :param kept: the loop; None makes one for the first coroutine.
+    """
+
+    def __init__(self, kept: KeptLoop | None = None) -> None:
+        self._kept = kept
         self._coroutine: Any = None
         self._task: asyncio.Task[Any] | None = None
         # Why the running coroutine was interrupted last. Written by `interrupt`.

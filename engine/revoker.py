@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from signal import SIGKILL
 from typing import Any, Final, NamedTuple
 
 from ..transports.coordination import Coordinates
@@ -31,7 +32,17 @@ from .revoked_keys import (
     task_of,
 )
 from .revoked_set import RevokedSet
-from .scoreboard import C_RUNNING, S_GENERATION, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard, Texts
+from .scoreboard import (
+    C_POLICY,
+    C_RUNNING,
+    S_GENERATION,
+    S_HIGH_SLOT,
+    S_PID,
+    SLOTS,
+    Policy,
+    Scoreboard,
+    Texts,
+)
 from .storage import Storage
 from .stored_results import StoredResults
 from .terminating import signal_of
@@ -58,6 +69,7 @@ class Running(NamedTuple):
     generation: int
     execution: int
     texts: Texts
+    beside: bool = False
 
 
 class Revoked(NamedTuple):
@@ -222,8 +234,9 @@ class Revoker:
                 continue
             texts = slot.read_texts()
             # The texts are written before an execution is announced, and no number comes twice.
+            beside = bool(words[C_POLICY] & Policy.BESIDE)
             if not texts.torn and (words[C_RUNNING], words[S_GENERATION]) == (execution, generation):
-                found.append(Running(index, generation, execution, texts))
+                found.append(Running(index, generation, execution, texts, beside))
         return found
 
     def _end_sought(self, now_s: float) -> list[str]:
@@ -232,6 +245,8 @@ class Revoker:
         if self._end is None or not self._sought:
             return ended
         for running in self._running():
+            if running.beside and self._sought.get(running.texts.raw_id, ("", 0, 0.0))[1] != SIGKILL:
+                continue  # its own process looks at the board, and ends it without the others
             task_id, number, _ = self._sought.pop(running.texts.raw_id, ("", 0, 0.0))
             if number:
                 ended.append(task_id)

@@ -101,6 +101,7 @@ A_SAMPLED_NS: Final = 50  # monotonic time at which that sample was begun
 W_WAKE: Final = 56
 
 _TEXT_OFFSET: Final = 1024
+_LAST_OFFSET: Final = 2048  # the tag of what ran last, with its length
 _TEXT = struct.Struct("<H254s H510s H62s")  # task id, task name, tag; each with its length
 
 _WORDS: Final = 64
@@ -163,10 +164,15 @@ def unpack_mark(mark: int) -> tuple[int, int]:
     return mark >> 16, mark & 0xFFFF
 
 
+def padded_tag(tag: bytes) -> bytes:
+    """A tag as it is kept in fields of a fixed size."""
+    return len(tag).to_bytes(1, "little") + tag.ljust(TAG_BYTES - 1, b"\0")
+
+
 class Slot:
     """One slot. `words` may be indexed directly on the hot path."""
 
-    __slots__ = ("_area", "_text_at", "buffer", "index", "words")
+    __slots__ = ("_area", "_last_at", "_text_at", "buffer", "index", "words")
 
     def __init__(self, buffer: mmap.mmap, index: int) -> None:
         start = _SLOT_OFFSET + index * _SLOT_BYTES
@@ -174,6 +180,7 @@ class Slot:
         self.buffer = buffer
         self.words = memoryview(buffer)[start : start + _WORDS * 8].cast("Q")
         self._text_at = start + _TEXT_OFFSET
+        self._last_at = start + _LAST_OFFSET
         self._area = _AREA_OFFSET + index * _AREA_BYTES
 
     def clear(self, generation: int) -> None:
@@ -215,11 +222,22 @@ class Slot:
                 break
         return texts
 
+    # --- of several executions that run beside each other; the writer is the child ---------------
+
+    def write_last(self, padded: bytes) -> None:
+        """Say whose code runs now: a tag as `padded_tag` gives it."""
+        self.buffer[self._last_at : self._last_at + TAG_BYTES] = padded
+
+    def read_last(self) -> bytes:
+        """The tag of what ran last. For one whose process is dead."""
+        data = self.buffer[self._last_at : self._last_at + TAG_BYTES]
+        return bytes(data[1 : 1 + min(data[0], TAG_BYTES - 1)])
+
     # --- tags of the held batch; the writer is the child ----------------------------------------
 
     def write_tags(self, tags: list[bytes]) -> None:
         """Write the tags of a new batch, before C_BATCH and C_HELD announce it."""
-        data = b"".join([len(tag).to_bytes(1, "little") + tag.ljust(TAG_BYTES - 1, b"\0") for tag in tags])
+        data = b"".join([padded_tag(tag) for tag in tags])
         self.buffer[self._area : self._area + len(data)] = data
 
     def read_tags(self, first: int, end: int) -> list[bytes]:

@@ -26,6 +26,7 @@ from ..scoreboard import (
     C_POLICY,
     C_RUNNING,
     S_GENERATION,
+    Policy,
     Slot,
 )
 from ..settle import Ending, policy_of_bits, settlement
@@ -166,7 +167,9 @@ class Recoverer:
         bits = slot.words[C_POLICY]
         decided = settlement(_ENDINGS[message["verdict"]], policy_of_bits(bits))
         if decided.verdict is Verdict.REQUEUE:
-            return texts.tag if decided.charged and message.get("charge", True) else None
+            # Of several that ran beside each other, the one is charged whose code ran last.
+            tag = slot.read_last() if bits & Policy.BESIDE else texts.tag
+            return tag if decided.charged and message.get("charge", True) else None
         if decided.verdict is None and consumer.fetch(texts.tag) is not None:
             return None  # it died before the acknowledgement: the task has not begun
         results: tuple[StoredResult, ...] = ()

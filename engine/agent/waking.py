@@ -58,14 +58,19 @@ class Waker:
         return not idle
 
     def _idle_slots(self, at_most: int) -> list[int]:
+        """Children that do nothing; after them those that run coroutines and have room for more."""
         idle: list[int] = []
+        roomy: list[int] = []
         for index in range(min(self._board.words[S_HIGH_SLOT], SLOTS)):
             words = self._board.slot(index).words
-            if words[S_PID] and words[C_STATE] == State.IDLE:
+            state = words[C_STATE]
+            if state == State.IDLE and words[S_PID]:
                 idle.append(index)
                 if len(idle) >= at_most:
-                    break
-        return idle
+                    return idle
+            elif state == State.HAS_ROOM and words[S_PID]:
+                roomy.append(index)
+        return idle + roomy[: at_most - len(idle)]
 
     def _futex(self, index: int) -> Futex | PollingFutex:
         futex = self._futexes.get(index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,14 @@ class Driver:
 
     def __init__(self) -> None:
         self._runner: Runner | None = None
+        self._interrupt: Callable[[BaseException], bool] | None = None
+
+    def share(self, runner: Runner, interrupt: Callable[[BaseException], bool]) -> None:
+        """Use the loop on which other tasks run already.
+
+        :param interrupt: is asked in place of the runner.
+        """
+        self._runner, self._interrupt = runner, interrupt
 
     def __call__(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """What the coroutine returned; raises as `coroutines.Runner.run`."""
@@ -28,6 +36,8 @@ class Driver:
 
     def interrupt(self, error: BaseException) -> bool:
         """Have a coroutine that waits end for a reason; False: raise it here, where code is at work."""
+        if self._interrupt is not None:
+            return self._interrupt(error)
         return self._runner is not None and self._runner.interrupt(error)
 
     def close(self) -> None:

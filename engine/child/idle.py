@@ -7,6 +7,7 @@ often. Where the broker pushes messages to each child (AMQP), a child sleeps on 
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -38,6 +39,30 @@ class Idle(Protocol):
     def worked(self) -> None:
         """There was something to do."""
 
+    def nudge(self) -> None:
+        """End a `wait` or `rest`, be it the next one. From any thread of this process."""
+
+    def rest(self, token: int) -> None:
+        """Sleep until nudged, or told to leave: there is no room for messages, whatever comes."""
+
+
+class Nudge:
+    """A descriptor by which one thread ends the sleep of another."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def give(self) -> None:
+        """Make it readable."""
+        os.eventfd_write(self.fd, 1)
+
+    def drain(self) -> None:
+        """Forget what was given so far. Call it before looking, not after."""
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            pass  # nothing was given
+
 
 class AgentWakes:
     """Sleeps on the slot's futex, which the agent and the supervisor change."""
@@ -63,6 +88,14 @@ class AgentWakes:
         """Poll often again, should the agent be away."""
         self._poll_s = _POLL_FIRST_S
 
+    def nudge(self) -> None:
+        """Change the futex."""
+        self._futex.wake()
+
+    def rest(self, token: int) -> None:
+        """Sleep until the futex changes; at most a few seconds."""
+        self._futex.wait(token, _SAFETY_S)
+
 
 class ConnectionWakes:
     """Sleeps on the connection that messages are pushed to; the supervisor is heard as well.
@@ -80,15 +113,28 @@ class ConnectionWakes:
         self._due_in_s = due_in_s
         self._futex = Linux().futex(link.scoreboard.buffer, slot.wake_address())
         self._connection = connection
+        self._nudged = Nudge()
 
     def before_looking(self) -> int:
         """The futex's value."""
+        self._nudged.drain()
         return self._futex.value()
 
     def wait(self, token: int) -> None:
         """Sleep until something comes or the futex changes; at most a few seconds."""
-        fd = self._connection.fileno()
+        self._sleep(token, self._connection.fileno())
+
+    def rest(self, token: int) -> None:
+        """Sleep until nudged or the futex changes; at most a few seconds."""
+        self._sleep(token, -1)
+
+    def nudge(self) -> None:
+        """End the present or the next sleep."""
+        self._nudged.give()
+
+    def _sleep(self, token: int, fd: int) -> None:
         poller = select.poll()
+        poller.register(self._nudged.fd, select.POLLIN)
         if fd >= 0:
             poller.register(fd, select.POLLIN)
         for _ in range(int(_SAFETY_S * 1000 / _GLANCE_MS)):

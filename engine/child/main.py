@@ -21,9 +21,10 @@ from ..process_signals import show_stacks_on_request
 from ..scoreboard import C_BODY, C_STATE, S_SOFT_TARGET, Slot, State
 from ..shielding import held_off
 from ..worker_names import owner as owner_name
+from .choosing import loop_of
 from .driving import Driver
 from .idle import idle_of
-from .loop import EXIT_AS_TOLD, WorkerLoop
+from .loop import EXIT_AS_TOLD
 from .parts import build
 from .returner import Returner
 

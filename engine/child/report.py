@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("celery.app.trace")
 
-_FAILURES = (Ending.FAILURE, Ending.SOFT_LIMIT, Ending.REJECT)
+_FAILURES = (Ending.FAILURE, Ending.SOFT_LIMIT, Ending.HARD_LIMIT, Ending.REJECT)
 
 
 class Reporter:

@@ -36,7 +36,9 @@ from ..shielding import held_off
 from ..storage import open_storage
 from ..worker_names import incarnation, node_name
 from ..worker_names import owner as owner_name
-from .loop import EXIT_AS_TOLD, WorkerLoop
+from .choosing import loop_of
+from .idle import Nudge
+from .loop import EXIT_AS_TOLD
 from .parts import Parts
 from .trial import Interrupted
 
@@ -187,7 +189,7 @@ class Solo:
         )
         self._slot.words[C_STATE] = State.IDLE
         self._control.start()
-        hooks.worker_ready.send(sender=self._loaded.node)
+        hooks.worker_ready.send(sender=self._loaded.sender)
         if self._on_ready is not None:
             self._on_ready()
         code = 1
@@ -204,7 +206,7 @@ class Solo:
     def _leave(self, code: int) -> None:
         self._control.close()
         hooks.worker_process_shutdown.send(sender=self._loaded.node, pid=os.getpid(), exitcode=code)
-        hooks.worker_shutdown.send(sender=self._loaded.node)
+        hooks.worker_shutdown.send(sender=self._loaded.sender)
         self._parts.give_back()
         try:
             self._storage.transport.unregister(self._worker_id)

@@ -117,6 +117,7 @@ def _settings(arguments: argparse.Namespace, options: GlobalOptions) -> dict[str
         "broker_url": options.broker,
         "result_backend": options.result_backend,
         "worker_concurrency": _concurrency(arguments.concurrency),
+        "worker_async_concurrency": arguments.async_concurrency,
         "worker_prefetch_multiplier": arguments.prefetch_multiplier,
         "task_time_limit": arguments.time_limit,
         "task_soft_time_limit": arguments.soft_time_limit,

@@ -42,6 +42,9 @@ def _add_pool(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-c", "--concurrency", metavar="N|auto", help="children; default: CPUs this process may use"
     )
+    group.add_argument(
+        "--async-concurrency", type=_at_least(int, 1), metavar="N", help="async tasks at once per child"
+    )
     group.add_argument("-P", "--pool", default="prefork", metavar="NAME", help="prefork (default) or solo")
     group.add_argument("--autoscale", metavar="MAX,MIN", help="grow with waiting work, shrink when idle")
     group.add_argument(

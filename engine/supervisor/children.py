@@ -10,7 +10,7 @@ from ..scoreboard import C_STATE, S_HIGH_SLOT, SLOTS, Scoreboard, Slot, State
 from .deadlines import Record
 from .killing import Doom, Stopping, Termination
 
-READY_STATES: Final = (State.IDLE, State.WORKING, State.RETIRING)
+READY_STATES: Final = (State.IDLE, State.WORKING, State.RETIRING, State.HAS_ROOM)
 
 
 class Phase(enum.Enum):

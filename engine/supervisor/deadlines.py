@@ -123,7 +123,7 @@ def due(view: View, record: Record, limits: Limits, now_ns: int) -> Due:
             return Due.HARD_MEMORY
         if 0 < view.soft_ns <= now_ns and not _soft_sent_lately(view, record, now_ns):
             return Due.SOFT_LIMIT
-        if _recall_wanted(view, record) and now_ns - view.start_ns >= RECALL_AFTER_NS:
+        if _recall_wanted(view, record) and now_ns - _alone_since_ns(view) >= RECALL_AFTER_NS:
             return Due.RECALL
     if view.state == State.RETIRING:
         return Due.RETIRE_TASKS
@@ -142,8 +142,16 @@ def next_look_ns(view: View, record: Record) -> int | None:
     if view.soft_ns and record.soft_execution == view.running:
         moments[1] = record.soft_sent_ns + SOFT_REPEAT_NS
     if _recall_wanted(view, record):
-        moments.append(view.start_ns + RECALL_AFTER_NS)
+        moments.append(_alone_since_ns(view) + RECALL_AFTER_NS)
     return min((moment for moment in moments if moment), default=None)
+
+
+def _alone_since_ns(view: View) -> int:
+    """Since when nobody in the child looks after what it holds.
+
+    Its loop stands still while a task runs; where tasks run beside each other, it goes on.
+    """
+    return max(view.start_ns, view.loop_ns)
 
 
 def _over(value_kib: int, limit_kib: int | None) -> bool:

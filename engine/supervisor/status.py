@@ -29,6 +29,7 @@ _STATE_NAMES: Final = {
     State.IDLE: "idle",
     State.WORKING: "working",
     State.RETIRING: "retiring",
+    State.HAS_ROOM: "working",
     State.BOOT_FAILED: "boot failed",
 }
 

@@ -14,6 +14,7 @@ from ..kinds import (
     SECONDS,
     WORD,
     choice,
+    integer,
     number,
     optional,
 )
@@ -265,6 +266,12 @@ class WorkerSettings:
         POSITIVE,
         5,
         "So many children in a row that fail to boot stop the worker with exit code 3.",
+        ours=True,
+    )
+    worker_async_concurrency: int = setting(
+        integer(1, 10_000),
+        1,
+        "How many `async def` tasks a child runs at once (--async-concurrency).",
         ours=True,
     )
     worker_read_ahead_ms: float = setting(

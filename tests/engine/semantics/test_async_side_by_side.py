@@ -1,0 +1,221 @@
+"""Several `async def` tasks at once in one child (`--async-concurrency`), on any broker."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from prefork.engine.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from support.semantics import Fleet
+from support.waiting import eventually
+
+WORKER = {"worker_async_concurrency": 20}
+SOURCE = """
+import asyncio
+
+app = App("beside", **SETTINGS)
+running = []
+
+
+@app.task
+async def nap(delay_s, value=None):
+    running.append(value)
+    try:
+        await asyncio.sleep(delay_s)
+        return [value, os.getpid(), len(running)]
+    finally:
+        running.remove(value)
+
+
+@app.task
+def plain(x):
+    return [x, len(running), os.getpid()]
+
+
+@app.task
+def own_loop(x):
+    async def inner():
+        await asyncio.sleep(0)
+        return x
+    return asyncio.run(inner())
+
+
+@app.task(acks_late=False)
+async def early(x):
+    await asyncio.sleep(0.01)
+    return x
+
+
+@app.task(bind=True, max_retries=3)
+async def flaky(self, x):
+    await asyncio.sleep(0.01)
+    if self.request.retries < 2:
+        raise self.retry(args=(x + 1,), countdown=0)
+    return [x, self.request.retries, self.request.id]
+
+
+@app.task
+async def fail(text):
+    await asyncio.sleep(0)
+    raise ValueError(text)
+
+
+@app.task(soft_time_limit=0.3)
+async def softly(path):
+    try:
+        await asyncio.sleep(60)
+    finally:
+        note(path, "cleaned up")
+
+
+@app.task(time_limit=0.3)
+async def too_long():
+    await asyncio.sleep(60)
+
+
+@app.task(time_limit=0.5)
+async def deaf():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+
+@app.task
+async def snoozes(path):
+    await asyncio.sleep(0)
+    if note_count(path) < 2:
+        note(path, "snoozed")
+        raise Snooze(0)
+    return "awake"
+
+
+def note_count(path):
+    file = ROOT / path
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@app.task(track_started=True)
+async def tracked(path):
+    await asyncio.sleep(0)
+    while not (ROOT / path).exists():
+        await asyncio.sleep(0.01)
+    return "released"
+
+
+@app.task
+async def die(path):
+    await asyncio.sleep(0.2)
+    note(path, "died")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+TIMEOUT_S = 30.0
+
+
+def test_they_run_at_the_same_time(fleet: Fleet) -> None:
+    began_s = time.monotonic()
+    results = [fleet.task("nap").delay(0.5, n) for n in range(30)]
+    values = [result.get(timeout=TIMEOUT_S) for result in results]
+    assert [value for value, _, _ in values] == list(range(30))
+    assert time.monotonic() - began_s < 0.5 * 30 / 2
+    assert max(together for _, _, together in values) > 3
+
+
+def test_siblings_share(fleet: Fleet) -> None:
+    if not fleet.several_processes:
+        return
+    results = [fleet.task("nap").delay(1.0, n) for n in range(20)]
+    assert len({result.get(timeout=TIMEOUT_S)[1] for result in results}) == 2
+
+
+def test_plain_functions_run_in_between_and_may_have_a_loop_of_their_own(fleet: Fleet) -> None:
+    naps = [fleet.task("nap").delay(0.5, n) for n in range(4)]
+    plain = [fleet.task("plain").delay(n) for n in range(4)]
+    own = [fleet.task("own_loop").delay(n) for n in range(4)]
+    assert [result.get(timeout=TIMEOUT_S)[0] for result in plain] == [0, 1, 2, 3]
+    assert [result.get(timeout=TIMEOUT_S) for result in own] == [0, 1, 2, 3]
+    assert [result.get(timeout=TIMEOUT_S)[0] for result in naps] == [0, 1, 2, 3]
+
+
+def test_retries_failures_and_early_acknowledgement_are_as_ever(fleet: Fleet) -> None:
+    flaky = [fleet.task("flaky").delay(n) for n in range(10)]
+    failing = [fleet.task("fail").delay(str(n)) for n in range(5)]
+    early = [fleet.task("early").delay(n) for n in range(5)]
+    assert [r.get(timeout=TIMEOUT_S) for r in flaky] == [[n + 2, 2, r.id] for n, r in enumerate(flaky)]
+    for number, result in enumerate(failing):
+        with pytest.raises(ValueError, match=str(number)):
+            result.get(timeout=TIMEOUT_S)
+        assert "in fail" in (result.traceback or "")
+    assert [r.get(timeout=TIMEOUT_S) for r in early] == list(range(5))
+
+
+def test_a_snoozed_task_runs_again(fleet: Fleet) -> None:
+    assert fleet.task("snoozes").delay(fleet.unique()).get(timeout=TIMEOUT_S) == "awake"
+
+
+def test_started_is_stored_while_it_runs(fleet: Fleet) -> None:
+    path = fleet.unique()
+    result = fleet.task("tracked").delay(path)
+    eventually(lambda: result.state == "STARTED", deadline_s=TIMEOUT_S)
+    (fleet.root / path).touch()
+    assert result.get(timeout=TIMEOUT_S) == "released"
+
+
+def test_a_soft_limit_ends_one_and_not_the_others(fleet: Fleet) -> None:
+    path = fleet.unique()
+    others = [fleet.task("nap").delay(1.0, n) for n in range(5)]
+    limited = fleet.task("softly").delay(path)
+    with pytest.raises(SoftTimeLimitExceeded):
+        limited.get(timeout=TIMEOUT_S)
+    assert fleet.notes(path) == ["cleaned up"]
+    assert [result.get(timeout=TIMEOUT_S)[0] for result in others] == list(range(5))
+
+
+def test_a_hard_limit_ends_one_that_listens_and_not_the_others(fleet: Fleet) -> None:
+    others = [fleet.task("nap").delay(1.0, n) for n in range(5)]
+    with pytest.raises(TimeLimitExceeded):
+        fleet.task("too_long").delay().get(timeout=TIMEOUT_S)
+    pids = {result.get(timeout=TIMEOUT_S)[1] for result in others}
+    assert pids
+    assert fleet.task("nap").delay(0, 1).get(timeout=TIMEOUT_S)[0] == 1
+
+
+@pytest.mark.needs("several_processes")
+def test_a_hard_limit_kills_the_child_of_one_that_does_not_listen_and_the_others_run_again(
+    fleet: Fleet,
+) -> None:
+    others = [fleet.task("nap").delay(1.0, n) for n in range(6)]
+    with pytest.raises(TimeLimitExceeded):
+        fleet.task("deaf").delay().get(timeout=TIMEOUT_S)
+    assert [result.get(timeout=TIMEOUT_S)[0] for result in others] == list(range(6))
+
+
+@pytest.mark.needs("several_processes")
+def test_what_ran_beside_one_that_kills_its_child_runs_again(fleet: Fleet) -> None:
+    path = fleet.unique()
+    results = [fleet.task("nap").delay(0.6, n) for n in range(8)]
+    fleet.task("die").apply_async((path,), expires=2.0)
+    assert [result.get(timeout=TIMEOUT_S)[0] for result in results] == list(range(8))
+    assert fleet.notes(path)
+
+
+@pytest.mark.needs("several_processes")
+def test_one_is_ended_on_request_and_not_the_others(fleet: Fleet) -> None:
+    others = [fleet.task("nap").delay(1.0, n) for n in range(5)]
+    path = fleet.unique()
+    asked = fleet.task("tracked").delay(path)
+    eventually(lambda: asked.state == "STARTED", deadline_s=TIMEOUT_S)
+    asked.revoke(terminate=True)
+    eventually(lambda: asked.state == "REVOKED", deadline_s=TIMEOUT_S)
+    assert [result.get(timeout=TIMEOUT_S)[0] for result in others] == list(range(5))
+    (fleet.root / path).touch()
+
+
+def test_a_worker_that_is_stopped_finishes_what_runs(fleet: Fleet) -> None:
+    results = [fleet.task("nap").delay(0.5, n) for n in range(10)]
+    time.sleep(0.2)
+    fleet.restart()
+    assert [result.get(timeout=TIMEOUT_S)[0] for result in results] == list(range(10))
