@@ -22,6 +22,7 @@ from .limits.policy import limits_of
 from .logs import setup_worker_logging
 from .process_link import ProcessLink
 from .routes import queue_specs
+from .worker_sender import WorkerSender
 
 _TASKS_REPORTED = 50
 
@@ -37,6 +38,11 @@ class Loaded:
     config: Any
     options: dict[str, Any]
     node: str
+
+    @property
+    def sender(self) -> WorkerSender:
+        """Who sends the signals of this worker."""
+        return WorkerSender(self.node, self.app, self.options["concurrency"])
 
     def set_title(self, role: str) -> None:
         """Show in the process list what this process is."""
@@ -59,7 +65,8 @@ def load(link: ProcessLink) -> Loaded:
     app.set_default()
     app.conf.resolve(cli=spec.settings)
     # Receivers may still change settings; they are read for good below.
-    signals.celeryd_init.send(link.node, instance=None, conf=app.conf, options=asdict(spec))
+    early = WorkerSender(link.node, app, 0)  # nobody knows yet how many children there will be
+    signals.celeryd_init.send(link.node, instance=early, conf=app.conf, options=asdict(spec))
     for name in spec.include:
         import_module(name)
     app.import_task_modules()
@@ -75,8 +82,8 @@ def load(link: ProcessLink) -> Loaded:
     )
     loaded = Loaded(app, config, worker_options(spec, app, config), link.node)
     loaded.set_title("template")
-    signals.celeryd_after_setup.send(link.node, instance=None, conf=app.conf)
-    signals.worker_init.send(link.node)
+    signals.celeryd_after_setup.send(link.node, instance=loaded.sender, conf=app.conf)
+    signals.worker_init.send(loaded.sender)
     return loaded
 
 
@@ -87,14 +94,15 @@ def load_here(link: ProcessLink, app: App) -> Loaded:
 
     :raises BaseException: whatever the application's modules raise.
     """
-    signals.celeryd_init.send(link.node, instance=None, conf=app.conf, options=asdict(link.spec))
+    early = WorkerSender(link.node, app, 0)  # as above
+    signals.celeryd_init.send(link.node, instance=early, conf=app.conf, options=asdict(link.spec))
     for name in link.spec.include:
         import_module(name)
     app.import_task_modules()
     config = app.config
     loaded = Loaded(app, config, worker_options(link.spec, app, config), link.node)
-    signals.celeryd_after_setup.send(link.node, instance=None, conf=app.conf)
-    signals.worker_init.send(link.node)
+    signals.celeryd_after_setup.send(link.node, instance=loaded.sender, conf=app.conf)
+    signals.worker_init.send(loaded.sender)
     return loaded
 
 

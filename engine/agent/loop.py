@@ -116,7 +116,7 @@ class Agent:
         self._say({"op": "ready"})
         if not self._words[A_ANNOUNCED]:
             self._words[A_ANNOUNCED] = 1  # an agent that replaces a dead one says nothing
-            signals.worker_ready.send(self._link.node)
+            signals.worker_ready.send(self._loaded.sender)
         try:
             while not self._stopping:
                 self._turn(watch)
@@ -127,7 +127,7 @@ class Agent:
 
     def _leave(self) -> None:
         self._control.close()
-        signals.worker_shutdown.send(self._link.node)
+        signals.worker_shutdown.send(self._loaded.sender)
         try:
             self._transport.unregister(self._link.worker_id)
         except TransportError as error:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ...transports.errors import TransportError
 from ...transports.registry import preload
 from ...transports.url import InvalidUrl, redact
-from .. import orphans
+from .. import orphans, signals
 from ..broker_options import publish_url
 from ..exceptions import ImproperlyConfigured
 from ..linux import Linux
@@ -113,6 +113,8 @@ class Template:
             "slot": message.get("slot"),
             "generation": message.get("generation"),
         }
+        if message["kind"] == "child":
+            signals.worker_before_create_process.send(self._loaded.sender)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             answer |= {"op": "forked", "pid": self._fork_twice(message, fds)}
