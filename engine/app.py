@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone, tzinfo
 from importlib import import_module
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 from . import app_settings, discovery
@@ -18,7 +18,8 @@ from .bulk import SendsInBulk
 from .canvas import Signature, signature
 from .client import NAMED_PLANS_MAX, Client
 from .control.client import Control
-from .exceptions import AlwaysEagerIgnored, ImproperlyConfigured
+from .decorating import DecoratesTasks
+from .exceptions import AlwaysEagerIgnored
 from .local import apps, get_current_task, get_current_worker_task
 from .naming import gen_task_name
 from .options import TaskPlan, plan_for
@@ -36,7 +37,7 @@ AnyTask = Task
 """Inside `App`, the name `Task` is its property."""
 
 
-class App(Configurable, SendsInBulk, AwaitsApp):
+class App(Configurable, DecoratesTasks, SendsInBulk, AwaitsApp):
     """The tasks of a project, its configuration, and the way to its broker and results.
 
     Nothing is read, opened or connected before it is needed. One thread configures the app; any
@@ -99,38 +100,6 @@ class App(Configurable, SendsInBulk, AwaitsApp):
             self.set_current()
 
     # -- tasks --------------------------------------------------------------------------------
-
-    @overload
-    def task(self, function: Callable[P, R], /) -> AnyTask[P, R]: ...
-
-    @overload
-    def task(
-        self, *, bind: Literal[True], name: str | None = ..., base: Any = ..., **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], AnyTask[P, R]]: ...
-
-    @overload
-    def task(
-        self, *, bind: Literal[False] = ..., name: str | None = ..., base: Any = ..., **options: Any
-    ) -> Callable[[Callable[P, R]], AnyTask[P, R]]: ...
-
-    def task(self, *functions: Any, **options: Any) -> Any:
-        """Make a task of a function: ``@app.task`` or ``@app.task(name=…, bind=True, …)`` (parity §4).
-
-        An ``async def`` function makes a task that runs on an event loop of the worker's child.
-
-        :raises ImproperlyConfigured: it is no function.
-        """
-        shared = options.pop("shared", False)
-        options.pop("lazy", None)
-
-        def make(fun: Callable[..., Any]) -> Any:
-            if not callable(fun):
-                raise ImproperlyConfigured(f"@app.task(...) decorates functions, not {fun!r}")
-            if shared:
-                shared_tasks.add(fun, dict(options))
-            return task_from_function(self, fun, **options)
-
-        return make(*functions) if functions else make
 
     def task_of(self, function: Callable[..., Any], **options: Any) -> AnyTask[Any, Any]:
         """The same, as a plain call."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from .local import Proxy, apps, get_current_app
 from .naming import gen_task_name
 
 if TYPE_CHECKING:
     from .app import App
+    from .decorating import AsyncTask, BindsTask, MakesTask
     from .task import Task
 
 P = ParamSpec("P")
@@ -55,19 +56,21 @@ def _share(function: Callable[..., Any], options: dict[str, Any]) -> Any:
 
 
 @overload
+def shared_task(  # type: ignore[overload-overlap]
+    function: Callable[P, Coroutine[Any, Any, R]], /
+) -> AsyncTask[P, R]: ...
+
+
+@overload
 def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
 
 
 @overload
-def shared_task(
-    *, bind: Literal[True], name: str | None = ..., **options: Any
-) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[True], name: str | None = ..., **options: Any) -> BindsTask: ...
 
 
 @overload
-def shared_task(
-    *, bind: Literal[False] = ..., name: str | None = ..., **options: Any
-) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[False] = ..., name: str | None = ..., **options: Any) -> MakesTask: ...
 
 
 def shared_task(function: Any = None, /, **options: Any) -> Any:

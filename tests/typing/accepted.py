@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
 from prefork.engine import App, AsyncResult, BulkResult, Celery, Task, chain, group, shared_task
@@ -79,3 +80,35 @@ workflow = chain(add.s(1), add.s(2)) | add.s(3)
 side_by_side = group(add.s(i) for i in range(3))
 schedule = crontab(minute=0, hour="*/2")
 error: type[Exception] = Retry
+
+
+@app.task
+async def fetch(url: str, times: int = 1) -> bytes:
+    return url.encode() * times
+
+
+@app.task(bind=True, soft_time_limit=3)
+async def fetch_bound(self: Task[Any, Any], url: str) -> int:
+    return len(await fetch(url))
+
+
+@shared_task(ignore_result=True)
+async def fetch_shared(url: str) -> None: ...
+
+
+coroutine: Coroutine[Any, Any, bytes] = fetch("url", times=2)
+fetched: AsyncResult[bytes] = fetch.delay("url")
+fetched_bytes: bytes = fetch.delay("url", times=2).get(timeout=1)
+fetched_int: AsyncResult[int] = fetch_bound.delay("url")
+fetched_none: AsyncResult[None] = fetch_shared.apply_async(("url",))
+fetched_eagerly: bytes = fetch.apply(("url",)).get()
+
+
+async def on_a_loop() -> None:
+    total: int = await (await add.adelay(1, y=2)).aget(timeout=1)
+    sent: AsyncResult[bytes] = await fetch.aapply_async(("url",), countdown=1)
+    data: bytes = await sent.aget()
+    named: AsyncResult[Any] = await app.asend_task("name", (1,))
+    values: list[Any] = await group(add.s(i) for i in range(3)).apply_async().aget()
+    async for task_id, found in app.ResultSet([sent]).aiter_native(timeout=1):
+        print(task_id, found, total, data, named, values)

@@ -28,6 +28,11 @@ class Doubling(Task[[int], int]):
         return 2 * x
 
 
+@app.task
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
 doubling = app.register_task(Doubling())
 
 add.delay(1, "x")  # refused
@@ -42,4 +47,8 @@ doubling.delay("x")  # refused
 result: AsyncResult[str] = add.delay(1)  # refused
 value: str = add.delay(1).get()  # refused
 app.task(3)  # refused
+fetch.delay(1)  # refused
+fetch.adelay(1)  # refused
+fetched: bytes = fetch("url")  # refused
+fetch_result: AsyncResult[str] = fetch.delay("url")  # refused
 print(app.config.no_such_setting)  # refused
