@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..serializers import iso8601
 from ..serializers.base import DecodeError, Serializer
 from ..transports.base import Answers, ResultStore, StoredResult
 from . import result_document, states
@@ -23,6 +25,8 @@ NO_RESULTS = (
     "there is no result store: set result_backend (the embedded broker and memory:// keep results by "
     "themselves), or send with ignore_result=True and do not ask"
 )
+
+_log = logging.getLogger("prefork.results")
 
 _WAITING = frozenset({None, states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED})
 
@@ -114,7 +118,29 @@ class StoredResults:
         ignored = request.ignore_result if request.ignore_result is not None else options.ignore_result
         if ignored or self._open() is None:
             return
+        if request.message is not None and task_id == request.id and self._ended_since(request):
+            _log.warning(
+                "%s[%s]: state %s comes from an attempt that was overtaken", request.task, task_id, state
+            )
+            return
         self._write(task_id, state, meta, request=request)
+
+    def _ended_since(self, request: Context) -> bool:
+        """Whether the running task has a final document that is younger than this attempt.
+
+        A worker that was stopped for longer than its lease may still run what another has ended meanwhile.
+        What it settles is refused; what it says on the way would stand for ever.
+        """
+        store = self._store()
+        found = None if isinstance(store, Answers) else store.get([str(request.id)])[0]
+        if found is None or request.started_wall_s is None:
+            return False
+        try:
+            known = result_document.decode(found, self._serializer)
+            ended_wall_s = iso8601.parse(known.date_done).timestamp() if known.date_done else 0.0
+        except (DecodeError, result_document.MalformedResult, ValueError):
+            return False  # somebody else's document says nothing about the task
+        return known.status in states.READY_STATES and ended_wall_s > request.started_wall_s
 
     def _write(self, task_id: str, state: str, value: Any, *, request: Context | None = None) -> None:
         text = None
