@@ -16,7 +16,7 @@ from ..storage import Storage
 from .node import Node, start_node
 from .side import Revokes, SupervisorSocket, WorkerSide
 
-SAVE_S: Final = 5.0
+SAVE_S: Final = 2.0
 
 _log = logging.getLogger("prefork.control")
 
