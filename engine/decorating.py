@@ -6,7 +6,7 @@ Sent, an ``async def`` task gives what it returns; called here, it gives the cor
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from .exceptions import ImproperlyConfigured
 from .registry import task_from_function
@@ -35,9 +35,7 @@ class DecoratesTasks:
     """The part of an app that makes tasks of functions."""
 
     @overload
-    def task(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> AsyncTask[P, R]: ...
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
 
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
@@ -75,22 +73,20 @@ class DecoratesTasks:
 
 if TYPE_CHECKING:
 
-    class MakesTask:
+    class MakesTask(Protocol):
         """What ``@app.task(...)`` gives: it makes a task of a function."""
 
         @overload
-        def __call__(  # type: ignore[overload-overlap]
-            self, function: Callable[P, Coroutine[Any, Any, R]], /
-        ) -> AsyncTask[P, R]: ...
+        def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
 
         @overload
         def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
-    class BindsTask:
+    class BindsTask(Protocol):
         """Likewise, of a function that gets the task itself as its first argument."""
 
         @overload
-        def __call__(  # type: ignore[overload-overlap]
+        def __call__(
             self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
         ) -> AsyncTask[P, R]: ...
 

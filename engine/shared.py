@@ -56,9 +56,7 @@ def _share(function: Callable[..., Any], options: dict[str, Any]) -> Any:
 
 
 @overload
-def shared_task(  # type: ignore[overload-overlap]
-    function: Callable[P, Coroutine[Any, Any, R]], /
-) -> AsyncTask[P, R]: ...
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
 
 
 @overload
