@@ -160,6 +160,11 @@ def replaced_lock(task_id: str) -> str:
     return f"replaced:{_digest(task_id.encode('utf-8', 'surrogatepass'))}"
 
 
+def started_lock(task_id: str) -> str:
+    """The name of the lock that says that a task which could be replaced has started."""
+    return f"started:{_digest(task_id.encode('utf-8', 'surrogatepass'))}"
+
+
 def digest_of(
     task: str,
     wish: Unique,

@@ -19,7 +19,19 @@ from ..transports.errors import BrokerUnavailable, ResultStoreUnavailable, Trans
 from . import states
 from .exceptions import DuplicateTaskError, ImproperlyConfigured
 from .message import TaskDraft
-from .unique import HEADER, RAISE, REPLACE, TIME, Mark, Unique, digest_of, mark_of, replaced_lock, unique_of
+from .unique import (
+    HEADER,
+    RAISE,
+    REPLACE,
+    TIME,
+    Mark,
+    Unique,
+    digest_of,
+    mark_of,
+    replaced_lock,
+    started_lock,
+    unique_of,
+)
 
 if TYPE_CHECKING:
     from .client import Client
@@ -104,18 +116,19 @@ class UniqueTasks:
         :param unique: as given to the call; None takes the task's own, or True.
         :raises BrokerUnavailable: the broker cannot be reached.
         """
-        return self._port(name).locked(self._lock(name, args, kwargs, unique))
+        return self._port(name).locked(self.lock_name(name, args, kwargs, unique))
 
     def free(self, name: str, args: Any = (), kwargs: Any = None, unique: Any = None) -> str | None:
         """Let the next such call be sent, whatever became of the last one; returns whose lock it was.
 
         :raises BrokerUnavailable: the broker cannot be reached.
         """
-        port, lock = self._port(name), self._lock(name, args, kwargs, unique)
+        port, lock = self._port(name), self.lock_name(name, args, kwargs, unique)
         held = port.locked(lock)
         return held if held is not None and port.unlock(lock, held) else None
 
-    def _lock(self, name: str, args: Any, kwargs: Any, unique: Any) -> str:
+    def lock_name(self, name: str, args: Any = (), kwargs: Any = None, unique: Any = None) -> str:
+        """The name of the lock of such a call; parameters as in `holder`."""
         task = self._client.app.tasks.get(name)
         wish = unique_of(getattr(task, "unique", None) if unique is None else unique) or Unique()
         digest = self.digest(name, wish, tuple(args or ()), dict(kwargs or {}))
@@ -248,7 +261,11 @@ class Claim:
         """Keep the task that had the lock from starting."""
         self._port.lock(replaced_lock(previous), self._task_id, max(self._full_s, REPLACED_S))
         store = self._client.results
-        if store is None or isinstance(store, Answers):
+        if (
+            store is None
+            or isinstance(store, Answers)
+            or self._port.locked(started_lock(previous)) is not None
+        ):
             return
         try:
             # Workers need not look for it: they know the lock.

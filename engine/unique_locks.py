@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from ..transports.base import Transport
 from ..transports.coordination import Coordinates
 from ..transports.errors import TransportError
 from .message import TaskMessage
-from .unique import DONE, HEADER, STARTED, TIME, Mark, read_mark, replaced_lock
+from .unique import DONE, HEADER, STARTED, TIME, Mark, read_mark, replaced_lock, started_lock
 
 MARGIN_S: Final = 60.0
 """How long beyond its hard time limit the lock of a running task lasts."""
@@ -44,39 +45,51 @@ class UniqueLocks:
         """
         if self._port is None or (mark.until == TIME and not mark.replaceable):
             return None
+        lasts_s = max(mark.ttl_s, (hard_limit_s or 0.0) + MARGIN_S)
         try:
             if mark.replaceable:
-                replaced_by = self._port.locked(replaced_lock(message.id))
-                if replaced_by is not None:
-                    return replaced_by
-            return self._hold(self._port, mark, message.id, hard_limit_s)
+                return self._start_unless_replaced(self._port, mark, message.id, lasts_s)
+            self._hold(self._port, mark, message.id, lasts_s)
         except TransportError as error:
             _log.warning("%s[%s] starts with its lock as it is: %s", message.task, message.id, error)
-            return None
+        return None
+
+    def _start_unless_replaced(
+        self, port: Coordinates, mark: Mark, task_id: str, lasts_s: float
+    ) -> str | None:
+        # First said, then looked; who replaces it says so first, too. So one of the two sees the other.
+        port.lock(started_lock(task_id), task_id, lasts_s)
+        replaced_by = port.locked(replaced_lock(task_id)) or self._hold(port, mark, task_id, lasts_s)
+        if replaced_by is not None:
+            port.unlock(started_lock(task_id), task_id)
+        return replaced_by
 
     @staticmethod
-    def _hold(port: Coordinates, mark: Mark, task_id: str, hard_limit_s: float | None) -> str | None:
+    def _hold(port: Coordinates, mark: Mark, task_id: str, lasts_s: float) -> str | None:
+        """Do with the lock what the start means for it; returns another one that has it."""
         if mark.until == DONE:
-            held = port.lock(mark.lock, task_id, max(mark.ttl_s, (hard_limit_s or 0.0) + MARGIN_S))
-        else:
-            held = port.locked(mark.lock)
-            if mark.until == STARTED and held == task_id:
-                port.unlock(mark.lock, task_id)
-        # Somebody else's, and this one is of those that may be replaced: it has been.
-        return held if mark.replaceable and held not in (None, task_id) else None
+            return port.lock(mark.lock, task_id, lasts_s)
+        if mark.until == STARTED and port.unlock(mark.lock, task_id):
+            return None
+        held = port.locked(mark.lock)
+        return None if held == task_id else held
 
     def wait(self, mark: Mark, message: TaskMessage, waits_s: float) -> None:
         """Note that a task will run again, after so many seconds."""
-        if self._port is not None and mark.until == DONE:
-            try:
-                self._port.prolong(mark.lock, message.id, mark.ttl_s + waits_s)
-            except TransportError as error:
-                _log.warning("the lock of %s[%s] is not prolonged: %s", message.task, message.id, error)
+        self._end(mark, message.id, lambda port: port.prolong(mark.lock, message.id, mark.ttl_s + waits_s))
 
     def free(self, mark: Mark, task_id: str) -> None:
         """Note that a task came to its end, or will never run."""
-        if self._port is not None and mark.until != TIME:
-            try:
-                self._port.unlock(mark.lock, task_id)
-            except TransportError as error:
-                _log.warning("the lock of %s stays for up to %g s: %s", task_id, mark.ttl_s, error)
+        self._end(mark, task_id, lambda port: port.unlock(mark.lock, task_id))
+
+    def _end(self, mark: Mark, task_id: str, end: Callable[[Coordinates], object]) -> None:
+        port = self._port
+        if port is None or (mark.until == TIME and not mark.replaceable):
+            return
+        try:
+            if mark.replaceable:
+                port.unlock(started_lock(task_id), task_id)
+            if mark.until != TIME:
+                end(port)
+        except TransportError as error:
+            _log.warning("the lock of %s stays as it is, for up to %g s: %s", task_id, mark.ttl_s, error)
