@@ -111,7 +111,8 @@ class Revoker:
         self._lock = threading.Lock()
         # Under the lock: all that is known, what the broker and the store have still to be told, and what
         # is to be ended: slot id -> (task id, signal, monotonic time until which it is sought).
-        self._known = RevokedSet(min(config.worker_revokes_max, REVOKED_MAX), self._lifetime_s)
+        self._max = min(config.worker_revokes_max, REVOKED_MAX)
+        self._known = RevokedSet(self._max, self._lifetime_s)
         self._unsaved: list[str] = []
         self._unmarked: list[str] = []
         self._sought: OrderedDict[bytes, tuple[str, int, float]] = OrderedDict()
@@ -305,7 +306,8 @@ class Revoker:
 
     def _look(self, now_s: float) -> None:
         if self._memory is not None:
-            keys = self._memory.revoked()
+            # The newest of them: of the others there would be no room.
+            keys = self._memory.revoked()[-self._max :]
             with self._lock:
                 self._add(keys)
         self._looked_mono_s = now_s

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.engine.exceptions import TimeLimitExceeded, WorkerLostError
+from prefork.engine.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
 from prefork.engine.obituary import error_of, note_of, read_note
 
 
@@ -22,6 +22,7 @@ from prefork.engine.obituary import error_of, note_of, read_note
             "memory limit",
         ),
         ({"verdict": "crash", "cause": "signal 9"}, WorkerLostError, "signal 9"),
+        ({"verdict": "terminated", "cause": "SIGTERM"}, TaskRevokedError, "terminated"),
     ],
 )
 def test_what_is_left_is_what_the_supervisor_saw(report: dict[str, Any], error: type, said: str) -> None:

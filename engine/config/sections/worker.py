@@ -161,12 +161,12 @@ class WorkerSettings:
         old="CELERYD_STATE_DB",
     )
     worker_revokes_max: int = setting(
-        POSITIVE,
+        integer(1, 50_000),
         50_000,
         "How many revocations a worker remembers; the oldest are forgotten first. At most 50,000.",
     )
     worker_revoke_expires: float = setting(
-        SECONDS,
+        DURATION,
         604_800.0,
         "How long a revocation is remembered, by workers and by the broker.",
         unit="s",

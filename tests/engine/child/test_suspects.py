@@ -95,6 +95,14 @@ def test_word_of_its_end_settles_a_suspect_and_sends_its_error_callbacks(app: Ap
     assert list(app.client.transport.dead_letters()) == []
 
 
+def test_word_that_it_was_ended_on_request_makes_it_revoked_and_not_failed(app: App, child_of: Make) -> None:
+    ran, telling, result = run(app, child_of, notes=(b'{"verdict":"terminated","cause":"SIGTERM"}',))
+    assert (ran, telling.started) == ([], 0)
+    assert (result.status, result.result["exc_message"]) == ("REVOKED", ["terminated"])
+    assert app.client.transport.depth("errors").ready == 0
+    assert app.client.transport.depth("celery").ready == 0
+
+
 @pytest.mark.parametrize(("task_id", "pid", "running"), [("s", 0, 1), ("s", 7, 0), ("other", 7, 1)])
 def test_what_another_child_does_not_run_is_no_hindrance(
     app: App, child_of: Make, task_id: str, pid: int, running: int

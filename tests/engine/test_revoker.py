@@ -1,0 +1,269 @@
+"""What the agent does about revocations: the board, the broker's memory, the result store, what runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from prefork.engine import revoker as module
+from prefork.engine.app import App
+from prefork.engine.exceptions import ImproperlyConfigured
+from prefork.engine.revoked_board import REVOKED_MAX, RevokedBoard
+from prefork.engine.revoked_keys import slot_id, stamp_key, task_key
+from prefork.engine.revoker import SEEK_S, Revoker
+from prefork.engine.scoreboard import C_RUNNING, S_GENERATION, S_HIGH_SLOT, S_PID, Scoreboard
+from prefork.engine.settling import Settler
+from prefork.engine.storage import Storage, open_storage
+from support.apps import memory_app
+from support.faulty import Faulty
+from support.one_child import WORKER, OneChild
+
+LIFETIME_S = 100.0
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    with memory_app() as made:
+        made.conf.result_backend = made.conf.broker_url
+        made.conf.worker_revoke_expires = LIFETIME_S
+        yield made
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now_s = [1_000.0]
+    monkeypatch.setattr(module, "mono_s", lambda: now_s[0])
+    return now_s
+
+
+class Scene:
+    """A revoker without an agent around it."""
+
+    def __init__(self, app: App, storage: Storage | None = None, board: Scoreboard | None = None) -> None:
+        self.app = app
+        self.board = board or Scoreboard()
+        self.revoked = RevokedBoard(self.board.buffer)
+        self.storage = storage or open_storage(app)
+        self.asked: list[dict[str, Any]] = []
+        self.revoker = self.another()
+
+    def another(self, *, alone: bool = False) -> Revoker:
+        """What a successor of the agent has; `alone`: a worker of one process."""
+        log = logging.getLogger("test")
+        end = None if alone else self.asked.append
+        return Revoker(self.board, self.storage, self.app.config, log, worker_id=WORKER, end=end)
+
+    def runs(self, index: int, task_id: str, execution: int = 1, tag: bytes = b"tag") -> None:
+        slot = self.board.slot(index)
+        self.board.words[S_HIGH_SLOT] = max(self.board.words[S_HIGH_SLOT], index + 1)
+        slot.words[S_PID], slot.words[S_GENERATION] = 100 + index, 1
+        slot.write_texts(slot_id(task_id), b"work", tag)
+        slot.words[C_RUNNING] = execution
+
+
+@pytest.fixture
+def scene(app: App, clock: list[float]) -> Scene:
+    return Scene(app)
+
+
+def remembered(scene: Scene) -> list[str]:
+    return list(scene.app.client.transport.revoked())  # type: ignore[attr-defined]
+
+
+# --- the board, the broker, the store -------------------------------------------------------------------
+
+
+def test_children_see_it_at_once_and_broker_and_store_at_the_next_turn(scene: Scene) -> None:
+    assert scene.revoker.revoke(["a", "b", "a"]).flagged == ["a", "b"]
+    assert scene.revoked.revokes("a", None)
+    assert remembered(scene) == []
+    scene.revoker.turn()
+    assert remembered(scene) == [task_key("a"), task_key("b")]
+    assert scene.app.AsyncResult("a").state == "REVOKED"
+    assert scene.revoker.revoked() == ["a", "b"]
+
+
+@pytest.mark.parametrize(("state", "kept"), [("STARTED", True), ("PROGRESS", True), ("RETRY", False)])
+def test_only_what_waits_is_marked_as_revoked(scene: Scene, state: str, kept: bool) -> None:
+    scene.app.client.stored._write("id", state, None)
+    scene.revoker.revoke(["id"])
+    scene.revoker.turn()
+    assert scene.app.AsyncResult("id").state == (state if kept else "REVOKED")
+
+
+def test_a_worker_that_starts_knows_what_the_broker_remembers(scene: Scene) -> None:
+    scene.app.client.transport.revoke(  # type: ignore[attr-defined]
+        [task_key("old"), stamp_key("tenant", "acme")], LIFETIME_S
+    )
+    scene.revoker.turn()
+    assert scene.revoked.revokes("old", None)
+    assert scene.revoked.revokes("new", {"tenant": "acme"})
+    assert scene.app.AsyncResult("old").state == "PENDING"  # whoever revoked it has said so, or will
+    assert scene.revoker.revoked() == ["old"]
+
+
+def test_what_another_worker_tells_is_not_passed_on(scene: Scene) -> None:
+    scene.revoker.load(["told"])
+    scene.revoker.turn()
+    assert scene.revoked.revokes("told", None)
+    assert remembered(scene) == []
+
+
+def test_what_the_broker_could_not_take_is_said_again(app: App, clock: list[float]) -> None:
+    plain = open_storage(app)
+    faulty = Faulty(plain.transport)
+    table = app.client.table
+    scene = Scene(app, Storage(faulty, plain.store, Settler(faulty, plain.store, together=True), table))  # type: ignore[arg-type]
+    faulty.fail("revoke", 2)
+    scene.revoker.revoke(["a"])
+    for _ in range(2):
+        scene.revoker.turn()
+        assert remembered(scene) == []
+    assert scene.revoked.revokes("a", None)
+    scene.revoker.turn()
+    assert remembered(scene) == [task_key("a")]
+
+
+def test_it_is_forgotten_after_its_lifetime(scene: Scene, clock: list[float]) -> None:
+    scene.revoker.load(["a"])
+    scene.revoker.turn()
+    clock[0] += LIFETIME_S + 1
+    scene.revoker.turn()
+    assert not scene.revoked.revokes("a", None)
+
+
+def test_the_newest_fifty_thousand_are_kept_however_many_there_are(scene: Scene) -> None:
+    scene.storage.store = None
+    ids = [str(number) for number in range(REVOKED_MAX + 20_000)]
+    scene.revoker.revoke(ids)
+    assert all(scene.revoked.revokes(task_id, None) for task_id in ids[20_000::997])
+    assert not scene.revoked.revokes(ids[0], None)
+    scene.revoker.turn()
+    assert scene.revoker.revoked()[0] == ids[20_000]
+    assert scene.revoked.revokes(ids[-1], None)
+
+
+def test_fewer_are_kept_if_it_is_configured_so(app: App, clock: list[float]) -> None:
+    app.conf.worker_revokes_max = 2
+    scene = Scene(app)
+    scene.revoker.revoke(["a", "b", "c"])
+    scene.revoker.turn()
+    assert scene.revoker.revoked() == ["b", "c"]
+
+
+def test_the_successor_of_an_agent_that_died_goes_on_with_what_the_children_see(scene: Scene) -> None:
+    scene.revoker.revoke(["a"])
+    successor = scene.another()
+    assert scene.revoked.revokes("a", None)
+    successor.revoke(["b"])
+    assert scene.revoked.revokes("a", None)
+    assert scene.revoked.revokes("b", None)
+
+
+# --- what runs ------------------------------------------------------------------------------------------
+
+
+def test_what_runs_is_left_alone_unless_its_end_is_asked_for(scene: Scene) -> None:
+    scene.runs(0, "a")
+    assert scene.revoker.revoke(["a"]).ended == []
+    assert scene.asked == []
+
+
+def test_the_execution_of_that_id_is_ended_and_no_other(scene: Scene) -> None:
+    scene.runs(0, "other")
+    scene.runs(1, "x" * 300 + "a", execution=7)
+    scene.runs(2, "x" * 300 + "b")
+    assert scene.revoker.revoke(["x" * 300 + "a"], terminate=True, signal="KILL").ended == ["x" * 300 + "a"]
+    assert scene.asked == [{"op": "terminate", "slot": 1, "generation": 1, "execution": 7, "signal": 9}]
+    assert scene.revoked.ends("x" * 300 + "a")
+    assert not scene.revoked.ends("other")
+
+
+def test_one_that_has_not_quite_begun_is_waited_for(scene: Scene, clock: list[float]) -> None:
+    assert scene.revoker.revoke(["a"], terminate=True).ended == []
+    scene.revoker.turn()
+    scene.runs(0, "a", execution=3)
+    scene.revoker.turn()
+    scene.revoker.turn()
+    assert [asked["execution"] for asked in scene.asked] == [3]
+
+
+def test_it_is_not_waited_for_for_ever(scene: Scene, clock: list[float]) -> None:
+    scene.revoker.revoke(["a"], terminate=True)
+    clock[0] += SEEK_S + 1
+    scene.revoker.turn()
+    scene.runs(0, "a")
+    scene.revoker.turn()
+    assert scene.asked == []
+
+
+def test_a_slot_whose_texts_are_being_written_is_looked_at_again(scene: Scene) -> None:
+    scene.runs(0, "a")
+    slot = scene.board.slot(0)
+    words = slot.words
+    real = type(slot).read_texts
+    type(slot).read_texts, before = (lambda self: real(self)._replace(torn=True)), real  # type: ignore[method-assign]
+    try:
+        assert scene.revoker.revoke(["a"], terminate=True).ended == []
+    finally:
+        type(slot).read_texts = before  # type: ignore[method-assign]
+    assert words[C_RUNNING]
+    scene.revoker.turn()
+    assert len(scene.asked) == 1
+
+
+def test_no_more_than_a_thousand_are_sought(scene: Scene) -> None:
+    scene.revoker.revoke([str(number) for number in range(1_500)], terminate=True)
+    scene.runs(0, "0")
+    scene.runs(1, "1499")
+    scene.revoker.turn()
+    assert [asked["slot"] for asked in scene.asked] == [1]
+
+
+@pytest.mark.parametrize("wrong", ["SIGNOTHING", "STOP", 0, 99, object()])
+def test_a_signal_that_ends_nothing_is_refused_and_nothing_is_revoked(scene: Scene, wrong: object) -> None:
+    with pytest.raises(ValueError, match="signal|ends no process"):
+        scene.revoker.revoke(["a"], terminate=True, signal=wrong)
+    assert not scene.revoked.revokes("a", None)
+
+
+def test_a_worker_of_one_process_refuses_to_end_what_runs_and_revokes_it_all_the_same(scene: Scene) -> None:
+    alone = scene.another(alone=True)
+    with pytest.raises(ImproperlyConfigured, match="-P solo"):
+        alone.revoke(["a"], terminate=True)
+    assert scene.revoked.revokes("a", None)
+    with pytest.raises(ImproperlyConfigured, match="-P solo"):
+        alone.revoke_by_stamped_headers(["tenant=acme"], terminate=True)
+    assert scene.revoked.revokes("b", {"tenant": "acme"})
+
+
+# --- stamps ---------------------------------------------------------------------------------------------
+
+
+def test_what_runs_is_found_by_what_its_message_is_stamped_with(scene: Scene) -> None:
+    app = scene.app
+
+    @app.task(name="work")
+    def work() -> None:
+        """Never runs."""
+
+    for task_id, tenant in (("meant", "acme"), ("other", "else")):
+        headers = {"stamped_headers": ["tenant"], "stamps": {"tenant": [tenant]}}
+        work.apply_async(task_id=task_id, headers=headers)
+    child = OneChild(app, board=scene.board)
+    try:
+        deliveries = child.parts.consumer.reserve(2)
+        scene.runs(0, "meant", tag=deliveries[0].tag)
+        done = scene.revoker.revoke_by_stamped_headers({"tenant": "acme"}, terminate=True)
+        assert done.flagged == ['["tenant", "acme"]']
+        assert done.ended == ["meant"]
+        scene.runs(0, "other", execution=2, tag=deliveries[1].tag)
+        assert scene.revoker.revoke_by_stamped_headers(["tenant=acme"], terminate=True).ended == []
+        scene.runs(0, "gone", execution=3, tag=b"gone")
+        assert scene.revoker.revoke_by_stamped_headers(["tenant=acme"], terminate=True).ended == []
+    finally:
+        child.close()
+    assert [asked["execution"] for asked in scene.asked] == [1]
