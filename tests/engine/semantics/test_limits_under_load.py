@@ -1,0 +1,166 @@
+"""Limits of four real workers, of a long backlog, and in storms of kills."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import psutil
+import pytest
+
+from prefork.engine.embed import Worker
+from prefork.transports.base import Outgoing
+from support.semantics import Fleet, fleet_of
+from support.waiting import eventually
+
+pytestmark = pytest.mark.slow
+RATE = 100
+WORKER = {"task_max_crashes": 100}
+SOURCE = """
+app = App("load", task_max_crashes=100, worker_lease=3.0, worker_lease_renew_interval=0.5, **SETTINGS)
+OTHERS = os.open(ROOT / "others", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+@app.task(rate_limit="100/s", ignore_result=True)
+def local(run, number):
+    note(run, f"{time.monotonic()} {number}")
+
+
+@app.task(global_rate_limit="100/s", ignore_result=True)
+def shared(run, number):
+    note(run, f"{time.monotonic()} {number}")
+
+
+@app.task(max_concurrency=2, rate_limit="200/s", ignore_result=True)
+def narrow(run, number):
+    time.sleep(0.01)
+    note(run, f"{time.monotonic()} {number}")
+
+
+@app.task(rate_limit="2/s", ignore_result=True)
+def rare(number):
+    pass
+
+
+@app.task(ignore_result=True)
+def other(number):
+    os.write(OTHERS, b"x")
+"""
+
+
+def send_many(fleet: Fleet, send: Callable[[], None]) -> None:
+    """Send in few calls of the broker."""
+    with fleet.app.client.collecting() as messages:
+        send()
+    for at in range(0, len(messages), 500):
+        fleet.transport.send(list[Outgoing](messages[at : at + 500]))
+
+
+def in_ten_seconds(fleet: Fleet, run: str) -> int:
+    """How many started in ten seconds, the first of which is not the one in which everything began."""
+    moments = sorted(float(line.split()[0]) for line in fleet.notes(run))
+    return sum(moments[0] + 1 <= moment < moments[0] + 11 for moment in moments)
+
+
+@pytest.mark.needs("several_processes")
+def test_a_worker_keeps_its_rate_within_two_percent(fleet: Fleet) -> None:
+    run = fleet.unique("local")
+    send_many(fleet, lambda: [fleet.task("local").delay(run, number) for number in range(12 * RATE)])
+    eventually(lambda: len(fleet.notes(run)) == 12 * RATE, deadline_s=40, every_s=0.2)
+    assert in_ten_seconds(fleet, run) == pytest.approx(10 * RATE, rel=0.02)
+
+
+@pytest.mark.needs("several_processes", "coordinates")
+def test_four_workers_keep_a_rate_together_within_two_percent(fleet: Fleet) -> None:
+    run = fleet.unique("shared")
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(fleet.another_worker())
+        send_many(fleet, lambda: [fleet.task("shared").delay(run, number) for number in range(12 * RATE)])
+        eventually(lambda: len(fleet.notes(run)) == 12 * RATE, deadline_s=40, every_s=0.2)
+    assert in_ten_seconds(fleet, run) == pytest.approx(10 * RATE, rel=0.02)
+
+
+# --- a long backlog --------------------------------------------------------------------------------
+
+
+def cost_us(fleet: Fleet, count: int = 4000) -> float:
+    """What one of the other tasks costs the worker, in microseconds of processor time.
+
+    Not how long it takes: that depends on what else the machine does.
+    """
+    path = fleet.root / "others"
+    before, spent_s = path.stat().st_size, spent(fleet)
+    send_many(fleet, lambda: [fleet.task("other").delay(number) for number in range(count)])
+    eventually(lambda: path.stat().st_size >= before + count, deadline_s=60)
+    return (spent(fleet) - spent_s) / count * 1e6
+
+
+def spent(fleet: Fleet) -> float:
+    """Processor time of the worker's processes, in seconds."""
+    times = [process.cpu_times() for process in processes_of(fleet)]
+    return sum(one.user + one.system for one in times)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("broker", ["filesystem", "redis"])
+def test_a_hundred_thousand_limited_messages_slow_nothing_down(broker: str, tmp_path: Path) -> None:
+    with fleet_of(broker, "backlog_project", SOURCE, tmp_path) as fleet:
+        cost_us(fleet, 2000)
+        before = [cost_us(fleet) for _ in range(7)]
+        send_many(fleet, lambda: [fleet.task("rare").delay(number) for number in range(100_000)])
+        begun_s = time.monotonic()
+        cost_us(fleet, 1)  # behind all of them
+        assert time.monotonic() - begun_s < 60
+        beside = [cost_us(fleet) for _ in range(7)]
+        assert fleet.depth("celery").ready == 0
+        lane = fleet.depth("celery.limited." + fleet.task("rare").name)
+        assert 99_000 < lane.ready < 100_000
+    assert median(beside) < 1.25 * median(before), (before, beside)
+
+
+# --- storms ----------------------------------------------------------------------------------------
+
+
+def processes_of(fleet: Fleet) -> list[psutil.Process]:
+    """The processes of the worker below its supervisor."""
+    assert isinstance(fleet.worker, Worker)
+    return psutil.Process(fleet.worker.pid).children(recursive=True)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.needs("several_processes", "coordinates")
+def test_kills_of_any_process_lose_nothing_that_is_limited(fleet: Fleet) -> None:
+    run, chance = fleet.unique("storm"), random.Random(5)
+    kinds = ("local", "shared", "narrow")
+
+    def send() -> None:
+        for number in range(600):
+            fleet.task(kinds[number % 3]).delay(run, number)
+
+    send_many(fleet, send)
+    ends_s = time.monotonic() + 8
+    while time.monotonic() < ends_s:
+        victims = processes_of(fleet)
+        if victims:
+            os.kill(chance.choice(victims).pid, signal.SIGKILL)
+        time.sleep(0.4)
+    fleet.kill_worker()
+    fleet.start_worker()
+    eventually(lambda: len(numbers(fleet, run)) == 600, deadline_s=60, every_s=0.2)
+    assert fleet.dead() == []
+    # Nobody sits on a slot.
+    again = fleet.unique("after")
+    send_many(fleet, lambda: [fleet.task("narrow").delay(again, number) for number in range(20)])
+    eventually(lambda: len(numbers(fleet, again)) == 20, deadline_s=20)
+
+
+def numbers(fleet: Fleet, run: str) -> set[int]:
+    """The numbers of the tasks that ran."""
+    return {int(line.split()[1]) for line in fleet.notes(run)}
