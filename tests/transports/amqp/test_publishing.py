@@ -75,8 +75,9 @@ def test_a_queue_of_quorum_and_one_of_priorities(open_amqp: Open, queue: str) ->
         transport.send([Outgoing(name, b"low"), Outgoing(name, b"high", priority=9)])
     by_priority = transport.consumer([f"{queue}.p"], f"{queue}.o1", "w").reserve(2)
     assert [one.document for one in by_priority] == [b"high", b"low"]
-    in_order = transport.consumer([f"{queue}.q"], f"{queue}.o2", "w").reserve(2)
-    assert [one.document for one in in_order] == [b"low", b"high"]
+    of_quorum = transport.consumer([f"{queue}.q"], f"{queue}.o2", "w").reserve(2)
+    # RabbitMQ 4 knows two priorities in such a queue, RabbitMQ 3 none.
+    assert sorted(one.document for one in of_quorum) == [b"high", b"low"]
 
 
 @pytest.mark.parametrize(
