@@ -20,6 +20,9 @@ from pathlib import Path
 
 from prefork.transports.url import parse
 
+MORE_CONFIG = "TESTS_RABBITMQ_CONFIG"
+"""Lines for the server's configuration, from the environment; see `support.rabbitmq_versions`."""
+
 START_S = 90.0
 CONTROL_S = 60.0
 
@@ -139,7 +142,7 @@ class RabbitMQ:
         config.write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "vm_memory_high_watermark.relative = 0.6\ndisk_free_limit.absolute = 1MB\n"
-            "log.file.level = warning\nlog.console = false\n" + self._config
+            "log.file.level = warning\nlog.console = false\n" + self._config + os.environ.get(MORE_CONFIG, "")
         )
         plugins = base / "enabled_plugins"
         plugins.write_text("[].\n")
