@@ -25,6 +25,7 @@ from .broker_options import broker_options, publish_url, result_options
 from .clock import wall_s
 from .delivery import Collector, Delivers, present_taker
 from .exceptions import PayloadTooLarge
+from .lifetimes import lifetimes
 from .local import running
 from .message import TaskDraft, bounded_repr, encode_task, fresh_id
 from .publishing import full_draft, plain_draft, seconds
@@ -81,7 +82,7 @@ class Client(Delivers):
         self.stored = StoredResults(
             lambda: self.results,
             self.result_table.by_name(config.result_serializer),
-            seconds(config.result_expires) or None,
+            lifetimes(config),
         )
         self._tables: dict[str, SerializerTable] = {}
         self.unique = UniqueTasks(self)

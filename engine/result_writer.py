@@ -15,8 +15,8 @@ from .clock import wall_s
 from .einfo import ExceptionInfo
 from .exceptions import BackendStoreError
 from .execution import Executed
+from .lifetimes import lifetimes
 from .message import TaskMessage, bounded_repr
-from .publishing import seconds
 
 
 class ResultWriter:
@@ -28,7 +28,7 @@ class ResultWriter:
 
     def __init__(self, config: Any, table: SerializerTable, *, enabled: bool, node: str) -> None:
         self._serializer = table.by_name(config.result_serializer)
-        self._expires_s = seconds(config.result_expires) or None  # 0 keeps them, too
+        self._lifetimes = lifetimes(config)
         self._extended: bool = config.result_extended
         self._compression: str | None = config.result_compression if _may_compress(config) else None
         self._bytes_max: int = config.result_max_bytes
@@ -96,7 +96,7 @@ class ResultWriter:
             date_done_wall_s=wall_s() if ready else None,
             extended=self._extra(message, request, text_arguments) if self._extended else None,
         )
-        return StoredResult(message.id, document, self._expires_s, ready, message.reply_to or "")
+        return StoredResult(message.id, document, self._lifetimes.of(state), ready, message.reply_to or "")
 
     def _extra(self, message: TaskMessage, request: Any, as_text: bool) -> Mapping[str, Any]:
         # A task may have put anything into its arguments, and pickle brings what JSON cannot say.
@@ -119,7 +119,8 @@ class ResultWriter:
             group_id=message.group if message else None,
             parent_id=message.parent_id if message else None,
         )
-        return StoredResult(task_id, document, self._expires_s, final=False, reply_to=_reply_to(message))
+        expires_s = self._lifetimes.of(state)
+        return StoredResult(task_id, document, expires_s, final=False, reply_to=_reply_to(message))
 
     def failure(
         self,
@@ -141,7 +142,7 @@ class ResultWriter:
             parent_id=message.parent_id if message else None,
             date_done_wall_s=wall_s(),
         )
-        return (StoredResult(task_id, document, self._expires_s, reply_to=_reply_to(message)),)
+        return (StoredResult(task_id, document, self._lifetimes.of(state), reply_to=_reply_to(message)),)
 
 
 def _reply_to(message: TaskMessage | None) -> str:

@@ -18,6 +18,7 @@ from ..transports.coordination import Coordinates
 from ..transports.errors import TransportError
 from .clock import mono_s
 from .exceptions import ImproperlyConfigured
+from .lifetimes import lifetimes
 from .message import MalformedMessage, parse
 from .publishing import seconds
 from .revoked_board import A_ENDINGS, A_STAMPS, REVOKED_MAX, RevokedBoard
@@ -122,7 +123,7 @@ class Revoker:
         self._stored = StoredResults(
             lambda: storage.store,
             storage.table.by_name(config.result_serializer),
-            seconds(config.result_expires) or None,
+            lifetimes(config),
         )
         transport = storage.transport
         self._memory: Coordinates | None = transport if isinstance(transport, Coordinates) else None

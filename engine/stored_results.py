@@ -14,6 +14,7 @@ from . import result_document, states
 from .clock import mono_s, wall_s
 from .einfo import traceback_text
 from .exceptions import ImproperlyConfigured, TaskRevokedError
+from .lifetimes import Lifetimes
 from .result_document import ResultDocument
 from .revocations import beacon
 from .revoked_keys import task_digest
@@ -38,15 +39,15 @@ class StoredResults:
     """Reads and writes result documents.
 
     :param open_store: gives the store of this process; None when results are disabled.
-    :param expires_s: lifetime of what is written; None keeps it.
+    :param lifetimes: of what is written.
     """
 
     def __init__(
-        self, open_store: Callable[[], ResultStore | None], serializer: Serializer, expires_s: float | None
+        self, open_store: Callable[[], ResultStore | None], serializer: Serializer, lifetimes: Lifetimes
     ) -> None:
         self._open = open_store
         self._serializer = serializer
-        self._expires_s = expires_s
+        self._lifetimes = lifetimes
 
     def _store(self) -> ResultStore:
         store = self._open()
@@ -158,12 +159,12 @@ class StoredResults:
         )
         final = state in states.READY_STATES
         reply_to = "" if request is None else request.reply_to or ""
-        self._store().store([StoredResult(task_id, document, self._expires_s, final, reply_to)])
+        self._store().store([StoredResult(task_id, document, self._lifetimes.of(state), final, reply_to)])
 
     def save_group(self, group_id: str, value: Any) -> None:
         """Store the tuple of a group (interop §8.4)."""
         document = self._serializer.dumps({"result": value})
-        self._store().save_group(group_id, document, self._expires_s)
+        self._store().save_group(group_id, document, self._lifetimes.others_s)
 
     def read_group(self, group_id: str) -> Any:
         """The tuple of a group, or None."""
@@ -196,7 +197,7 @@ class StoredResults:
                 continue
             self._write(task_id, states.REVOKED, TaskRevokedError("revoked"))
         if announce:
-            store.store([beacon(self._serializer, self._expires_s)])
+            store.store([beacon(self._serializer, self._lifetimes.others_s)])
 
     def abort(self, task_id: str) -> None:
         """Store that a task was asked to stop.
@@ -207,7 +208,7 @@ class StoredResults:
         self._write(task_id, states.ABORTED, None)
         # A state that the task stores itself from now on would hide it.
         mark = result_document.encode(states.ABORTED, None, task_id=task_id, serializer=self._serializer)
-        store.store([StoredResult(_abort_mark(task_id), mark, self._expires_s, final=False)])
+        store.store([StoredResult(_abort_mark(task_id), mark, self._lifetimes.others_s, final=False)])
 
     def is_aborted(self, task_id: str) -> bool:
         """Whether a task was asked to stop and has not ended.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,11 +36,14 @@ def a_message(app: App) -> TaskMessage:
     return message
 
 
-def a_writer(*, enabled: bool = True, expires: Any = 60, extended: bool = False) -> ResultWriter:
+def a_writer(
+    *, enabled: bool = True, expires: Any = 60, failures: Any = None, extended: bool = False
+) -> ResultWriter:
     """A writer of JSON."""
     config = SimpleNamespace(
         result_serializer="json",
         result_expires=expires,
+        result_failure_expires=failures,
         result_extended=extended,
         result_compression=None,
         result_backend="memory://",
@@ -177,6 +181,20 @@ def test_arguments_that_make_a_result_too_large_are_cut_in_the_failure(message: 
 @pytest.mark.parametrize("expires", [None, 0])
 def test_without_a_lifetime_results_are_kept(expires: int | None) -> None:
     assert a_writer(expires=expires).state("id-1", states.STARTED, None).expires_s is None
+
+
+@pytest.mark.parametrize(
+    ("failures", "kept_s"), [(None, 60.0), (5, 5.0), (timedelta(minutes=5), 300.0), (0, None)]
+)
+def test_failures_may_be_kept_for_another_time(
+    message: TaskMessage, failures: Any, kept_s: float | None
+) -> None:
+    writer = a_writer(failures=failures)
+    (failed,) = writer.failure(ValueError("no"), task_id="id-1", message=message)
+    executed = Executed(states.FAILURE, ValueError("no"))
+    _, (raised,) = writer.executed(message, a_request(), executed, states.FAILURE)
+    assert (failed.expires_s, raised.expires_s) == (kept_s, kept_s)
+    assert writer.state("id-1", states.STARTED, None).expires_s == 60.0
 
 
 def test_a_state_on_the_way_is_not_final_and_needs_no_message() -> None:

@@ -63,7 +63,7 @@ class ResultsSettings:
     result_failure_expires: float | None = setting(
         optional(SECONDS),
         None,
-        "Lifetime of FAILURE results, where it differs from result_expires.",
+        "Lifetime of FAILURE results, where it differs from result_expires; 0 keeps them.",
         unit="s",
         old="CELERY_RESULT_FAILURE_EXPIRES",
         no_effect="every result has the lifetime of result_expires",
