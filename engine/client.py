@@ -28,7 +28,7 @@ from .exceptions import PayloadTooLarge
 from .lifetimes import lifetimes
 from .local import running
 from .message import TaskDraft, bounded_repr, encode_task, fresh_id
-from .publishing import full_draft, plain_draft, seconds
+from .publishing import full_draft, plain_draft
 from .routes import Destination, Router, declaration
 from .stored_results import StoredResults
 from .unique_claims import Claim, UniqueTasks

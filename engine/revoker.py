@@ -20,7 +20,6 @@ from .clock import mono_s
 from .exceptions import ImproperlyConfigured
 from .lifetimes import lifetimes
 from .message import MalformedMessage, parse
-from .publishing import seconds
 from .revoked_board import A_ENDINGS, A_STAMPS, REVOKED_MAX, RevokedBoard
 from .revoked_keys import (
     digest_of,

@@ -66,7 +66,6 @@ class ResultsSettings:
         "Lifetime of FAILURE results, where it differs from result_expires; 0 keeps them.",
         unit="s",
         old="CELERY_RESULT_FAILURE_EXPIRES",
-        no_effect="every result has the lifetime of result_expires",
     )
     result_chord_expires: float | None = setting(
         optional(SECONDS),
