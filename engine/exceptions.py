@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -187,14 +187,15 @@ class Ignore(TaskPredicate):
 class Snooze(TaskPredicate):
     """Not now: the same message again later, with no attempt spent and no failure recorded.
 
-    :param delay_s: how long from now, in seconds.
+    :param delay_s: how long from now, in seconds, or as a timedelta.
     :raises ValueError: that is no delay.
     """
 
-    def __init__(self, delay_s: float) -> None:
-        if isinstance(delay_s, bool) or not isinstance(delay_s, (int, float)) or not 0 <= delay_s < 1e10:
+    def __init__(self, delay_s: float | timedelta) -> None:
+        value: Any = delay_s.total_seconds() if isinstance(delay_s, timedelta) else delay_s
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e10:
             raise ValueError(f"Snooze({delay_s!r}): give seconds from now, from 0 on")
-        self.delay_s = float(delay_s)
+        self.delay_s = float(value)
         super().__init__(delay_s)
 
     def __str__(self) -> str:
