@@ -55,7 +55,7 @@ def revoke(
     if stored:
         app.client.stored.revoke(ids)
     if isinstance(transport, Controls):
-        waiting = {"reply": wait, "timeout": 1.0 if timeout is None else timeout}
+        waiting: dict[str, Any] = {"reply": wait, "timeout": 1.0 if timeout is None else timeout}
         return app.control.revoke(list(ids), terminate=terminate, signal=signal or "SIGTERM", **waiting)
     if isinstance(transport, Coordinates):
         transport.revoke([task_key(task_id) for task_id in ids], app.config.worker_revoke_expires)
