@@ -43,7 +43,7 @@ from prefork.engine.local import apps
 from prefork.engine.message import TaskMessage, parse
 from prefork.transports.base import Capabilities, DeadLetter, Depth, Outgoing, Transport
 from support.rabbitmq_server import shared
-from support.redis_server import running_redis
+from support.redis_server import RedisServer, running_redis
 from support.thread_worker import ThreadWorker
 from support.waiting import eventually
 
@@ -210,14 +210,19 @@ class Fleet:
 
 
 @contextmanager
-def addresses(name: str, root: Path) -> Iterator[dict[str, Any]]:
-    """Settings that lead to an empty broker of this kind and a result store."""
+def addresses(name: str, root: Path, server: RedisServer | None = None) -> Iterator[dict[str, Any]]:
+    """Settings that lead to an empty broker of this kind and a result store.
+
+    :param server: for redis: one that the test ends itself; else one is started.
+    """
     if name == "memory":
         url = f"memory://{uuid.uuid4().hex}"
         yield {"broker": url, "result_backend": url}
     elif name == "filesystem":
         url = f"filesystem://{root / 'broker'}"
         yield {"broker": url, "result_backend": url}
+    elif server is not None:
+        yield {"broker": server.url, "result_backend": server.url}
     else:
         with running_redis() as server:
             if name == "redis":
@@ -240,13 +245,15 @@ def fleet_of(
     worker: dict[str, Any] | None = None,
     *,
     start: bool = True,
+    server: RedisServer | None = None,
 ) -> Iterator[Fleet]:
     """A project of this source, with its worker running.
 
     :param module: what the project's module is to be called; no two that are open may share it.
     :param start: False leaves the worker to the test (`Fleet.start_worker`).
+    :param server: see `addresses`.
     """
-    with addresses(name, root) as settings:
+    with addresses(name, root, server) as settings:
         text = PREAMBLE.format(settings=settings, root=str(root)) + source
         (root / f"{module}.py").write_text(text)
         sys.path.insert(0, str(root))
