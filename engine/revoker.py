@@ -45,7 +45,7 @@ from .scoreboard import (
 )
 from .storage import Storage
 from .stored_results import StoredResults
-from .terminating import signal_of
+from .terminating import SOFT, signal_of
 from .worker_names import owner
 
 TURN_S: Final = 0.25
@@ -145,7 +145,9 @@ class Revoker:
         with self._lock:
             fresh = self._add([task_key(task_id) for task_id in ids])
             self._unsaved += fresh
-            self._unmarked += [task_id for task_id in map(task_of, fresh) if task_id is not None]
+            if not (terminate and number in SOFT):
+                # Of a task in which only something is raised, nobody knows yet how it will end.
+                self._unmarked += [task_id for task_id in map(task_of, fresh) if task_id is not None]
             if not terminate:
                 return Revoked(ids, [])
             self._may_end()

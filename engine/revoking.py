@@ -14,6 +14,7 @@ from ..transports.coordination import Coordinates
 from ..transports.mailbox import Controls
 from .exceptions import ImproperlyConfigured
 from .revoked_keys import task_key
+from .terminating import SOFT, signal_of
 
 if TYPE_CHECKING:
     from .app import App
@@ -43,6 +44,7 @@ def revoke(
     :param signal: with what; None is SIGTERM.
     :param wait: wait for the answers of workers, and return them.
     :param timeout: seconds to wait for them; None is one.
+    :raises ValueError: there is no such signal.
     :raises ImproperlyConfigured: nobody would remember it, or nobody can be told to end a task.
     :raises BrokerUnavailable: the broker cannot be reached.
     :raises ResultStoreUnavailable: the result store cannot be reached.
@@ -52,7 +54,8 @@ def revoke(
         raise ImproperlyConfigured(NOBODY_ENDS)
     store = app.client.results
     stored = store is not None and not isinstance(store, Answers)
-    if stored:
+    if stored and not (terminate and signal_of(signal) in SOFT):
+        # Of a task in which only something is raised, nobody knows yet how it will end.
         app.client.stored.revoke(ids)
     if isinstance(transport, Controls):
         waiting: dict[str, Any] = {"reply": wait, "timeout": 1.0 if timeout is None else timeout}

@@ -267,3 +267,11 @@ def test_what_runs_is_found_by_what_its_message_is_stamped_with(scene: Scene) ->
     finally:
         child.close()
     assert [asked["execution"] for asked in scene.asked] == [1]
+
+
+def test_a_task_in_which_only_something_is_raised_says_itself_how_it_ends(scene: Scene) -> None:
+    scene.runs(0, "a")
+    scene.revoker.revoke(["a"], terminate=True, signal="SIGUSR1")
+    scene.revoker.turn()
+    assert scene.app.AsyncResult("a").state == "PENDING"
+    assert remembered(scene) == [task_key("a")]

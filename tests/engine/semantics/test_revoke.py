@@ -233,6 +233,7 @@ def test_a_soft_signal_lets_a_task_clean_up(fleet: Fleet) -> None:
     with pytest.raises(TaskRevokedError, match="terminated"):
         ended.get(timeout=WITHIN_S)
     eventually(lambda: set(names) <= set(fleet.notes("tidied")), deadline_s=WITHIN_S)
+    assert saved.get(timeout=WITHIN_S) == "what there is"
     [answer] = answers[0].values()
     assert all(one.id in answer["ok"] for one in (ended, saved))
     assert all(map(alive, pids))
