@@ -7,15 +7,18 @@ from typing import Final
 
 from ...transports.coordination import Coordinates
 from ..clock import mono_ns
-from . import gcra
 from .kinds import Limited
 from .lanes import NAME_BYTES_MAX
 
+# As `gcra.CATCH_UP_NS`; between workers it takes longer until somebody has come.
+_CATCH_UP_S: Final = 0.1
 # Above some rate, tokens are taken for so long ahead, so that not each of them costs a round trip.
-_AHEAD_S: Final = 0.01
+_AHEAD_S: Final = 0.02
 _AHEAD_MAX: Final = 64
 # So long such a token is good; then it is nobody's.
 _CREDIT_NS: Final = 100_000_000
+# So long the others of a worker wait for the answer to one of them.
+_ASKING_NS: Final = 50_000_000
 # How often a slot is asked for that others hold: they free it without telling.
 SLOT_AGAIN_NS: Final = 250_000_000
 PAUSED_NS: Final = 1_000_000_000
@@ -76,10 +79,11 @@ class Sharing:
             kind.bucket.not_before(now_ns + PAUSED_NS)
             return 0
         more = max(want, min(int(per_s * _AHEAD_S), _AHEAD_MAX))
-        burst = kind.limits.burst + per_s * gcra.CATCH_UP_NS / 1e9
+        burst = kind.limits.burst + per_s * _CATCH_UP_S
+        # One child of a worker asks at a time: all of them would wake for the same token.
+        kind.bucket.not_before(now_ns + _ASKING_NS)
         grant = self._coordinates.take_tokens(bounded_name("rate", kind.name), per_s, burst, more)
-        if not grant.tokens:
-            kind.bucket.not_before(now_ns + int(grant.retry_after_s * 1e9))
+        kind.bucket.not_before(0 if grant.tokens else mono_ns() + int(grant.retry_after_s * 1e9))
         return grant.tokens
 
     def give_back(self, kind: Limited, tokens: int) -> None:
@@ -98,7 +102,7 @@ class Sharing:
         assert self._coordinates is not None
         per_s = kind.limits.global_per_s
         assert per_s  # neither unlimited nor paused
-        burst = kind.limits.burst + per_s * gcra.CATCH_UP_NS / 1e9
+        burst = kind.limits.burst + per_s * _CATCH_UP_S
         grant = self._coordinates.take_tokens(bounded_name("rate", kind.name, key), per_s, burst, 1)
         return 0.0 if grant.tokens else max(grant.retry_after_s, 0.001)
 
