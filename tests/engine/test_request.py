@@ -56,3 +56,9 @@ def test_a_copy_is_sent_with_the_options_that_a_peer_would_use() -> None:
     }
     theirs = CeleryContext(fields).as_execution_options()
     assert Context(fields).as_execution_options() == theirs | {"headers": {"x": 1}}
+
+
+def test_a_peer_that_retries_passes_on_what_our_workers_tell_one_another() -> None:
+    told = {"prefork_first_started": 1.5, "prefork_snoozes": 2}
+    theirs = CeleryContext({"id": "i", "retries": 1, **told}).as_execution_options()
+    assert theirs["headers"] == told
