@@ -177,6 +177,7 @@ class Claim:
         self._client = client
         self._task = draft.task
         self._task_id = draft.id
+        self._followed = bool(draft.chain or draft.callbacks or draft.chord)
         self._mark = mark
         self._on_conflict = on_conflict
         self._full_s = full_s
@@ -206,6 +207,12 @@ class Claim:
         if held is not None and self._on_conflict == RAISE:
             raise DuplicateTaskError(self._task, self._mark.digest, held)
         self.holder = held
+        if held is not None and self._followed:
+            _log.warning(
+                "%s is not sent, as %s has the same key: what was to follow it does not follow",
+                self._task,
+                held,
+            )
 
     @contextmanager
     def held(self) -> Iterator[None]:

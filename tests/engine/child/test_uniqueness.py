@@ -1,0 +1,266 @@
+"""What a child does to the locks of unique tasks: when, and when not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from prefork.engine import Unique
+from prefork.engine.app import App
+from prefork.engine.child.parts import Parts
+from prefork.engine.exceptions import ImproperlyConfigured, Reject, Snooze, SoftTimeLimitExceeded
+from prefork.engine.storage import Storage
+from prefork.engine.unique_locks import MARGIN_S, UniqueLocks
+from prefork.transports.base import Outcome, Outgoing
+from prefork.transports.coordination import Coordinates
+from prefork.transports.errors import BrokerUnavailable
+from prefork.transports.memory import MemoryTransport
+from support.one_child import OneChild
+from support.waiting import eventually
+
+Make = Callable[..., OneChild]
+
+
+class Recording(MemoryTransport):
+    """Remembers what is done to locks, and may be away."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.done: list[tuple[str, float]] = []
+        self.away = False
+
+    def _note(self, what: str, ttl_s: float = 0.0) -> None:
+        if self.away:
+            raise BrokerUnavailable("away")
+        self.done.append((what, ttl_s))
+
+    def lock(self, name: str, value: str, ttl_s: float) -> str | None:
+        self._note("lock", ttl_s)
+        return super().lock(name, value, ttl_s)
+
+    def prolong(self, name: str, value: str, ttl_s: float) -> bool:
+        self._note("prolong", ttl_s)
+        return super().prolong(name, value, ttl_s)
+
+    def unlock(self, name: str, value: str) -> bool:
+        self._note("unlock")
+        return super().unlock(name, value)
+
+
+@pytest.fixture
+def broker(app: App) -> Recording:
+    url = app.conf.broker_url
+    recording = Recording(url.removeprefix("memory://"))
+    app.client.adopt(recording, app.client.results)
+    return recording
+
+
+def holder(app: App, name: str, *args: Any) -> str | None:
+    return app.client.unique.holder(name, args)
+
+
+def run(app: App, broker: Recording, child_of: Make, name: str, *args: Any, **options: Any) -> OneChild:
+    """Send a task and run it in a child, with only the child's actions remembered."""
+    app.tasks[name].apply_async(args, **options)
+    broker.done.clear()
+    child = child_of(app)
+    child.run()
+    return child
+
+
+def test_a_lock_is_prolonged_at_the_start_and_freed_after_the_settlement(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    seen: list[str | None] = []
+    app.task(name="t", unique=True)(lambda x: seen.append(holder(app, "t", x)))
+    run(app, broker, child_of, "t", 1)
+    assert broker.done == [("lock", 3600.0), ("unlock", 0.0)]
+    assert seen[0] is not None
+    assert holder(app, "t", 1) is None
+
+
+def test_the_lock_of_a_task_with_a_limit_lasts_until_it_must_have_ended(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    app.task(name="t", unique=Unique(ttl_s=1), time_limit=100)(lambda: None)
+    run(app, broker, child_of, "t")
+    run(app, broker, child_of, "t", time_limit=500)
+    assert ("lock", 500.0 + MARGIN_S) in broker.done
+    app.task(name="u", unique=Unique(ttl_s=1))(lambda: None)
+    run(app, broker, child_of, "u")
+    assert ("lock", MARGIN_S) in broker.done
+
+
+def test_until_it_has_started_the_lock_is_freed_before_the_body(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    seen: list[str | None] = []
+    app.task(name="t", unique=Unique(until="started"))(lambda: seen.append(holder(app, "t")))
+    run(app, broker, child_of, "t")
+    assert seen == [None]
+
+
+def test_for_a_time_nothing_is_done(app: App, broker: Recording, child_of: Make) -> None:
+    app.task(name="t", unique=Unique(until=600))(lambda: None)
+    run(app, broker, child_of, "t")
+    assert broker.done == []
+    assert holder(app, "t") is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "held"),
+    [
+        (ValueError("no"), False),
+        (Reject("no", requeue=False), False),
+        (SoftTimeLimitExceeded(), False),
+        (Snooze(60), True),
+        (None, False),
+    ],
+)
+def test_the_end_of_a_task_frees_its_lock_unless_it_runs_again(
+    app: App, broker: Recording, child_of: Make, error: Exception | None, held: bool
+) -> None:
+    def body() -> None:
+        if error is not None:
+            raise error
+
+    app.task(name="t", unique=True)(body)
+    run(app, broker, child_of, "t")
+    assert (holder(app, "t") is not None) is held
+    if held:
+        assert broker.done[-1] == ("prolong", pytest.approx(3660.0, abs=2.0))
+
+
+def test_what_is_given_back_to_run_again_keeps_its_lock(app: App, broker: Recording, child_of: Make) -> None:
+    ran: list[int] = []
+
+    def once() -> None:
+        ran.append(1)
+        if len(ran) == 1:
+            raise Reject("again", requeue=True)
+
+    app.task(name="t", unique=True)(once)
+    run(app, broker, child_of, "t")
+    assert len(ran) == 2
+    assert broker.done == [("lock", 3600.0), ("lock", 3600.0), ("unlock", 0.0)]
+
+
+def test_a_message_that_never_runs_frees_its_lock(app: App, broker: Recording, child_of: Make) -> None:
+    app.task(name="t", unique=True)(lambda x: None)
+    app.tasks["t"].apply_async((1,), expires=0.001)
+    app.tasks["t"].apply_async((2,)).revoke()
+    app.send_task("unknown", (3,), unique=True)
+    expired_wall_s = time.time() + 0.01
+    eventually(lambda: time.time() > expired_wall_s)
+    child_of(app).run()
+    assert holder(app, "t", 1) is holder(app, "t", 2) is None
+    assert holder(app, "unknown", 3) is not None, "a worker may come that knows it"
+
+
+def test_a_lock_is_left_alone_when_somebody_took_the_message_back(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    app.task(name="t", unique=True)(lambda: broker.recover("worker-1.0.1"))
+    result = app.tasks["t"].delay()
+    child_of(app).run()
+    assert holder(app, "t") == result.id
+
+
+def test_a_broker_that_is_away_keeps_no_task_from_its_end(
+    app: App, broker: Recording, child_of: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[int] = []
+
+    def body() -> None:
+        ran.append(1)
+        broker.away = True
+
+    app.task(name="t", unique=True)(body)
+    result = app.tasks["t"].delay()
+    child_of(app).run()
+    broker.away = False
+    assert result.state == "SUCCESS"
+    assert f"the lock of {result.id} stays as it is" in caplog.text
+    # Its result says that it is over: the next call is sent.
+    assert app.tasks["t"].delay().id != result.id
+    broker.away = True
+    child_of(app, generation=2).run()
+    assert len(ran) == 2
+    assert "starts with its lock as it is" in caplog.text
+
+
+def test_one_that_was_replaced_does_not_run_even_when_the_newer_one_is_done(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    ran: list[int] = []
+    app.task(name="t", unique=Unique(by="key", on_conflict="replace"))(lambda key, value: ran.append(value))
+    replaced = app.tasks["t"].apply_async(("k", 1), countdown=0.3)
+    newer = app.tasks["t"].delay("k", 2)
+    child_of(app).run()
+    eventually(lambda: broker.promote() is None and broker.ready(["celery"]) == 1)
+    child_of(app, generation=2).run()
+    assert ran == [2]
+    assert (replaced.state, newer.state) == ("REVOKED", "SUCCESS")
+    assert f"replaced by {newer.id}" in str(replaced.result)
+
+
+def test_somebody_elses_header_is_ignored(app: App, broker: Recording, child_of: Make) -> None:
+    app.task(name="t")(lambda: None)
+    result = app.tasks["t"].apply_async((), headers={"prefork_unique": {"of": "another"}})
+    child_of(app).run()
+    assert result.state == "SUCCESS"
+    assert broker.done == []
+
+
+class OnlyMessages:
+    """A broker without locks."""
+
+    def __init__(self, inner: MemoryTransport) -> None:
+        self._inner = inner
+        self.capabilities = msgspec.structs.replace(inner.capabilities, name="plain")
+        self.consumer = inner.consumer
+        self.close = inner.close
+
+
+def test_a_worker_refuses_to_start_on_a_broker_without_locks(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    app.task(name="t", unique=True)(lambda: None)
+    plain: Any = OnlyMessages(broker)
+    assert not isinstance(plain, Coordinates)
+    child = child_of(app)
+    with pytest.raises(ImproperlyConfigured, match=r"task 't': unique cannot be kept on plain"):
+        Parts(
+            child.loaded,
+            Storage(plain, None, child.storage.settler, child.storage.table),
+            child.slot,
+            child.board.words,
+            doorbell_fd=child.doorbell_fd,
+            node="n",
+            owner="other",
+            worker_id="w",
+        )
+    assert UniqueLocks(plain).possible is False
+    app.task(name="t", unique=False)(lambda: None)
+
+
+def test_locks_of_early_acknowledged_tasks_are_freed_at_their_end(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    seen: list[str | None] = []
+    app.task(name="t", unique=True, acks_late=False)(lambda: seen.append(holder(app, "t")))
+    run(app, broker, child_of, "t")
+    assert seen[0] is not None
+    assert holder(app, "t") is None
+
+
+def test_outcomes_that_were_not_asked_for_do_nothing(app: App, broker: Recording, child_of: Make) -> None:
+    child = child_of(app)
+    child.parts.uniqueness.settled([Outcome(b"unknown")], [True])
+    broker.send([Outgoing("celery", b"no task message")])
+    child.run()
+    assert broker.done == []
