@@ -49,7 +49,7 @@ class AsyncLoop(WorkerLoop):
         self._kept = KeptLoop()
         self._runner = Runner(self._kept)
         self._runs = Runs(parts, self._outcomes, self._kept.loop, self._ended)
-        self._room = Room(concurrency)
+        self._room = Room(concurrency, parts.tasks_left)
         self._ahead = self._room  # type: ignore[assignment]  # asked as the read-ahead is
         # What runs alone in the main thread, next or now. Written by the courier, cleared by the main thread.
         self._alone: Callable[[], None] | None = None
@@ -139,7 +139,7 @@ class AsyncLoop(WorkerLoop):
                     self._announce(State.RETIRING)
                 self._idle.rest(token)
                 continue
-            deliveries = self._reserve() if room.limit() and room.taken < self._parts.tasks_left() else []
+            deliveries = self._reserve() if room.limit() else []
             if self._exit_code != EXIT_AS_TOLD:
                 break
             if deliveries:
@@ -239,10 +239,14 @@ class Room:
     """How many may start. The courier takes, and asks; whoever runs them frees.
 
     It asks for one message first, then for twice as many each time, so that siblings get their share.
+
+    :param size: how many at once.
+    :param left: how many more may end in this process.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, left: Callable[[], int] = lambda: 1 << 30) -> None:
         self._size = size
+        self._left = left
         self._lock = threading.Lock()
         self._next = 1
         # Written under the lock.
@@ -250,7 +254,7 @@ class Room:
 
     def limit(self) -> int:
         """How many messages to reserve now."""
-        return max(0, min(self._next, self._size - self.taken, BATCH_MAX))
+        return max(0, min(self._next, min(self._size, self._left()) - self.taken, BATCH_MAX))
 
     def batch_done(self, names: int, all_short: bool, slowest_average_s: float) -> None:
         """Some have come: there may be more."""

@@ -116,9 +116,11 @@ class Run:
 
     def cancel(self, error: BaseException) -> None:
         """Have it end, for a reason; within a `shield`, at the end of that."""
-        if shielded(self.request) and not isinstance(error, TimeLimitExceeded):
-            self.request.shields.pending = error
-            return
+        if shielded(self.request):
+            if not isinstance(error, TimeLimitExceeded):
+                self.request.shields.pending = error
+                return
+            self.request.shields.pending = None
         self.error = error
         if self.task is not None:
             self.task.cancel()

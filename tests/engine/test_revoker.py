@@ -14,7 +14,15 @@ from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.revoked_board import REVOKED_MAX, RevokedBoard
 from prefork.engine.revoked_keys import slot_id, stamp_key, task_key
 from prefork.engine.revoker import SEEK_S, Revoker
-from prefork.engine.scoreboard import C_RUNNING, S_GENERATION, S_HIGH_SLOT, S_PID, Scoreboard
+from prefork.engine.scoreboard import (
+    C_POLICY,
+    C_RUNNING,
+    S_GENERATION,
+    S_HIGH_SLOT,
+    S_PID,
+    Policy,
+    Scoreboard,
+)
 from prefork.engine.settling import Settler
 from prefork.engine.storage import Storage, open_storage
 from support.apps import memory_app
@@ -180,6 +188,17 @@ def test_the_execution_of_that_id_is_ended_and_no_other(scene: Scene) -> None:
     assert scene.asked == [{"op": "terminate", "slot": 1, "generation": 1, "execution": 7, "signal": 9}]
     assert scene.revoked.ends("x" * 300 + "a")
     assert not scene.revoked.ends("other")
+
+
+@pytest.mark.parametrize(("number", "asked"), [("TERM", 0), ("KILL", 1)])
+def test_one_that_runs_beside_others_is_ended_by_its_own_process_unless_it_is_to_be_killed(
+    scene: Scene, number: str, asked: int
+) -> None:
+    scene.runs(0, "a")
+    scene.board.slot(0).words[C_POLICY] = Policy.BESIDE
+    scene.revoker.revoke(["a"], terminate=True, signal=number)
+    assert scene.revoked.ends("a")
+    assert len(scene.asked) == asked
 
 
 def test_one_that_has_not_quite_begun_is_waited_for(scene: Scene, clock: list[float]) -> None:

@@ -18,6 +18,8 @@ from prefork.engine.scoreboard import (
     C_POLICY,
     C_RUNNING,
     OUTCOME_BYTES,
+    Policy,
+    padded_tag,
 )
 from prefork.transports.base import Outgoing, Recovery
 from prefork.transports.errors import BrokerUnavailable, ResultStoreUnavailable
@@ -51,6 +53,28 @@ def test_a_late_acknowledged_message_of_a_dead_child_runs_again(scene: Scene, ve
     assert scene.depth() == (1, 0)
     assert scene.state() is None
     assert scene.crashes() == [0 if verdict == "shutdown" else 1]
+
+
+@pytest.mark.parametrize(("verdict", "charged"), [("crash", 1), ("memory", 1), ("shutdown", None)])
+def test_of_several_that_ran_beside_each_other_the_one_is_charged_whose_code_ran_last(
+    scene: Scene, verdict: str, charged: int | None
+) -> None:
+    deliveries = scene.hold(3)
+    scene.run(deliveries[0])
+    scene.slot.words[C_POLICY] |= Policy.BESIDE
+    scene.slot.write_last(padded_tag(deliveries[1].tag))
+    assert scene.dead(verdict)["returned"] == 3
+    records = {one.document: one.crashes for one in scene.transport.peek("celery")}
+    assert [records[one.document] for one in deliveries] == [int(n == charged) for n in range(3)]
+
+
+def test_of_several_the_one_is_ended_by_its_hard_limit_that_the_slot_shows(scene: Scene) -> None:
+    deliveries = scene.hold(3)
+    scene.run(deliveries[0])
+    scene.slot.words[C_POLICY] |= Policy.BESIDE
+    scene.slot.write_last(padded_tag(deliveries[1].tag))
+    assert scene.dead("timeout")["returned"] == 2
+    assert (scene.state(), scene.crashes()) == ("FAILURE", [0, 0])
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)

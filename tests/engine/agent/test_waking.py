@@ -51,6 +51,14 @@ def scene() -> Scene:
     return Scene()
 
 
+def test_those_that_have_room_are_woken_after_those_that_do_nothing(scene: Scene) -> None:
+    scene.children(State.HAS_ROOM, State.WORKING, State.IDLE, State.HAS_ROOM)
+    for waiting, woken in ((1, [0, 0, 1, 0]), (1, [1, 0, 2, 0]), (1, [2, 0, 3, 1])):
+        scene.send(waiting)
+        assert scene.waker.wake() is False
+        assert scene.woken() == woken
+
+
 def test_nobody_is_woken_for_nothing(scene: Scene) -> None:
     scene.children(State.IDLE, State.IDLE)
     assert scene.waker.wake() is False

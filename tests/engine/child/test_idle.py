@@ -92,3 +92,33 @@ def test_what_changed_before_the_sleep_is_not_slept_over(
     started_mono_s = time.monotonic()
     idle.wait(token)
     assert time.monotonic() - started_mono_s < 0.05
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("sleep", ["wait", "rest"])
+@pytest.mark.parametrize("own", [True, False])
+def test_another_thread_ends_the_sleep_with_a_nudge(
+    link: ProcessLink, slot: Slot, connection: Connection, own: bool, sleep: str, early: bool
+) -> None:
+    idle = ConnectionWakes(link, slot, connection) if own else AgentWakes(link, slot)
+    token = idle.before_looking()
+    timer = threading.Timer(0.0 if early else 0.03, idle.nudge)
+    timer.start()
+    if early:
+        timer.join()
+    started_mono_s = time.monotonic()
+    getattr(idle, sleep)(token)
+    assert time.monotonic() - started_mono_s < 2.0
+    timer.join()
+
+
+def test_what_comes_does_not_end_a_rest(link: ProcessLink, slot: Slot, connection: Connection) -> None:
+    idle = ConnectionWakes(link, slot, connection)
+    os.eventfd_write(connection.fd, 1)
+    token = idle.before_looking()
+    timer = threading.Timer(0.1, idle.nudge)
+    timer.start()
+    started_mono_s = time.monotonic()
+    idle.rest(token)
+    assert time.monotonic() - started_mono_s > 0.08
+    timer.join()

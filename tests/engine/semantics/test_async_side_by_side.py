@@ -106,6 +106,12 @@ async def tracked(path):
 
 
 @app.task
+async def hold(n):
+    await asyncio.sleep(0.3)
+    sum(range(n))  # does not let go of the interpreter
+
+
+@app.task
 async def die(path):
     await asyncio.sleep(0.2)
     note(path, "died")
@@ -212,6 +218,19 @@ def test_one_is_ended_on_request_and_not_the_others(fleet: Fleet) -> None:
     eventually(lambda: asked.state == "REVOKED", deadline_s=TIMEOUT_S)
     assert [result.get(timeout=TIMEOUT_S)[0] for result in others] == list(range(5))
     (fleet.root / path).touch()
+
+
+@pytest.mark.needs("several_processes", "recall_by_others")
+def test_a_result_does_not_wait_for_one_that_holds_the_interpreter(fleet: Fleet) -> None:
+    with fleet.app.bulk():
+        holding = [fleet.task("hold").delay(40_000_000) for _ in range(2)]
+        naps = [fleet.task("nap").delay(0.28, n) for n in range(4)]
+    began_s = time.monotonic()
+    assert [result.get(timeout=TIMEOUT_S)[0] for result in naps] == list(range(4))
+    naps_s = time.monotonic() - began_s
+    for result in holding:
+        result.get(timeout=TIMEOUT_S)
+    assert naps_s < (time.monotonic() - began_s) / 2
 
 
 def test_a_worker_that_is_stopped_finishes_what_runs(fleet: Fleet) -> None:

@@ -76,6 +76,15 @@ def test_a_soft_limit_is_repeated_every_second_for_the_same_execution_only() -> 
     assert due(view._replace(running=8), sent, NO_LIMITS, 201) is Due.SOFT_LIMIT
 
 
+def test_a_child_whose_loop_goes_on_looks_after_what_it_holds_by_itself() -> None:
+    view = View(running=1, start_ns=1, batch=4, cursor=1, held=2, loop_ns=SECOND - 1)
+    assert due(view, Record(), NO_LIMITS, SECOND) is Due.NOTHING
+    look_ns = next_look_ns(view, Record())
+    assert look_ns is not None
+    assert look_ns > SECOND
+    assert due(view, Record(), NO_LIMITS, look_ns) is Due.RECALL
+
+
 def test_a_batch_is_recalled_once() -> None:
     view = View(running=1, start_ns=1, batch=4, cursor=1, held=2)
     assert due(view, Record(recalled_batch=4), NO_LIMITS, SECOND) is Due.NOTHING

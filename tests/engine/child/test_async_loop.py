@@ -1,0 +1,557 @@
+"""The loop of a child that runs coroutines side by side: what others see of it, and its odd moments."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from prefork.engine import signals
+from prefork.engine.app import App
+from prefork.engine.async_execution import Stepped
+from prefork.engine.child.async_loop import AsyncLoop, Room, runs_beside_others
+from prefork.engine.child.main import arm_soft_limit
+from prefork.engine.child.trial import Interrupted
+from prefork.engine.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from prefork.engine.revoked_board import A_ENDINGS
+from prefork.engine.revoked_keys import ending_digest
+from prefork.engine.scoreboard import (
+    C_BODY,
+    C_HARD_NS,
+    C_OUTCOME_BYTES,
+    C_POLICY,
+    C_RUNNING,
+    C_STATE,
+    S_SOFT_TARGET,
+    S_STOP,
+    Policy,
+    State,
+    Stop,
+)
+from prefork.engine.settling import decode_outcome
+from prefork.engine.shielding import shield
+from prefork.transports.errors import BrokerUnavailable, OwnerLost
+from support.one_child import OneChild
+from support.waiting import eventually
+
+
+def shown(side: Side) -> tuple[str, bool, bool]:
+    """What the slot shows: the task, whether it has a hard limit, whether its body runs."""
+    name = side.child.slot.read_texts().task_name.rpartition(".")[2]
+    return name, bool(side.words[C_HARD_NS]), bool(side.words[C_BODY])
+
+
+class LeaveWhenDone:
+    """Waits to be nudged; tells the child to leave when it runs nothing and finds nothing to do."""
+
+    def __init__(self, child: OneChild) -> None:
+        self._words = child.words
+        self._changed = threading.Condition()
+        self._count = 0
+        self.room: Room | None = None
+        self.stay = False
+
+    def before_looking(self) -> int:
+        return self._count
+
+    def worked(self) -> None:
+        """Nothing to remember."""
+
+    def nudge(self) -> None:
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def wait(self, token: int) -> None:
+        if not self.stay and self.room is not None and not self.room.taken:
+            self._words[S_STOP] = Stop.LEAVE
+            return
+        self.rest(token)
+
+    def rest(self, token: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._count != token, 0.2)
+
+
+class Side:
+    """A child with its loop; `run` is the main thread's part."""
+
+    def __init__(self, app: App, child_of: Callable[..., OneChild], concurrency: int, **options: Any) -> None:
+        self.child = child_of(app, **options)
+        self.idle = LeaveWhenDone(self.child)
+        self.loop = AsyncLoop(self.child.parts, self.idle, concurrency)
+        self.idle.room = self.loop._room
+        self.words = self.child.words
+
+    def run(self) -> int:
+        try:
+            return self.loop.run()
+        finally:
+            self.child.parts.driver.close()
+
+
+@pytest.fixture
+def side_of(app: App, child_of: Callable[..., OneChild]) -> Iterator[Callable[..., Side]]:
+    """Makes loops; the signal of soft limits is armed for the last one."""
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def make(concurrency: int = 4, **options: Any) -> Side:
+        side = Side(app, child_of, concurrency, **options)
+        arm_soft_limit(side.child.slot, side.child.parts.driver)
+        return side
+
+    yield make
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_the_slot_shows_the_one_whose_hard_limit_is_over_first(
+    app: App, side_of: Callable[..., Side]
+) -> None:
+    seen: list[tuple[str, bool, bool]] = []
+
+    @app.task
+    async def plain(release: str) -> None:
+        await asyncio.sleep(0.2)
+        seen.append(shown(side))
+
+    @app.task(time_limit=60)
+    async def limited() -> None:
+        await asyncio.sleep(0.1)
+        seen.append(shown(side))
+        assert side.words[C_POLICY] & Policy.BESIDE
+        assert side.words[C_STATE] in (State.HAS_ROOM, State.WORKING)
+
+    plain.delay("")
+    limited.delay()
+    side = side_of()
+    assert side.run() == 0
+    assert seen == [("limited", True, True), ("plain", False, True)]
+    assert (side.words[C_RUNNING], side.words[C_BODY], side.words[C_OUTCOME_BYTES]) == (0, 0, 0)
+
+
+def test_what_ran_last_is_on_the_scoreboard(app: App, side_of: Callable[..., Side]) -> None:
+    ran: list[bool] = []
+
+    @app.task(bind=True)
+    async def steps(self: Any) -> None:
+        for _ in range(5):
+            last = side.child.slot.read_last()
+            delivery = side.child.parts.consumer.fetch(last)
+            assert delivery is not None
+            ran.append(self.request.id.encode() in delivery.document)
+            await asyncio.sleep(0.001)
+
+    for _ in range(3):
+        steps.delay()
+    side = side_of()
+    assert side.run() == 0
+    assert ran == [True] * 15
+
+
+def test_no_more_run_than_there_is_room_for(app: App, side_of: Callable[..., Side]) -> None:
+    running, most = [0], [0]
+
+    @app.task
+    async def count() -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        await asyncio.sleep(0.002)
+        running[0] -= 1
+
+    for _ in range(40):
+        count.delay()
+    assert side_of(3).run() == 0
+    assert most == [3]
+
+
+def test_a_child_retires_when_its_last_one_has_ended(app: App, side_of: Callable[..., Side]) -> None:
+    @app.task
+    async def nap() -> None:
+        await asyncio.sleep(0.01)
+
+    for _ in range(9):
+        nap.delay()
+    side = side_of(4, max_tasks_per_child=6)
+
+    def leave() -> None:
+        eventually(lambda: side.words[C_STATE] == State.RETIRING)
+        side.words[S_STOP] = Stop.LEAVE
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    assert side.run() == 0
+    thread.join()
+    assert side.child.parts.executed == 6
+    assert app.client.transport.depth("celery").ready == 3
+
+
+def test_one_that_blocks_the_loop_is_interrupted_where_it_is(app: App, side_of: Callable[..., Side]) -> None:
+    @app.task(soft_time_limit=0.1)
+    async def blocks() -> None:
+        time.sleep(60)
+
+    @app.task
+    async def other() -> str:
+        await asyncio.sleep(0.05)
+        return "undisturbed"
+
+    blocked = blocks.delay()
+    side = side_of()
+
+    def supervise() -> None:
+        eventually(lambda: side.words[C_BODY] != 0)
+        time.sleep(0.2)
+        side.words[S_SOFT_TARGET] = side.words[C_RUNNING]
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=supervise)
+    thread.start()
+    later = other.delay()
+    assert side.run() == 0
+    thread.join()
+    with pytest.raises(SoftTimeLimitExceeded):
+        blocked.get(timeout=5)
+    assert later.get(timeout=5) == "undisturbed"
+
+
+def test_the_signal_of_a_soft_limit_does_not_disturb_whoever_else_runs(
+    app: App, side_of: Callable[..., Side]
+) -> None:
+    @app.task(soft_time_limit=30)
+    async def shown() -> str:
+        await asyncio.sleep(0.1)
+        return "shown"
+
+    @app.task
+    async def other() -> str:
+        await asyncio.sleep(0.02)
+        side.words[S_SOFT_TARGET] = side.words[C_RUNNING]
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return "other"
+
+    results = [shown.delay(), other.delay()]
+    side = side_of()
+    assert side.run() == 0
+    assert [result.get(timeout=5) for result in results] == ["shown", "other"]
+
+
+@pytest.mark.parametrize("limits", [{"soft_time_limit": 0.05}, {"time_limit": 0.05}], ids=str)
+def test_limits_are_cancellation_and_what_catches_it_may_succeed(
+    app: App, side_of: Callable[..., Side], limits: dict[str, float]
+) -> None:
+    @app.task(**limits)
+    async def catches() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "cleaned up"
+        return "not reached"
+
+    @app.task(**limits)
+    async def ends() -> None:
+        await asyncio.sleep(60)
+
+    caught, ended = catches.delay(), ends.delay()
+    assert side_of().run() == 0
+    assert caught.get(timeout=5) == "cleaned up"
+    with pytest.raises((SoftTimeLimitExceeded, TimeLimitExceeded)):
+        ended.get(timeout=5)
+
+
+def test_a_soft_limit_waits_for_the_end_of_a_shield_and_a_hard_limit_does_not(
+    app: App, side_of: Callable[..., Side]
+) -> None:
+    done: list[str] = []
+
+    @app.task(soft_time_limit=0.05)
+    async def shielded() -> None:
+        with shield():
+            await asyncio.sleep(0.2)
+            done.append("committed")
+        done.append("not reached")
+
+    @app.task(soft_time_limit=0.05, time_limit=0.1)
+    async def too_long() -> None:
+        with shield():
+            await asyncio.sleep(60)
+
+    soft, hard = shielded.delay(), too_long.delay()
+    assert side_of().run() == 0
+    assert done == ["committed"]
+    with pytest.raises(SoftTimeLimitExceeded):
+        soft.get(timeout=5)
+    with pytest.raises(TimeLimitExceeded):
+        hard.get(timeout=5)
+
+
+def test_one_that_is_to_be_ended_is_cancelled_and_its_result_says_so(
+    app: App, side_of: Callable[..., Side]
+) -> None:
+    revoked: list[Any] = []
+
+    def on_revoked(terminated: bool, **_: Any) -> None:
+        revoked.append(terminated)
+
+    @app.task
+    async def runs() -> None:
+        board = side.child.parts.revoked_board
+        board.add(ending_digest(asked.id))
+        board.words[A_ENDINGS] = 1
+        await asyncio.sleep(60)
+
+    asked = runs.delay()
+    side = side_of()
+    signals.task_revoked.connect(on_revoked)
+    try:
+        assert side.run() == 0
+    finally:
+        signals.task_revoked.disconnect(on_revoked)
+    assert (asked.state, revoked) == ("REVOKED", [True])
+
+
+def test_a_broker_that_is_away_holds_up_no_task(
+    app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task
+    async def nap(x: int) -> int:
+        await asyncio.sleep(0.02)
+        return x
+
+    results = [nap.delay(n) for n in range(4)]
+    side = side_of()
+    settler = side.child.parts.settler
+    original, failures = settler.settle, [0]
+
+    def settle(*args: Any) -> Any:
+        failures[0] += 1
+        if failures[0] < 4:
+            raise BrokerUnavailable("away")
+        return original(*args)
+
+    monkeypatch.setattr(settler, "settle", settle)
+    assert side.run() == 0
+    assert [result.get(timeout=5) for result in results] == list(range(4))
+
+
+def test_outcomes_that_nobody_takes_are_left_to_the_agent(
+    app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task
+    async def nap(x: int) -> int:
+        await asyncio.sleep(0.05)
+        side.words[S_STOP] = Stop.LEAVE
+        return x
+
+    for number in range(3):
+        nap.delay(number)
+    side = side_of()
+
+    def settle(*args: Any) -> Any:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(side.child.parts.settler, "settle", settle)
+    monkeypatch.setattr(side.child.parts, "pause", lambda seconds: None)
+    assert side.run() == 5
+    left = {decode_outcome(record).tag for record in side.child.slot.read_outcomes()}
+    assert len(left) == 3
+
+
+def test_what_was_taken_over_by_others_is_ended(
+    app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[type] = []
+
+    @app.task
+    async def nap() -> None:
+        try:
+            await asyncio.sleep(60)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    nap.delay()
+    side = side_of()
+    consumer = side.child.parts.consumer
+    original, calls = consumer.reserve, [0]
+
+    def reserve(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > 1:
+            time.sleep(0.05)
+            raise OwnerLost("worker-1.0.1", "recovered")
+        return original(*args)
+
+    monkeypatch.setattr(consumer, "reserve", reserve)
+    assert side.run() == 4
+    assert ended == [asyncio.CancelledError]
+
+
+def test_the_second_signal_to_a_worker_of_one_process_gives_back_what_runs(
+    app: App, side_of: Callable[..., Side]
+) -> None:
+    @app.task
+    async def nap() -> None:
+        side.words[S_STOP] = Stop.LEAVE
+        assert side.child.parts.driver.interrupt(Interrupted("stopped by a second SIGTERM"))
+        await asyncio.sleep(60)
+
+    nap.delay()
+    side = side_of()
+    assert side.run() == 0
+    assert app.client.transport.depth("celery").ready == 1
+
+
+def test_a_background_task_that_wants_to_end_the_process_does_not(
+    app: App, side_of: Callable[..., Side], caplog: pytest.LogCaptureFixture
+) -> None:
+    kept: list[Any] = []
+
+    async def leaves() -> None:
+        raise SystemExit(3)
+
+    @app.task
+    async def nap() -> str:
+        kept.append(asyncio.ensure_future(leaves()))
+        await asyncio.sleep(0.05)
+        return "went on"
+
+    result = nap.delay()
+    assert side_of().run() == 0
+    assert result.get(timeout=5) == "went on"
+    assert "wanted to end the process" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("no")], ids=repr)
+def test_whatever_one_raises_is_its_own_failure(
+    app: App, side_of: Callable[..., Side], error: BaseException
+) -> None:
+    @app.task
+    async def bad() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    @app.task
+    async def good() -> str:
+        await asyncio.sleep(0.02)
+        return "good"
+
+    results = [bad.delay(), good.delay()]
+    assert side_of().run() == 0
+    assert isinstance(results[0].get(timeout=5, propagate=False), Exception)
+    assert (results[0].state, results[1].get(timeout=5)) == ("FAILURE", "good")
+
+
+def test_one_that_is_cancelled_before_its_first_step_fails(app: App, side_of: Callable[..., Side]) -> None:
+    @app.task
+    async def never() -> None:
+        raise AssertionError("it has begun")
+
+    result = never.delay()
+    side = side_of()
+    runs = side.loop._runs
+    original = runs.start
+
+    def start(ready: Any) -> None:
+        original(ready)
+        for run in list(runs._running.values()):
+            run.cancel(SoftTimeLimitExceeded())
+
+    runs.start = start  # type: ignore[method-assign]
+    assert side.run() == 0
+    with pytest.raises(SoftTimeLimitExceeded):
+        result.get(timeout=5)
+
+
+def test_what_the_courier_dies_of_ends_the_child(
+    app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = side_of()
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(side.child.parts.consumer, "reserve", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        side.run()
+
+
+def test_what_fails_alone_in_the_main_thread_ends_the_child(
+    app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task
+    def plain() -> None: ...
+
+    plain.delay()
+    side = side_of()
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(side.loop, "_start", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        side.run()
+
+
+def test_what_may_run_beside_others(app: App, child_of: Callable[..., OneChild]) -> None:
+    async def coroutine() -> None: ...
+
+    def plain() -> None: ...
+
+    app.task(name="yes")(coroutine)
+    app.task(name="plain")(plain)
+    app.task(name="early", acks_late=False)(coroutine)
+    app.task(name="once", reject_on_worker_lost=False)(coroutine)
+    app.task(name="counted", max_concurrency=2)(coroutine)
+    app.finalize()
+    child = child_of(app)
+    plans = {name: child.parts.plan(name) for name in ("yes", "plain", "early", "once", "counted")}
+    assert [name for name, plan in plans.items() if plan and runs_beside_others(plan)] == ["yes"]
+
+
+def test_it_asks_for_one_then_for_twice_as_many() -> None:
+    room = Room(10)
+    asked = []
+    for _ in range(6):
+        asked.append(room.limit())
+        for _ in range(asked[-1]):
+            room.take()
+        room.batch_done(0, True, 0.0)
+    assert asked == [1, 2, 4, 3, 0, 0]
+    room.freed()
+    assert room.limit() == 1
+    room.nothing_came()
+    for _ in range(9):
+        room.freed()
+    assert (room.taken, room.limit()) == (0, 1)
+
+
+def test_stepped_is_transparent() -> None:
+    steps: list[int] = []
+
+    async def inner(fail: bool) -> str:
+        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(60 if fail else 0)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            return "caught"
+        return "returned"
+
+    async def main(fail: bool) -> str:
+        task = asyncio.ensure_future(_await(Stepped(inner(fail), lambda: steps.append(1))))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        return await task
+
+    async def _await(stepped: Stepped) -> Any:
+        return await stepped
+
+    assert asyncio.run(main(True)) == "caught"
+    assert len(steps) == 4
+    assert asyncio.run(main(False)) == "returned"
