@@ -31,6 +31,11 @@ def slow(run, number):
     note(run, f"{time.monotonic()} {number}")
 
 
+@app.task(rate_limit=0, ignore_result=True)
+def changeable(run, number):
+    note(run, f"{time.monotonic()} {number}")
+
+
 @app.task
 def other(x):
     return x
@@ -93,3 +98,31 @@ def test_a_rate_of_nothing_pauses(fleet: Fleet) -> None:
     lane = "celery.limited." + fleet.task("paused").name
     eventually(lambda: fleet.depth(lane).ready == 3)
     assert fleet.notes(run) == []
+
+
+def test_a_rate_is_changed_while_messages_wait(fleet: Fleet) -> None:
+    run, task = fleet.unique("changed"), fleet.task("changeable")
+    for number in range(60):
+        task.delay(run, number)
+    lane = "celery.limited." + task.name
+    eventually(lambda: fleet.depth(lane).ready == 60)
+    assert fleet.notes(run) == []
+
+    fleet.app.control.rate_limit(task.name, "20/s", reply=True, timeout=0.3)
+    eventually(lambda: len(fleet.notes(run)) >= 15, deadline_s=10)
+    moments_ = moments(fleet, run)
+    assert moments_[14] - moments_[0] >= 13 / 20 * 0.9
+
+    fleet.app.control.rate_limit(task.name, 0, reply=True, timeout=0.3)
+    time.sleep(0.2)  # what runs may end
+    ran = len(fleet.notes(run))
+    time.sleep(0.5)
+    assert len(fleet.notes(run)) == ran < 50
+
+    fleet.app.control.rate_limit(task.name, None, reply=True, timeout=0.3)
+    begun_s = time.monotonic()
+    eventually(lambda: len(fleet.notes(run)) == 60, deadline_s=10)
+    assert time.monotonic() - begun_s < 2.5
+    assert sorted(numbers(fleet, run)) == list(range(60))
+    task.delay(run, 60)
+    eventually(lambda: len(fleet.notes(run)) == 61, deadline_s=5)
