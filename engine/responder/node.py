@@ -41,6 +41,7 @@ _RETRY_S: Final = 1.0
 _START_S: Final = 0.5
 _MINGLE_S: Final = 1.0
 _LEAVE_S: Final = 2.0
+_SAID_MAX: Final = 1000
 # Clocks of hosts differ: a client whose clock is behind must not be taken for one that has gone.
 _SKEW_S: Final = 5.0
 
@@ -176,7 +177,7 @@ class Node:
         answer = perform(side, request.method, request.arguments)
         command = COMMANDS.get(request.method)
         if isinstance(answer, dict) and "error" in answer:
-            _log.warning("%s: %s", request.method[:100], answer["error"])
+            self._say_error(request.method[:100], str(answer["error"]))
         elif command is not None and command.changes and answer is not None:
             _log.info("%s, on request: %s", request.method, answer)
         if request.reply_to is None or (command is not None and command.silent):
@@ -193,6 +194,14 @@ class Node:
             return encode_reply(reply, self._table, self._serializer)
         except EncodeError as error:
             return encode_reply(reply._replace(answer={"error": repr(error)}), self._table, self._serializer)
+
+    def _say_error(self, method: str, error: str) -> None:
+        """Log an error once: monitors ask the same again every few seconds."""
+        what = f"{method}: {error}"
+        level = logging.DEBUG if what in self._said else logging.WARNING
+        if len(self._said) < _SAID_MAX:
+            self._said.add(what)
+        _log.log(level, "%s", what)
 
     def _say_once(self, what: str, text: str, error: Exception) -> None:
         if what not in self._said:

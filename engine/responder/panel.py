@@ -52,6 +52,12 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "time_limit": Command(limiting.time_limit, changes=True),
         "pool_grow": Command(pool.pool_grow, changes=True),
         "pool_shrink": Command(pool.pool_shrink, changes=True),
+        "pool_restart": Command(pool.pool_restart, changes=True),
+        "autoscale": Command(pool.autoscale, changes=True),
+        "enable_events": Command(pool.no_events),
+        "disable_events": Command(pool.no_events),
+        "heartbeat": Command(pool.no_answer),
+        "election": Command(pool.no_answer),
         "shutdown": Command(pool.shutdown, changes=True, silent=True),
     }
 )

@@ -19,6 +19,26 @@ def pool_shrink(side: WorkerSide, n: Any = 1, **_: Any) -> Any:
     return {"ok": "pool will shrink"}
 
 
+def pool_restart(side: WorkerSide, **_: Any) -> Any:
+    """Refused: a signal does it."""
+    raise ValueError("children are replaced by SIGHUP to the worker, which imports the application anew")
+
+
+def autoscale(side: WorkerSide, max: Any = None, min: Any = None, **_: Any) -> Any:
+    """Refused: the bounds are given at the start."""
+    raise ValueError("the bounds of a pool are given when the worker starts (--autoscale)")
+
+
+def no_events(side: WorkerSide, **_: Any) -> Any:
+    """There is nobody who would send events; in Celery's words."""
+    return {"error": "event dispatcher unavailable"}
+
+
+def no_answer(side: WorkerSide, **_: Any) -> Any:
+    """What concerns workers that send events, and has no answer there either."""
+    return None
+
+
 def shutdown(side: WorkerSide, msg: Any = "", **_: Any) -> Any:
     """Leave when what runs has ended."""
     side.stop()

@@ -309,3 +309,13 @@ def test_nobody_listens_when_the_configuration_or_the_broker_says_no(side: Worke
     assert start_node(side, mingle=False, on_none=said.append) is None
     assert "worker_enable_remote_control" in said[0]
     assert "no remote control" in said[1]
+
+
+def test_a_monitor_that_asks_the_same_again_and_again_fills_no_log(
+    node: Node, controls: Controls, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        node.take(request("enable_events"))
+    answers = [json.loads(message.body)["w@h"] for _, _, message in controls.replied]
+    assert answers == [{"error": "event dispatcher unavailable"}] * 5
+    assert caplog.text.count("event dispatcher unavailable") == 1
