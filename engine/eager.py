@@ -52,8 +52,8 @@ def apply_eagerly(
         options = {**options, **last.retry.options}
         request = _next_request(plan, last.retry, request, options, through_serializer)
         last = _attempt(plan, request, through_serializer, throw)
-        if done.state != states.SUCCESS or last.state == states.SUCCESS:
-            done = last  # a success stays, whatever a task does that returned and asked for a retry
+        if done.state != states.SUCCESS:  # which stays, even if a task returned and asked for a retry
+            done = last
     text = done.einfo.traceback if done.einfo is not None else None
     if plan.options.store_eager_result and done.state in states.READY_STATES:
         plan.client.stored.store_state(

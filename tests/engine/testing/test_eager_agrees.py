@@ -232,7 +232,7 @@ def journal_of(scene: Scene, program: dict[str, Any], worker: ThreadWorker | Non
     return list(scene.journal.lines), scene.outcome(result, worker is None)
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(program=programs)
 def test_a_program_runs_alike_in_both(scene: Scene, worker: ThreadWorker, program: dict[str, Any]) -> None:
     real = journal_of(scene, program, worker)
