@@ -233,6 +233,8 @@ class App(Configurable, DecoratesTasks, SendsInBulk, AwaitsApp):
     def _plan_of_name(self, name: str) -> TaskPlan:
         nameless = AnyTask[Any, Any]()
         nameless.name, nameless.app, nameless.typing = name, self, False
+        # Of a task that is known here: whether it is queued once is no matter of who sends it.
+        nameless.unique = getattr(self.tasks.get(name), "unique", None)
         plan = plan_for(nameless, self, self.config)
         # Names may come from outside, without end.
         if len(self.client.named_plans) < NAMED_PLANS_MAX:

@@ -17,13 +17,7 @@ from .session import session
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `call`."""
-    parser.add_argument("name", help="the task, as in shop.tasks.add")
-    parser.add_argument(
-        "-a", "--args", default="[]", metavar="JSON", help="positional arguments, a JSON list"
-    )
-    parser.add_argument(
-        "-k", "--kwargs", default="{}", metavar="JSON", help="keyword arguments, a JSON object"
-    )
+    add_call(parser)
     parser.add_argument(
         "--countdown", type=float, metavar="SECONDS", help="not before that many seconds from now"
     )
@@ -44,10 +38,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_waiting(parser)
 
 
+def add_call(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which task is meant, and with which arguments."""
+    parser.add_argument("name", help="the task, as in shop.tasks.add")
+    parser.add_argument(
+        "-a", "--args", default="[]", metavar="JSON", help="positional arguments, a JSON list"
+    )
+    parser.add_argument(
+        "-k", "--kwargs", default="{}", metavar="JSON", help="keyword arguments, a JSON object"
+    )
+
+
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Send; print the id, or the result with ``--wait``."""
-    args = _json("--args", arguments.args, list)
-    kwargs = _json("--kwargs", arguments.kwargs, dict)
+    args = json_of("--args", arguments.args, list)
+    kwargs = json_of("--kwargs", arguments.kwargs, dict)
     sending = _sending(arguments)
     with session(options) as app:
         try:
@@ -75,7 +80,11 @@ def _sending(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _json(option: str, text: str, kind: type) -> Any:
+def json_of(option: str, text: str, kind: type) -> Any:
+    """What an option says in JSON.
+
+    :raises CommandError: it is not JSON, or of another kind.
+    """
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("worker", "run a worker"),
     "call": ("call", "send one task by name"),
     "result": ("result", "print a stored result"),
+    "unique": ("unique", "show or free what keeps an equal task from being sent"),
     "purge": ("purge", "drop waiting messages"),
     "list": ("listing", "list registered tasks, or queue bindings"),
     "status": ("status", "which workers of a broker are there"),
