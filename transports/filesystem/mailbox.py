@@ -33,6 +33,7 @@ _REPLIES_KEPT_S = 300.0
 _TOUCH_S = 60.0
 _CLIENTS_SWEPT_MAX = 1000
 _WRITTEN_AGE_S = 60.0
+_TIME_DIGITS = 20
 
 
 class FilesystemMailbox:
@@ -210,7 +211,7 @@ def _write(store: Store, path: str, message: Message) -> None:
             f"a message of remote control of {len(document)} bytes, of at most {MESSAGE_BYTES_MAX}: "
             "send it in parts"
         )
-    name = f"{clock.boot_ns():020d}-{fresh_id()}"
+    name = f"{clock.boot_ns():0{_TIME_DIGITS}d}-{fresh_id()}"
     store.ops.write_new(f"{path}/.{name}", document)
     store.ops.rename(f"{path}/.{name}", f"{path}/{name}")
 
@@ -220,10 +221,20 @@ def _tidy(store: Store, path: str, ttl_s: float) -> None:
     names = sorted(os.listdir(path))
     read = [name for name in names if not name.startswith(".")]
     surplus = set(read[: max(0, len(read) - KEPT_MAX)])
+    now_ns = clock.boot_ns()
     for name in names:
         limit_s = _WRITTEN_AGE_S if name.startswith(".") else ttl_s
-        if name in surplus or _age_s(f"{path}/{name}") > limit_s:
+        sent_ns = _sent_ns(name)
+        # What bears a later time, or none, was made before the host started, or by somebody else.
+        ours = 0 < sent_ns <= now_ns
+        age_s = (now_ns - sent_ns) / 1e9 if ours else _age_s(f"{path}/{name}")
+        if name in surplus or age_s > limit_s:
             store.ops.unlink_if_there(f"{path}/{name}")
+
+
+def _sent_ns(name: str) -> int:
+    digits = name.lstrip(".").partition("-")[0]
+    return int(digits) if len(digits) == _TIME_DIGITS and digits.isascii() and digits.isdecimal() else 0
 
 
 def _sweep_clients(store: Store, path: str) -> None:
