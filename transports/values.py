@@ -219,6 +219,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     name: str
     priorities: bool = True
     highest_priority_first: bool = True
+    """9 is served before 0; else 0 before 9, as Celery has it on this broker."""
+    strict_priorities: bool = True
+    """Priority decides between queues, too, and among messages that have come since a consumer last
+    looked; else only among those that wait in one queue."""
     schedule: bool = True
     dead_letters: bool = True
     leases: bool = True

@@ -82,7 +82,7 @@ IMPLEMENTATIONS = (
         url=lambda root: f"{shared().url}?dead_letter_queue=dead.{uuid.uuid4().hex}",
         gaps=frozenset(
             {
-                "highest_priority_first",
+                "strict_priorities",
                 "leases",
                 "recall_by_others",
                 "stores_results",
@@ -94,7 +94,7 @@ IMPLEMENTATIONS = (
             }
         ),
         limits=frozenset({"long_names", "clean_returns", "results"}),
-        options={"native_delayed_delivery_queue_type": "classic"},
+        options={"native_delayed_delivery_queue_type": "classic", "queue_max_priority": 9},
     ),
 )
 
@@ -103,6 +103,7 @@ _BRIDGED = frozenset(
     {
         "priorities",
         "highest_priority_first",
+        "strict_priorities",
         "schedule",
         "dead_letters",
         "leases",

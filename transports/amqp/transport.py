@@ -55,7 +55,7 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
         return Capabilities(
             name="amqp",
             priorities=True,
-            highest_priority_first=False,
+            strict_priorities=False,
             leases=False,
             recall_by_others=False,
             stores_results=False,

@@ -41,6 +41,7 @@ def capabilities_of(address: Address) -> Capabilities:
         name=f"kombu+{address.scheme}",
         priorities=False,
         highest_priority_first=False,
+        strict_priorities=False,
         schedule=False,
         dead_letters=False,
         leases=False,

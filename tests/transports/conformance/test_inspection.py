@@ -88,7 +88,7 @@ def test_the_estimate_of_ready_messages_is_never_nothing_while_something_is(
     assert transport.ready(names) >= 1
 
 
-@pytest.mark.needs("inspection", "highest_priority_first")
+@pytest.mark.needs("inspection", "highest_priority_first", "strict_priorities")
 def test_peeking_shows_the_next_messages_and_takes_none(
     send: Send, transport: Transport, consumer: Consumer, queue: str
 ) -> None:

@@ -71,7 +71,7 @@ def test_a_far_time_is_kept(send: Send, consumer: Consumer, transport: Transport
     assert [one.due_wall_s for one in seen] == pytest.approx(times, abs=0.01)
 
 
-@pytest.mark.needs("highest_priority_first")
+@pytest.mark.needs("highest_priority_first", "strict_priorities")
 def test_due_messages_come_by_priority_among_the_others(send: Send, consumer: Consumer) -> None:
     due_wall_s = time.time() + SOON_S
     send(b"0")

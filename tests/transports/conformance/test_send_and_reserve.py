@@ -87,7 +87,7 @@ def test_a_priority_out_of_range_is_served_all_the_same(send: Send, take: Take, 
     assert take().document == b"m"
 
 
-@pytest.mark.needs("highest_priority_first")
+@pytest.mark.needs("highest_priority_first", "strict_priorities")
 def test_priority_dominates_the_choice_between_queues(broker: Broker, transport: Transport) -> None:
     first, second = broker.unique("first"), broker.unique("second")
     consumer = broker.consumer(transport, [first, second])
