@@ -13,9 +13,10 @@ from .clock import wall_s
 from .eager_result import EagerResult
 from .einfo import ExceptionInfo
 from .execution import Executed, execute
-from .follow_ups import call_errbacks
+from .follow_ups import call_errbacks, name_of
 from .join_guard import allow_join_result
-from .message import fresh_id
+from .message import TaskDraft, fresh_id
+from .message_draft import encode_body
 from .options import eta_wall_s, limits, naive_zone
 from .publishing import signatures
 from .request import Context
@@ -50,8 +51,13 @@ def apply_eagerly(
     done = last = _attempt(plan, request, through_serializer, throw)
     while last.retry is not None:
         options = {**options, **last.retry.options}
-        request = _next_request(plan, last.retry, request, options, through_serializer)
-        last = _attempt(plan, request, through_serializer, throw)
+        try:
+            request = _next_request(plan, last.retry, request, options, through_serializer)
+        except Exception as error:  # noqa: BLE001 - a worker could not send it either
+            failed = Executed(states.FAILURE, error, ExceptionInfo(error))
+            last = _run_links(task, failed, request, through_serializer, throw)
+        else:
+            last = _attempt(plan, request, through_serializer, throw)
         if done.state != states.SUCCESS:  # which stays, even if a task returned and asked for a retry
             done = last
     text = done.einfo.traceback if done.einfo is not None else None
@@ -83,8 +89,9 @@ def _there_and_back(
     name = options.get("serializer") or plan.options.serializer
     table = plan.client.table_for(name)
     table.allow_unpickling()  # what is read is what was written a line before
-    serializer = table.by_name(name)
-    back_args, back_kwargs = serializer.loads(serializer.dumps((list(args), dict(kwargs))))
+    draft = TaskDraft(task=plan.options.name, id="", args=args, kwargs=kwargs, serializer=name)
+    body = encode_body(draft, table).body
+    back_args, back_kwargs, _ = table.by_name(name).loads(body)
     return back_args, back_kwargs
 
 
@@ -193,5 +200,5 @@ def _run_links(
                 run(errback, request.id)
             except Exception:  # noqa: BLE001 - whatever a task raises
                 # With `task_eager_propagates`, it must not hide the failure that it should have reported.
-                _log.exception("error callback %.200r of %s[%s]", errback, task.name, request.id)
+                _log.exception("error callback %s of %s[%s]", name_of(errback), task.name, request.id)
     return done

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.registry import SerializerTable
@@ -122,7 +122,13 @@ def call_errbacks(
             else:
                 signature(request, executed.value, trace)
         except BaseException:  # noqa: BLE001 - sys.exit() too must not undo the failure it reports
-            _log.exception("error callback %.200r of %s[%s]", errback, request.task, request.id)
+            _log.exception("error callback %s of %s[%s]", name_of(errback), request.task, request.id)
+
+
+def name_of(signature: Any) -> str:
+    """The task of a signature, for a log line: its arguments may be secrets."""
+    name = signature.get("task") if isinstance(signature, Mapping) else None
+    return name if isinstance(name, str) else f"<{type(signature).__name__}>"
 
 
 def _send_details(

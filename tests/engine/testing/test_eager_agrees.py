@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefork.engine import App, Task, signals
-from prefork.engine.exceptions import Ignore, Reject, Retry, Snooze
+from prefork.engine.exceptions import Ignore, Reject, RemoteTaskError, Retry, Snooze
 from prefork.engine.testing import ThreadWorker, start_worker, temporary_app
+from prefork.serializers.base import EncodeError
 
 ERRORS = {error.__name__: error for error in (ValueError, KeyError, LookupError, ArithmeticError)}
 SENT = ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry", "task_internal_error")
@@ -124,10 +125,24 @@ class Scene:
     def outcome(self, result: Any, eager: bool) -> Any:
         if result.state in ("SUCCESS", "FAILURE"):
             value = result.result
-            shown = ID.sub("ID", repr(value))
+            shown = ID.sub("ID", _shown(value))
             return result.state, shown, bool(result.traceback)
         # Ignored, rejected, or a state that the task stored itself: nobody waits for those.
         return None
+
+
+def _shown(value: Any) -> str:
+    """A value, or an exception: one that only its worker can make is told by its name."""
+    if isinstance(value, (RemoteTaskError, EncodeError)):
+        return getattr(value, "type_name", type(value).__name__).rpartition(".")[2]
+    return repr(value)
+
+
+class Opaque:
+    """What no serializer has a form for."""
+
+    def __repr__(self) -> str:
+        return "<opaque>"
 
 
 def _end(task: Any, how: str, what: Any) -> Any:
@@ -142,6 +157,10 @@ def _end(task: Any, how: str, what: Any) -> Any:
     if how == "retry and return":
         task.retry(countdown=0, throw=False)
         return what
+    if how == "return opaque":
+        return Opaque()
+    if how == "retry with opaque":
+        raise task.retry(countdown=0, args=(Opaque(),))
     if how == "snooze":
         if task.request.snoozes < 2:
             raise Snooze(0)
@@ -161,7 +180,7 @@ ends = st.one_of(
     st.tuples(st.just("retry"), st.one_of(st.none(), errors)),
     st.tuples(st.just("retry with"), st.integers(0, 3)),
     st.tuples(st.sampled_from(["snooze", "retry and return"]), values),
-    st.tuples(st.just("raise Retry"), st.none()),
+    st.tuples(st.sampled_from(["raise Retry", "return opaque", "retry with opaque"]), st.none()),
     st.tuples(st.sampled_from(["ignore", "reject"]), st.none()),
 )
 attempts = st.tuples(st.lists(st.sampled_from(["SEARCHING", "HALFWAY"]), max_size=2), ends).map(
