@@ -100,15 +100,13 @@ def passes(fleet: Fleet) -> None:
 # --- what has not started -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["result", "control", "ids"])
+@pytest.mark.parametrize("how", ["result", "control"])
 def test_a_delayed_task_that_is_revoked_does_not_run(fleet: Fleet, how: str) -> None:
     name = fleet.unique()
     result = fleet.task("work").apply_async((name,), countdown=0.6)
     if how == "result":
         result.revoke()
         assert result.state == "REVOKED"
-    elif how == "control":
-        fleet.app.control.revoke(result.id)
     else:
         fleet.app.control.revoke([result.id, "another"])
     with pytest.raises(TaskRevokedError, match="revoked"):
@@ -180,13 +178,13 @@ def test_what_is_stamped_with_a_revoked_value_does_not_run(fleet: Fleet) -> None
 
 
 @pytest.mark.needs("several_processes")
-@pytest.mark.parametrize("signal", [None, "SIGKILL", "INT"])
+@pytest.mark.parametrize("signal", [None, "INT"])
 def test_a_running_task_is_ended_with_its_sub_processes_and_never_runs_again(
     fleet: Fleet, signal: str | None
 ) -> None:
     name, other = fleet.unique(), fleet.unique("other")
     result = fleet.task("long").apply_async((name,), link_error=fleet.task("told").s())
-    beside = fleet.task("long").delay(other, 1.0)
+    beside = fleet.task("long").delay(other, 0.7)
     pid, sub = started(fleet, name)
     neighbour, _ = started(fleet, other)
     begun_s = time.monotonic()
@@ -202,7 +200,7 @@ def test_a_running_task_is_ended_with_its_sub_processes_and_never_runs_again(
     passes(fleet)
     assert len([line for line in fleet.notes("started") if line.startswith(name)]) == 1
     assert [name in fleet.notes("ran"), result.id in fleet.notes("told")] == [False, False]
-    number = {None: 15, "SIGKILL": 9, "INT": 2}[signal]
+    number = {None: 15, "INT": 2}[signal]
     line = f"revoke_project.long {result.id} True {number} False"
     eventually(lambda: line in fleet.notes("revoked"), deadline_s=WITHIN_S)
     assert result.state == "REVOKED"

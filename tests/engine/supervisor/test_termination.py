@@ -147,3 +147,11 @@ def test_a_thousand_requests_that_come_as_the_task_ends(supervise: Supervise) ->
     worker = supervise(concurrency=1, agent_tick_s=0.001).start()
     hits, late = _race(worker, 1_000, seed=2)
     assert min(hits, late) > 100
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_ten_thousand_requests_that_come_as_the_task_ends(supervise: Supervise) -> None:
+    worker = supervise(concurrency=1, agent_tick_s=0.001).start()
+    hits, late = _race(worker, 10_000, seed=3)
+    assert min(hits, late) > 1_000
