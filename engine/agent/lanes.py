@@ -45,7 +45,7 @@ class Lanes:
         for kind in self._lookout.kinds():
             if not kind.bucket.holds:
                 continue
-            due_in_ns = kind.bucket.due_ns() - now_ns
+            due_in_ns = kind.bucket.due_ns(now_ns) - now_ns
             if due_in_ns <= 0:
                 due_in_ns = _AGAIN_NS if self._waker.wake_idle(1) else _ALL_BUSY_NS
             wait_ns = min(wait_ns, due_in_ns)

@@ -121,7 +121,7 @@ class Limiter:
         kinds = list(self._kinds.values())
         self._turn = (self._turn + 1) % len(kinds)
         for kind in kinds[self._turn :] + kinds[: self._turn]:
-            if kind.bucket.holds and (kind.keyed or kind.bucket.due_ns() <= now_ns):
+            if kind.bucket.holds and (kind.keyed or kind.bucket.due_ns(now_ns) <= now_ns):
                 found = self._from_lanes(self._selects, kind, limit, now_ns)
                 if found:
                     return found
@@ -148,6 +148,7 @@ class Limiter:
         finally:
             self._give_back(kind, tokens - len(found))
             if not found:
+                # Before anything else runs here, which may take long.
                 self._sharing.free(kind)
         self._granted.update((one.tag, kind) for one in found)
         return found
@@ -155,7 +156,7 @@ class Limiter:
     def due_in_s(self) -> float | None:
         """In how many seconds something may be taken from a lane; None when nothing waits there."""
         now_ns = mono_ns()
-        due = [kind.bucket.due_ns() for kind in self._kinds.values() if kind.bucket.holds]
+        due = [kind.bucket.due_ns(now_ns) for kind in self._kinds.values() if kind.bucket.holds]
         soonest_ns = min(due, default=NEVER_NS)
         return None if soonest_ns >= NEVER_NS else max(0.0, (soonest_ns - now_ns) / 1e9)
 
@@ -193,12 +194,12 @@ class Limiter:
         # In a lane it would be a new message: who counts crashes must see it as it is.
         recorded = delivery.crashes > 0 or delivery.suspect
         now_ns = mono_ns()
-        may_take = recorded or (not kind.bucket.holds and kind.bucket.due_ns() <= now_ns)
+        may_take = recorded or (not kind.bucket.holds and kind.bucket.due_ns(now_ns) <= now_ns)
         # One with a record may take the token before its time, so that the lane does not starve it.
         if may_take and self._take(kind, 1, now_ns, overdraft=int(recorded)):
             return None
         if recorded:
-            wait_s = (kind.bucket.due_ns() - now_ns) / 1e9
+            wait_s = (kind.bucket.due_ns(now_ns) - now_ns) / 1e9
             wait_s = min(max(wait_s, _RECORDED_PUT_OFF_S), _PAUSED_PUT_OFF_S)
             return Outcome(delivery.tag, Verdict.DEFER, due_wall_s=wall_s() + wait_s)
         return self._park(kind, delivery)

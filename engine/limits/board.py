@@ -99,14 +99,14 @@ class Bucket:
         if not shape.interval_ns:
             return 0
         words, at = self._words, self._at + _FULL_AT
-        if gcra.take(words[at], shape, now_ns, want, overdraft=overdraft).tokens == 0:
+        seen = gcra.take(words[at], shape, now_ns, want, overdraft=overdraft)
+        if not seen.tokens and not gcra.is_left_over(words[at], shape, now_ns):
             return 0  # no need for the lock
         with self._locks.held(self.index) as ours:
             if not ours:
                 return 0
             taken = gcra.take(words[at], shape, now_ns, want, overdraft=overdraft)
-            if taken.tokens:
-                words[at] = taken.full_at_ns
+            words[at] = taken.full_at_ns
             return taken.tokens
 
     def give_back(self, tokens: int) -> None:
@@ -119,7 +119,7 @@ class Bucket:
                 at = self._at + _FULL_AT
                 self._words[at] = gcra.give_back(self._words[at], shape, tokens)
 
-    def due_ns(self) -> int:
+    def due_ns(self, now_ns: int) -> int:
         """From when on something may be taken, as far as this worker knows; `NEVER_NS` when paused."""
         words, at = self._words, self._at
         shape = self.shape()
@@ -127,7 +127,7 @@ class Bucket:
             return int(words[at + _NOT_BEFORE])
         if not shape.interval_ns:
             return NEVER_NS
-        return max(gcra.due_ns(words[at + _FULL_AT], shape), words[at + _NOT_BEFORE])
+        return max(gcra.due_ns(words[at + _FULL_AT], shape, now_ns), words[at + _NOT_BEFORE])
 
     def not_before(self, at_ns: int) -> None:
         """Nobody in this worker need ask others before then."""
@@ -276,7 +276,9 @@ class RateBoard:
                 return Booked(BUSY_NS, booked=False)
             at = self._keyed(wanted) * WORDS
             full_at_ns = max(words[at + _FULL_AT] if words[at + _DIGEST] == wanted else 0, now_ns)
-            wait_ns = max(0, gcra.due_ns(full_at_ns, shape) - now_ns)
+            if full_at_ns - now_ns > horizon_ns + shape.capacity_ns:
+                full_at_ns = now_ns + shape.capacity_ns  # nobody booked that at this rate
+            wait_ns = max(0, full_at_ns + shape.interval_ns - shape.capacity_ns - now_ns)
             if wait_ns > horizon_ns:
                 return Booked(horizon_ns, booked=False)
             words[at + _FULL_AT] = full_at_ns + shape.interval_ns

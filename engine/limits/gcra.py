@@ -64,8 +64,10 @@ def take(full_at_ns: int, shape: Shape, now_ns: int, want: int, *, overdraft: in
     return Taken(tokens, full_at_ns, max(0, wait_ns))
 
 
-def due_ns(full_at_ns: int, shape: Shape) -> int:
-    """The moment from which on a token is there."""
+def due_ns(full_at_ns: int, shape: Shape, now_ns: int) -> int:
+    """The moment from which on a token is there, or it is worth asking."""
+    if is_left_over(full_at_ns, shape, now_ns):
+        return now_ns
     return full_at_ns + shape.interval_ns - shape.capacity_ns
 
 
@@ -75,9 +77,15 @@ def give_back(full_at_ns: int, shape: Shape, tokens: int) -> int:
 
 
 def used(full_at_ns: int, shape: Shape, now_ns: int) -> int:
-    """How much of the bucket is used up; never more than all of it and one token.
+    """How much of the bucket is used up."""
+    if is_left_over(full_at_ns, shape, now_ns):
+        return shape.capacity_ns
+    return max(0, full_at_ns - now_ns)
 
-    A rate that was raised leaves a state that the new shape could never reach: it must not be paid off
-    at the new rate for hours.
+
+def is_left_over(full_at_ns: int, shape: Shape, now_ns: int) -> bool:
+    """Whether a state is that of a slower rate, which this shape never reaches: it counts as empty.
+
+    It must not be paid off for hours. Whoever takes replaces it, even if there was nothing to take.
     """
-    return min(max(0, full_at_ns - now_ns), shape.capacity_ns + shape.interval_ns)
+    return full_at_ns - now_ns > shape.capacity_ns + shape.interval_ns

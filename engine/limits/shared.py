@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Final
 
 from ...transports.coordination import Coordinates
+from ...transports.errors import TransportError
 from ..clock import mono_ns
 from .kinds import Limited
 from .lanes import NAME_BYTES_MAX
@@ -125,18 +126,24 @@ class Sharing:
             return False
         self._number += 1
         holder = f"{self._owner}/{self._number}"
-        # Entered first: an answer that is lost may have been a yes.
-        self.holding[what] = (name, holder)
-        if self._coordinates.take_slot(name, limit, self._worker, holder):
-            return True
-        del self.holding[what]
-        return False
+        try:
+            taken = self._coordinates.take_slot(name, limit, self._worker, holder)
+        except TransportError:
+            self._late.append((name, holder))  # the answer that is lost may have been a yes
+            raise
+        if taken:
+            self.holding[what] = (name, holder)
+        return taken
 
     def free(self, kind: Limited) -> None:
-        """Give the slot of a kind back, later if need be."""
+        """Give the slot of a kind back.
+
+        :raises TransportError: the broker cannot be asked; it is freed by `free_late`.
+        """
         held = self.holding.pop(kind.name, None)
         if held is not None:
             self._late.append(held)
+            self.free_late()
 
     def free_all(self) -> None:
         """Give every slot back.

@@ -47,7 +47,7 @@ def test_tokens_come_at_the_rate(board: RateBoard) -> None:
     assert bucket.take(5, START_NS) == 2
     assert bucket.take(1, START_NS) == 0
     assert bucket.take(1, START_NS + S // 20) == 1
-    assert bucket.due_ns() == START_NS + S // 20 + S // 10
+    assert bucket.due_ns(START_NS) == START_NS + S // 20 + S // 10
     bucket.give_back(1)
     assert bucket.take(2, START_NS + S // 20) == 1
 
@@ -57,12 +57,17 @@ def test_nothing_pauses_and_none_does_not_limit(board: RateBoard) -> None:
     changes = board.changes
     assert board.set_rate("a", 0) == 0
     assert board.changes != changes
-    assert (bucket.take(1, START_NS), bucket.due_ns(), bucket.per_s) == (0, NEVER_NS, 0)
+    assert (bucket.take(1, START_NS), bucket.due_ns(0), bucket.per_s) == (0, NEVER_NS, 0)
     assert board.set_rate("a", None) is None
     assert (bucket.take(7, START_NS), bucket.per_s) == (7, None)
     bucket.give_back(7)
     assert board.set_rate("a", "1/m") == pytest.approx(1 / 60)
     assert bucket.take(7, START_NS) == 1
+    board.set_rate("a", "10/s")  # the minute is forgotten
+    assert bucket.due_ns(START_NS) == START_NS
+    assert bucket.take(1, START_NS) == 0
+    assert bucket.take(1, bucket.due_ns(START_NS)) == 1
+    assert bucket.due_ns(START_NS) <= START_NS + 2 * S // 10
 
 
 def test_a_rate_of_the_code_replaces_one_of_run_time_only_when_the_code_changes(board: RateBoard) -> None:
@@ -94,9 +99,9 @@ def test_what_is_parked_is_seen_until_somebody_finds_nothing(board: RateBoard) -
 
 def test_nothing_is_due_before_others_have_something(board: RateBoard) -> None:
     bucket = board.declare("a", None, 1.0)
-    assert bucket.due_ns() == 0
+    assert bucket.due_ns(0) == 0
     bucket.not_before(START_NS)
-    assert bucket.due_ns() == START_NS
+    assert bucket.due_ns(0) == START_NS
 
 
 def test_there_are_only_so_many_kinds(board: RateBoard) -> None:
@@ -124,6 +129,14 @@ def test_beyond_the_horizon_nothing_is_booked(board: RateBoard) -> None:
     waits = [board.take_keyed("a", "x", shape, START_NS, 2 * S) for _ in range(6)]
     assert [one.booked for one in waits] == [True, True, True, False, False, False]
     assert waits[-1].wait_ns == 2 * S
+
+
+def test_a_key_forgets_what_was_booked_at_a_slower_rate(board: RateBoard) -> None:
+    for _ in range(3):
+        board.take_keyed("a", "x", shape_of(1 / 3600, 1.0), START_NS, 2 * 3600 * S)
+    found = board.take_keyed("a", "x", shape_of(10.0, 1.0), START_NS, 60 * S)
+    assert found.booked
+    assert found.wait_ns <= S // 10
 
 
 def test_a_key_that_is_full_again_makes_room(board: RateBoard, monkeypatch: pytest.MonkeyPatch) -> None:
