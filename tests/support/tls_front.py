@@ -71,7 +71,7 @@ def _pass_on(secure: ssl.SSLSocket, plain: socket.socket) -> None:
     poller.register(secure, select.POLLIN)
     poller.register(plain, select.POLLIN)
     with suppress(OSError, ValueError):  # one side has gone, or both were closed; the other is told below
-        while True:
+        while secure.fileno() >= 0 and plain.fileno() >= 0:  # else both were closed: poll would not wait
             # What is decrypted already makes no socket readable.
             ready = [secure.fileno()] if secure.pending() else [fd for fd, _event in poller.poll()]
             for source, target in ((secure, plain), (plain, secure)):

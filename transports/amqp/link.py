@@ -109,7 +109,7 @@ class Link:
         self.blocked = False
         wire = Wire(
             tls=self.settings.tls,
-            server_hostname=endpoint.host,
+            server_hostname=self.settings.tls_server_name or endpoint.host,
             host=f"[{endpoint.host}]:{endpoint.port}"
             if ":" in endpoint.host
             else f"{endpoint.host}:{endpoint.port}",

@@ -51,6 +51,7 @@ class AmqpSettings:
     :param publish_timeout_s: total time of one publish: connect, declare, send, confirm.
     :param confirms: wait for the broker to say that it has a message (publisher confirms).
     :param tls: None for plain TCP; else it verifies chain and host name, unless an option says otherwise.
+    :param tls_server_name: the name that the server's certificate must bear; empty for its host's.
     :param declarations: how queues are described (interop §6.1).
     :param missing_arguments: of a queue that nobody describes.
     :param missing_exchange_type: of its exchange.
@@ -69,6 +70,7 @@ class AmqpSettings:
     confirms: bool = True
     login_method: str = "PLAIN"
     tls: ssl.SSLContext | None = None
+    tls_server_name: str = ""
     declarations: Mapping[str, QueueDeclaration] = field(default_factory=dict)
     missing_arguments: Mapping[str, Any] = field(default_factory=dict)
     missing_exchange_type: str = "direct"
@@ -102,6 +104,7 @@ def read_settings(url: str, options: Mapping[str, Any]) -> AmqpSettings:
     given = {**options, **urls[0].options}
     max_priority = given.get("queue_max_priority")
     missing = _queue_type(given, "missing_queue_type", "classic")
+    tls_options = _tls_options(urls, given.get("ssl"))
     return AmqpSettings(
         endpoints=tuple(_endpoint(one) for one in urls),
         shown=";".join(str(one) for one in urls),
@@ -109,7 +112,8 @@ def read_settings(url: str, options: Mapping[str, Any]) -> AmqpSettings:
         publish_timeout_s=_seconds(given, "publish_deadline", 5.0),
         confirms=_flag(given, "confirm_publish", True),
         login_method=str(given.get("login_method") or "PLAIN"),
-        tls=_tls(urls, given.get("ssl")),
+        tls=_tls(tls_options),
+        tls_server_name=str((tls_options or {}).get("server_hostname") or ""),
         declarations=_declarations(options, max_priority),
         missing_arguments=_arguments({}, quorum=missing == "quorum", max_priority=max_priority),
         missing_exchange_type=str(given.get("missing_exchange_type") or "direct"),
@@ -191,31 +195,44 @@ _CERT_REQS = {
     "none": ssl.CERT_NONE,
     "CERT_NONE": ssl.CERT_NONE,
 }
+_TLS_OPTIONS = frozenset(
+    ("cert_reqs", "ca_certs", "certfile", "keyfile", "ciphers", "server_hostname", "ssl_version")
+)
 
 
-def _tls(urls: tuple[Url, ...], said: Any) -> ssl.SSLContext | None:
-    """Chain and host name are verified unless ``cert_reqs`` is none, which somebody must have said."""
-    secure = urls[0].scheme == "amqps"
-    if not secure and not said:
+def _tls_options(urls: tuple[Url, ...], said: Any) -> dict[str, Any] | None:
+    """What is said of TLS, under the names of `ssl.wrap_socket`; None for plain TCP."""
+    if urls[0].scheme != "amqps" and not said:
         return None
     options = dict(said) if isinstance(said, Mapping) else {}
-    for url in urls[:1]:
-        options.update({key[4:]: value for key, value in url.query if key.startswith("ssl_")})
-    options = {key.removeprefix("ssl_"): value for key, value in options.items()}
-    wanted = options.pop("cert_reqs", ssl.CERT_REQUIRED)
+    options.update({key: value for key, value in urls[0].query if key.startswith("ssl_")})
+    # One is called ssl_version by itself.
+    return {key if key == "ssl_version" else key.removeprefix("ssl_"): one for key, one in options.items()}
+
+
+def _tls(options: Mapping[str, Any] | None) -> ssl.SSLContext | None:
+    """Chain and host name are verified unless ``cert_reqs`` is none, which somebody must have said.
+
+    ``ssl_version``, which names one version, has no effect: every one from 1.2 on is spoken.
+    """
+    if options is None:
+        return None
+    unknown = sorted(set(options) - _TLS_OPTIONS)
+    if unknown:
+        raise InvalidOption("ssl", unknown, f"known are {', '.join(sorted(_TLS_OPTIONS))}")
+    wanted = options.get("cert_reqs", ssl.CERT_REQUIRED)
     requirement = _CERT_REQS.get(wanted) if isinstance(wanted, str) else ssl.VerifyMode(wanted)
     if requirement not in (ssl.CERT_REQUIRED, ssl.CERT_NONE):
         raise InvalidOption("ssl cert_reqs", wanted, "use required, or none to trust anybody")
-    ca_certs, certfile = options.pop("ca_certs", None), options.pop("certfile", None)
-    keyfile = options.pop("keyfile", None)
-    if options:
-        raise InvalidOption("ssl", sorted(options), "known are cert_reqs, ca_certs, certfile, keyfile")
+    ca_certs, certfile = options.get("ca_certs"), options.get("certfile")
     try:
         context = ssl.create_default_context(cafile=ca_certs)
         if certfile is not None:
-            context.load_cert_chain(certfile, keyfile)
+            context.load_cert_chain(certfile, options.get("keyfile"))
+        if options.get("ciphers"):
+            context.set_ciphers(options["ciphers"])
     except OSError as error:
-        raise InvalidOption("ssl", ca_certs or certfile, f"cannot be read: {error}") from error
+        raise InvalidOption("ssl", ca_certs or certfile, f"cannot be used: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if requirement == ssl.CERT_NONE:
         context.check_hostname = False
