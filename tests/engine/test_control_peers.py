@@ -1,4 +1,4 @@
-"""Celery's clients control prefork's workers, and prefork's clients Celery's, through one Redis."""
+"""Celery's clients control prefork's workers, and prefork's clients Celery's, on Redis and on RabbitMQ."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from support.celery_worker import FleetWorker
 from support.fleet_app import MAKES, make_app
+from support.rabbitmq_server import shared
 from support.redis_server import running_redis
 from support.waiting import eventually
 
@@ -26,10 +27,11 @@ PAIRS = list(itertools.product(MAKES, MAKES))
 class Peers:
     """A worker and a client of each make."""
 
-    def __init__(self, root: Path, url: str) -> None:
+    def __init__(self, root: Path, broker: str, url: str, results: str) -> None:
+        self.broker = broker
         config = {
             "broker_url": url,
-            "result_backend": url,
+            "result_backend": results,
             "task_serializer": "json",
             "result_serializer": "json",
             "accept_content": ["json"],
@@ -64,10 +66,11 @@ class Peers:
             app.close()
 
 
-@pytest.fixture(scope="module")
-def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
+@pytest.fixture(scope="module", params=["redis", "amqp"])
+def peers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
     with running_redis() as server:
-        made = Peers(tmp_path_factory.mktemp("peers"), server.url)
+        url = server.url if request.param == "redis" else shared().vhost_url()
+        made = Peers(tmp_path_factory.mktemp("peers"), request.param, url, server.url)
         try:
             for worker in made.workers.values():
                 worker.await_ready()
@@ -157,7 +160,7 @@ def test_every_inspect_command_that_both_know_has_the_same_shape(
     assert inspect.query_task("nobody") == {node: {}}
     assert isinstance(inspect.clock()[node]["clock"], int)
     stats = inspect.stats()[node]
-    assert stats["broker"]["transport"] == "redis"
+    assert stats["broker"]["transport"] == peers.broker
     assert stats["pool"]["max-concurrency"] == 1
     assert int(stats["clock"]) > 0
     assert {"total", "pid", "uptime", "rusage", "prefetch_count"} <= set(stats)

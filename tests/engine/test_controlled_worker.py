@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from prefork.engine.embed import Worker
+from prefork.transports.errors import BrokerUnavailable
+from support.redis_server import running_redis
 from support.semantics import Fleet, fleet_of
 from support.waiting import eventually
 
@@ -77,6 +79,26 @@ def test_an_agent_that_is_killed_is_followed_by_one_that_answers(site: Fleet, st
     eventually(lambda: "kept" in revoked(site), deadline_s=WAIT_S)
     assert site.task("add").delay(1, 2).get(timeout=WAIT_S) == 3
     worker.stop()
+
+
+def test_a_broker_that_went_and_came_back_is_listened_to_again(tmp_path: Path) -> None:
+    with fleet_of("redis", f"outage_{os.getpid()}", SOURCE, tmp_path, start=False) as site:
+        with running_redis() as server:
+            site.app.conf.broker_url = site.app.conf.result_backend = server.url
+            site.start_worker(broker_url=server.url, result_backend=server.url)
+            assert pings(site)
+            server.restart()
+            eventually(lambda: _pings_again(site), deadline_s=WAIT_S)
+            assert site.task("add").delay(1, 2).get(timeout=WAIT_S) == 3
+            assert "heard again" in site.log
+            site.worker.stop()
+
+
+def _pings_again(site: Fleet) -> bool:
+    try:
+        return pings(site, 0.5)
+    except BrokerUnavailable:
+        return False
 
 
 def test_switched_off_it_does_not_listen(site: Fleet, stopping: Any) -> None:

@@ -70,6 +70,7 @@ def test_an_option_becomes_the_setting_of_that_name(line: list[str], key: str, v
         (["-f", "w.log"], "logfile", "w.log"),
         (["--pidfile", "w.pid"], "pidfile", "w.pid"),
         (["-S", "state"], "statedb", "state"),
+        (["--without-mingle"], "without_mingle", True),
         (["-P", "solo"], "pool", "solo"),
         (["-P", "processes"], "pool", "prefork"),
         (["--autoscale", "8,2"], "autoscale", [8, 2]),
