@@ -84,7 +84,6 @@ def task_from_function(
             stacklevel=3,
         )
         return known
-    attributes: dict[str, Any] = {
     body = function
     if options.get("pydantic"):
         models = ModelCalls(
@@ -97,6 +96,7 @@ def task_from_function(
             dump_kwargs=options.get("pydantic_dump_kwargs"),
         )
         body, options["models"] = models.body(), models
+    attributes: dict[str, Any] = {
         "_app": app,
         "name": task_name,
         "run": body if bind else staticmethod(body),
