@@ -61,6 +61,7 @@ async def execute_async(
     args = request.args = request.args if request.args is not None else ()
     kwargs = request.kwargs = request.kwargs if request.kwargs is not None else {}
     token = running.set((task, request, running.get()))
+    done: Executed | None = None
     try:
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=request.id, task=task, args=args, kwargs=kwargs)
@@ -88,3 +89,5 @@ async def execute_async(
         return done
     finally:
         running.reset(token)
+        if request.reporter is not None:
+            request.reporter.close(stays=done is not None and done.state == states.IGNORED)
