@@ -160,7 +160,8 @@ class AmqpMailbox:
         channel.exchange_declare(self._exchange, self._exchange_type, durable=False, auto_delete=False)
         channel.queue_declare(
             self._queue,
-            durable=how.durable,
+            # RabbitMQ 4 refuses what is neither durable nor exclusive. Nobody else declares this queue.
+            durable=how.durable or not how.exclusive,
             exclusive=how.exclusive,
             auto_delete=not how.durable,
             arguments={"x-expires": int(how.expires_s * 1000), "x-message-ttl": int(how.ttl_s * 1000)},

@@ -54,10 +54,10 @@ def heard(mailbox: AmqpMailbox) -> list[bytes]:
 
 
 def declared(transport: AmqpTransport, queue: str, **arguments: int) -> None:
-    """Declare a queue as Celery does; clashes if it is another."""
+    """Declare a queue as Celery does, but durable; clashes if it is another."""
     transport._publisher.ask(
         lambda channel: channel.queue_declare(
-            queue, durable=False, exclusive=False, auto_delete=True, arguments=dict(arguments)
+            queue, durable=True, exclusive=False, auto_delete=True, arguments=dict(arguments)
         )
     )
 
