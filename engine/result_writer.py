@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from .exceptions import BackendStoreError
 from .execution import Executed
 from .lifetimes import lifetimes
 from .message import TaskMessage, bounded_repr
+from .result_stencil import stencil
 
 
 class ResultWriter:
@@ -121,6 +122,19 @@ class ResultWriter:
         )
         expires_s = self._lifetimes.of(state)
         return StoredResult(task_id, document, expires_s, final=False, reply_to=_reply_to(message))
+
+    def on_start(self, meta: Any) -> Callable[[TaskMessage], StoredResult]:
+        """Makes the document STARTED of one message after the other, all with the same meta."""
+        expires_s = self._lifetimes.of(states.STARTED)
+        fill = stencil(lambda task_id: self.state(task_id, states.STARTED, meta).document)
+
+        def started(message: TaskMessage) -> StoredResult:
+            if message.group is not None or message.parent_id is not None:
+                return self.state(message.id, states.STARTED, meta, message)
+            reply_to = message.reply_to or ""
+            return StoredResult(message.id, fill(message.id), expires_s, final=False, reply_to=reply_to)
+
+        return started
 
     def failure(
         self,

@@ -23,7 +23,6 @@ from ..revocations import Revocations
 from ..revoked_board import A_COUNT, RevokedBoard
 from ..scoreboard import BATCH_MAX, Scoreboard, Slot
 from ..settling import is_permanent
-from ..states import STARTED
 from ..storage import Storage, open_storage
 from ..time_limit_board import TimeLimitBoard
 from .driving import Driver
@@ -76,6 +75,7 @@ class Parts:
         self.foreign_retries = storage.transport.capabilities.routes and storage.store is not None
         self._refusals = Refusals(loaded.app, self.table, stored=storage.store is not None)
         self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
+        self._started = self.results.on_start({"pid": os.getpid(), "hostname": node})
         self._revocations = Revocations(lambda: storage.store, self.table.by_name(config.result_serializer))
         bound = 1 if config.worker_disable_prefetch else config.worker_prefetch_multiplier or BATCH_MAX
         self.read_ahead = ReadAhead(
@@ -160,7 +160,7 @@ class Parts:
             return
         meta = {"pid": os.getpid(), "hostname": self.node}
         try:
-            started = self.results.state(message.id, STARTED, meta, message)
+            started = self._started(message)
             # A short task is over before the packet of its own would be read.
             self.settler.inform(self.consumer, tag, started, more=plan.kind.short)
         except TransportError as error:

@@ -12,7 +12,7 @@ from prefork.engine import states
 from prefork.engine.app import App
 from prefork.engine.einfo import ExceptionInfo
 from prefork.engine.execution import Executed
-from prefork.engine.message import TaskMessage
+from prefork.engine.message import TaskMessage, fresh_id
 from prefork.engine.request import Context
 from prefork.engine.result_writer import ResultWriter
 from prefork.serializers.registry import SerializerTable
@@ -203,6 +203,17 @@ def test_a_state_on_the_way_is_not_final_and_needs_no_message() -> None:
     document = read(stored)
     assert (document["status"], document["result"], document["date_done"]) == ("PROGRESS", {"done": 5}, None)
     assert not {"group_id", "parent_id"} & set(document)
+
+
+@pytest.mark.parametrize(
+    "lineage", [{}, {"group": "g"}, {"parent_id": "p"}, {"id": "short", "reply_to": "q"}]
+)
+def test_the_document_of_a_start_is_the_one_of_its_state(lineage: dict[str, Any]) -> None:
+    fields = {"id": fresh_id(), "group": None, "parent_id": None, "reply_to": None, **lineage}
+    message: Any = SimpleNamespace(**fields)
+    writer, meta = a_writer(), {"pid": 7, "hostname": "node"}
+    start = writer.on_start(meta)
+    assert start(message) == writer.state(message.id, states.STARTED, meta, message)
 
 
 def test_a_state_says_the_group_and_parent_of_its_message(message: TaskMessage) -> None:
