@@ -158,7 +158,6 @@ class Parts:
         ignored = plan.ignore_result if message.ignore_result is None else message.ignore_result
         if self.storage.store is None or ignored:
             return
-        meta = {"pid": os.getpid(), "hostname": self.node}
         try:
             started = self._started(message)
             # A short task is over before the packet of its own would be read.
