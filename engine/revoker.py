@@ -19,38 +19,28 @@ from ..transports.errors import TransportError
 from .clock import mono_s
 from .exceptions import ImproperlyConfigured
 from .lifetimes import lifetimes
-from .message import MalformedMessage, parse
 from .revoked_board import A_ENDINGS, A_STAMPS, REVOKED_MAX, RevokedBoard
 from .revoked_keys import (
     digest_of,
     ending_digest,
     is_stamp,
     slot_id,
-    stamp_digests,
     stamp_keys,
     task_key,
     task_of,
 )
 from .revoked_set import RevokedSet
-from .scoreboard import (
-    C_POLICY,
-    C_RUNNING,
-    S_GENERATION,
-    S_HIGH_SLOT,
-    S_PID,
-    SLOTS,
-    Policy,
-    Scoreboard,
-    Texts,
-)
+from .running_now import running_now, running_stamped
+from .scoreboard import Scoreboard
 from .storage import Storage
 from .stored_results import StoredResults
 from .terminating import SOFT, signal_of
-from .worker_names import owner
 
 TURN_S: Final = 0.25
 # A task that is between its reservation and its start when it is to be ended is waited for so long.
 SEEK_S: Final = 60.0
+# A coroutine that does not heed its cancellation has so long; then its process is killed.
+CANCEL_S: Final = 5.0
 # What others had the broker remember is looked at so often; they say it through remote control as well.
 LOOK_S: Final = 30.0
 # What is forgotten is left out of the board so often: to write it anew takes up to 0.1 s.
@@ -62,14 +52,18 @@ _AT_A_TIME: Final = 500
 End = Callable[[dict[str, Any]], None]
 
 
-class Running(NamedTuple):
-    """One execution that runs now."""
+class Sought(NamedTuple):
+    """A task that is to be ended.
 
-    slot: int
-    generation: int
-    execution: int
-    texts: Texts
-    beside: bool = False
+    :param signum: with what.
+    :param until_mono_s: so long it is looked for.
+    :param kill_mono_s: its process was left to end it alone, and is killed then; 0 when it was not found yet.
+    """
+
+    task_id: str
+    signum: int
+    until_mono_s: float
+    kill_mono_s: float = 0.0
 
 
 class Revoked(NamedTuple):
@@ -110,12 +104,12 @@ class Revoker:
         self._lifetime_s: float = config.worker_revoke_expires
         self._lock = threading.Lock()
         # Under the lock: all that is known, what the broker and the store have still to be told, and what
-        # is to be ended: slot id -> (task id, signal, monotonic time until which it is sought).
+        # is to be ended, by the id as slots bear it.
         self._max = min(config.worker_revokes_max, REVOKED_MAX)
         self._known = RevokedSet(self._max, self._lifetime_s)
         self._unsaved: list[str] = []
         self._unmarked: list[str] = []
-        self._sought: OrderedDict[bytes, tuple[str, int, float]] = OrderedDict()
+        self._sought: OrderedDict[bytes, Sought] = OrderedDict()
         self._looked_mono_s = self._rebuilt_mono_s = float("-inf")
         self._stale = 0  # how many are still shown and not remembered any more
         self._away = False
@@ -154,7 +148,7 @@ class Revoker:
             until_s = mono_s() + SEEK_S
             for task_id in ids:
                 self._show(ending_digest(task_id))
-                self._sought[slot_id(task_id)] = (task_id, number, until_s)
+                self._sought[slot_id(task_id)] = Sought(task_id, number, until_s)
             self._board.words[A_ENDINGS] = 1
             while len(self._sought) > _SEEK_MAX:
                 self._sought.popitem(last=False)
@@ -181,7 +175,8 @@ class Revoker:
                 self._may_end()
         ended: list[str] = []
         if terminate:
-            stamped = self._running_stamped({digest_of(key) for key in keys})
+            digests = {digest_of(key) for key in keys}
+            stamped = running_stamped(self._scoreboard, self._storage, self._worker_id, digests)
             ended = self.revoke(stamped, terminate=True, signal=signal).ended
         return Revoked([key.partition(":")[2] for key in keys], ended)
 
@@ -221,68 +216,42 @@ class Revoker:
 
     def _rebuild(self, more: Sequence[bytes] = ()) -> None:
         """Show what is remembered, and nothing else."""
-        endings = [ending_digest(task_id) for task_id, _, _ in self._sought.values()]
+        endings = [ending_digest(sought.task_id) for sought in self._sought.values()]
         self._board.replace([*more, *endings, *self._known.digests()])
         self._stale, self._rebuilt_mono_s = 0, mono_s()
 
     # --- what runs ----------------------------------------------------------------------------------
-
-    def _running(self) -> list[Running]:
-        found = []
-        for index in range(min(self._scoreboard.words[S_HIGH_SLOT], SLOTS)):
-            slot = self._scoreboard.slot(index)
-            words = slot.words
-            generation, execution = words[S_GENERATION], words[C_RUNNING]
-            if not (words[S_PID] and execution):
-                continue
-            texts = slot.read_texts()
-            # The texts are written before an execution is announced, and no number comes twice.
-            beside = bool(words[C_POLICY] & Policy.BESIDE)
-            if not texts.torn and (words[C_RUNNING], words[S_GENERATION]) == (execution, generation):
-                found.append(Running(index, generation, execution, texts, beside))
-        return found
 
     def _end_sought(self, now_s: float) -> list[str]:
         """Have those ended that run now; returns their ids."""
         ended: list[str] = []
         if self._end is None or not self._sought:
             return ended
-        for running in self._running():
-            if running.beside and self._sought.get(running.texts.raw_id, ("", 0, 0.0))[1] != SIGKILL:
-                continue  # its own process looks at the board, and ends it without the others
-            task_id, number, _ = self._sought.pop(running.texts.raw_id, ("", 0, 0.0))
-            if number:
-                ended.append(task_id)
-                self._log.warning("%s[%s] is ended on request", running.texts.task_name, task_id)
-                self._end(
-                    {
-                        "op": "terminate",
-                        "slot": running.slot,
-                        "generation": running.generation,
-                        "execution": running.execution,
-                        "signal": number,
-                    }
-                )
-        while self._sought and next(iter(self._sought.values()))[2] <= now_s:
-            self._sought.popitem(last=False)
-        return ended
-
-    def _running_stamped(self, digests: set[bytes]) -> list[str]:
-        stamped = []
-        for running in self._running():
-            name = owner(self._worker_id, running.slot, running.generation)
-            consumer = self._storage.transport.attach(name)
-            try:
-                delivery = consumer.fetch(running.texts.tag)
-                message = None if delivery is None else parse(delivery.document, self._storage.table)
-            except (TransportError, MalformedMessage) as error:
-                self._log.warning("cannot read the stamps of %s: %s", running.texts.task_id, error)
+        for running in running_now(self._scoreboard):
+            sought = self._sought.pop(running.texts.raw_id, None)
+            if sought is None:
                 continue
-            finally:
-                consumer.close()
-            if message is not None and message.stamps and digests & set(stamp_digests(message.stamps)):
-                stamped.append(message.id)
-        return stamped
+            if not sought.kill_mono_s:
+                ended.append(sought.task_id)
+                self._log.warning("%s[%s] is ended on request", running.texts.task_name, sought.task_id)
+            if running.beside and sought.signum != SIGKILL and not 0 < sought.kill_mono_s <= now_s:
+                # Its process looks at the board, and cancels it, and it alone. Only if that is of no use
+                # all of them have to go.
+                kill_mono_s = sought.kill_mono_s or now_s + CANCEL_S
+                self._sought[running.texts.raw_id] = sought._replace(kill_mono_s=kill_mono_s)
+                continue
+            self._end(
+                {
+                    "op": "terminate",
+                    "slot": running.slot,
+                    "generation": running.generation,
+                    "execution": running.execution,
+                    "signal": int(SIGKILL) if running.beside else sought.signum,
+                }
+            )
+        for raw_id in [raw_id for raw_id, one in self._sought.items() if one.until_mono_s <= now_s]:
+            del self._sought[raw_id]
+        return ended
 
     # --- broker and store -----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from prefork.engine.app import App
 from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.revoked_board import REVOKED_MAX, RevokedBoard
 from prefork.engine.revoked_keys import slot_id, stamp_key, task_key
-from prefork.engine.revoker import SEEK_S, Revoker
+from prefork.engine.revoker import CANCEL_S, SEEK_S, Revoker
 from prefork.engine.scoreboard import (
     C_POLICY,
     C_RUNNING,
@@ -257,6 +257,32 @@ def test_a_worker_of_one_process_refuses_to_end_what_runs_and_revokes_it_all_the
     with pytest.raises(ImproperlyConfigured, match="-P solo"):
         alone.revoke_by_stamped_headers(["tenant=acme"], terminate=True)
     assert scene.revoked.revokes("b", {"tenant": "acme"})
+
+
+def test_one_of_several_that_does_not_heed_its_cancellation_is_killed_with_the_others(
+    scene: Scene, clock: list[float]
+) -> None:
+    scene.runs(0, "a")
+    scene.board.slot(0).words[C_POLICY] = Policy.BESIDE
+    assert scene.revoker.revoke(["a"], terminate=True).ended == ["a"]
+    assert scene.revoked.ends("a")
+    for _ in range(3):
+        scene.revoker.turn()
+        assert scene.asked == []
+        clock[0] += CANCEL_S / 3 + 0.1
+    scene.revoker.turn()
+    scene.revoker.turn()
+    assert [(asked["execution"], asked["signal"]) for asked in scene.asked] == [(1, 9)]
+
+
+def test_one_of_several_that_heeds_it_costs_nobody_his_process(scene: Scene, clock: list[float]) -> None:
+    scene.runs(0, "a")
+    scene.board.slot(0).words[C_POLICY] = Policy.BESIDE
+    scene.revoker.revoke(["a"], terminate=True)
+    scene.runs(0, "b", execution=2)
+    clock[0] += CANCEL_S + 1
+    scene.revoker.turn()
+    assert scene.asked == []
 
 
 # --- stamps ---------------------------------------------------------------------------------------------
