@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -13,11 +15,15 @@ from .binder import ArgumentCheck
 from .exceptions import ImproperlyConfigured, InvalidTaskError
 from .retrying import delays_of, seconds_of, wall_s_of
 from .unique import Unique, unique_of
+from .urgency import checked as checked_urgency
+from .urgency import refuse_both
 
 if TYPE_CHECKING:
     from .app import App
     from .client import Client
     from .routes import Destination
+
+_DELIVERY_MODES: Mapping[Any, int] = MappingProxyType({1: 1, 2: 2, "transient": 1, "persistent": 2})
 
 LATEST_WALL_S = 253_402_214_400.0
 """The last day of the year 9999: what every reader of a message can represent as a date."""
@@ -45,6 +51,7 @@ class TaskOptions:
     time_limit_s: float | None
     soft_time_limit_s: float | None
     priority: int | None
+    urgency: int | None
     rate_limit: str | float | None
     expires: float | datetime | None
     send_events: bool
@@ -59,6 +66,11 @@ def _first(*values: Any) -> Any:
 def options_of(task: Any, config: Any) -> TaskOptions:
     """A task's options as they are in force."""
     _check_retries(task)
+    refuse_both(task.priority, task.urgency, f"the task {task.name}")
+    urgency = task.urgency
+    if urgency is None and task.priority is None and config.task_default_priority is None:
+        urgency = config.task_default_urgency
+    urgency = None if urgency is None else checked_urgency(urgency)
     combined = _first(task.acks_on_failure_or_timeout, config.task_acks_on_failure_or_timeout, True)
     return TaskOptions(
         name=task.name,
@@ -79,7 +91,10 @@ def options_of(task: Any, config: Any) -> TaskOptions:
         soft_time_limit_s=_limit(
             "soft_time_limit", _first(task.soft_time_limit, config.task_soft_time_limit)
         ),
-        priority=_priority(_first(task.priority, config.task_default_priority)),
+        priority=_priority(
+            _first(task.priority, None if urgency is not None else config.task_default_priority)
+        ),
+        urgency=urgency,
         rate_limit=_first(task.rate_limit, config.task_default_rate_limit),
         expires=task.expires,
         send_events=bool(task.send_events),
@@ -115,6 +130,7 @@ class TaskPlan:
         be asked for each call.
     :param limits_sent: hard and soft limit (s) that the task itself asks for; those of the
         configuration are the worker's business and do not travel.
+    :param delivery_mode: 2 (messages survive a restart of the broker) or 1.
     """
 
     task: Any
@@ -126,6 +142,7 @@ class TaskPlan:
     destination: Destination | None
     always_eager: bool
     limits_sent: tuple[float | None, float | None]
+    delivery_mode: int
 
 
 def plan_for(task: Any, app: App, config: Any) -> TaskPlan:
@@ -143,7 +160,21 @@ def plan_for(task: Any, app: App, config: Any) -> TaskPlan:
         destination=app.client.router.fixed(task),
         always_eager=bool(config.task_always_eager),
         limits_sent=limits(task.time_limit, task.soft_time_limit),
+        delivery_mode=delivery_mode(
+            config.task_default_delivery_mode if task.delivery_mode is None else task.delivery_mode
+        ),
     )
+
+
+def delivery_mode(value: Any) -> int:
+    """Whether a message survives a restart of the broker: 2 (persistent), or 1 (transient).
+
+    :raises InvalidTaskError: it is none of these.
+    """
+    try:
+        return _DELIVERY_MODES[value]
+    except (KeyError, TypeError):
+        raise InvalidTaskError(f"delivery_mode={value!r}: give 'persistent' or 'transient'") from None
 
 
 def _limit(name: str, value: Any) -> float | None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from .exceptions import InvalidTaskError
 from .message import TaskDraft
-from .options import TaskPlan, eta_wall_s, expires_wall_s, limits, naive_zone, priority
+from .options import TaskPlan, delivery_mode, eta_wall_s, expires_wall_s, limits, naive_zone, priority
 from .request import Context
 from .routes import Destination, Router
+from .urgency import priority_of, said_as_priority
 
 _PASSED_ON = (
     "group_index",
@@ -24,11 +25,10 @@ _PASSED_ON = (
     "reply_to",
     "correlation_id",
 )
-_DELIVERY_MODES: Mapping[Any, int] = {1: 1, 2: 2, "transient": 1, "persistent": 2}
 
 _SPENT = frozenset(_PASSED_ON) | frozenset(
-    "task_id countdown eta expires queue exchange routing_key priority serializer compression time_limit "
-    "soft_time_limit ignore_result shadow headers link link_error chain chord group_id root_id parent_id "
+    "task_id countdown eta expires queue exchange routing_key priority urgency serializer compression "
+    "time_limit soft_time_limit ignore_result shadow headers link link_error chain chord group_id root_id parent_id "
     "retry retry_policy add_to_parent connection producer router delivery_mode exchange_type "
     "immediate declare publisher app typing result_cls parent unique".split()
 )
@@ -62,6 +62,7 @@ def plain_draft(
         ignore_result=options.ignore_result,
         origin=plan.client.origin,
         priority=_priority_of(plan, parent),
+        delivery_mode=plan.delivery_mode,
         protocol=plan.config.task_protocol,
     )
 
@@ -70,6 +71,8 @@ def _priority_of(plan: TaskPlan, parent: Context | None) -> int:
     """The priority of a call that names none: the task's, else that of the task which makes the call, if
     it is configured to be inherited."""
     own = plan.options.priority
+    if own is None and plan.options.urgency is not None:
+        return priority_of(plan.options.urgency, plan.client)
     if own is None and parent is not None and plan.config.task_inherit_parent_priority:
         own = parent.priority
     return own or 0
@@ -92,7 +95,11 @@ def full_draft(
     """
     destination = router.route(plan.options.name, args, kwargs, options, plan.task)
     if destination.extra:
-        options = {**destination.extra, **options}
+        said = options.get("priority") is not None or options.get("urgency") is not None
+        extra = {k: v for k, v in destination.extra.items() if not (said and k in ("priority", "urgency"))}
+        options = {**extra, **options}
+    if options.get("urgency") is not None:
+        options = said_as_priority(options, plan.client, plan.options.name)
     draft = plain_draft(plan, destination, task_id, args, kwargs, parent)
     _set_times(draft, plan, options, now_wall_s)
     _set_encoding(draft, options)
@@ -112,19 +119,12 @@ def full_draft(
             raise InvalidTaskError(f"headers={headers!r}: give a map")
         draft.headers = dict(headers)
     if options.get("delivery_mode") is not None:
-        draft.delivery_mode = _delivery_mode(options["delivery_mode"])
+        draft.delivery_mode = delivery_mode(options["delivery_mode"])
     properties = {key: value for key, value in options.items() if key not in _SPENT and value is not None}
     for name in draft.stamped_headers or ():
         properties.pop(name, None)
     draft.properties = properties or None
     return draft, destination
-
-
-def _delivery_mode(value: Any) -> int:
-    try:
-        return _DELIVERY_MODES[value]
-    except (KeyError, TypeError):
-        raise InvalidTaskError(f"delivery_mode={value!r}: give 'persistent' or 'transient'") from None
 
 
 def _set_times(draft: TaskDraft, plan: TaskPlan, options: Mapping[str, Any], now_wall_s: float) -> None:

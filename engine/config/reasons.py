@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-NETWORK_BROKERS = "brokers reached over a network are not part of this version"
-AMQP = "AMQP is not part of this version"
+RECONNECTS = "lost connections are always made anew, with pauses that grow"
+IN_TURN = "the servers of a list are tried in turn"
+KEEPALIVE = "TCP keepalive takes the place of heartbeats, which a busy child could not send"
+NO_POOL = "each process has connections of its own; broker_publish_timeout bounds every wait"
+RUNS_ON = "a task runs on while its connection is away; its message comes again"
+ANY_QUEUE = "queues of every type are served alike"
 STORES = "this result store is not part of this version"
 CHORDS = "chords are not part of this version"
 EVENTS = "events are not part of this version"

@@ -20,7 +20,7 @@ from ..kinds import (
     optional,
     zero_is_none,
 )
-from ..reasons import NETWORK_BROKERS, PIECEWISE
+from ..reasons import IN_TURN, KEEPALIVE, NO_POOL, PIECEWISE, RECONNECTS
 from ..setting import section, setting
 
 
@@ -73,7 +73,7 @@ class BrokerSettings:
         True,
         "Connect again after the connection was lost.",
         old="BROKER_CONNECTION_RETRY",
-        no_effect=NETWORK_BROKERS,
+        no_effect=RECONNECTS,
     )
     broker_connection_retry_on_startup: bool = setting(
         BOOLEAN,
@@ -81,28 +81,28 @@ class BrokerSettings:
         "Keep trying to reach the broker at start, too.",
         celery=None,
         old="BROKER_CONNECTION_RETRY_ON_STARTUP",
-        no_effect=NETWORK_BROKERS,
+        no_effect=RECONNECTS,
     )
     broker_connection_max_retries: int | None = setting(
         zero_is_none(COUNT),
         100,
         "Attempts before giving up; none or 0 never gives up.",
         old="BROKER_CONNECTION_MAX_RETRIES",
-        no_effect=NETWORK_BROKERS,
+        no_effect=RECONNECTS,
     )
     broker_channel_error_retry: bool = setting(
         BOOLEAN,
         False,
         "Start consuming again after an error of the channel, too.",
         old="BROKER_CHANNEL_ERROR_RETRY",
-        no_effect=NETWORK_BROKERS,
+        no_effect=RECONNECTS,
     )
     broker_failover_strategy: Any = setting(
         OBJECT,
         None,
         "How the next of several addresses is chosen: round-robin, shuffle, or a function.",
         old="BROKER_FAILOVER_STRATEGY",
-        no_effect=NETWORK_BROKERS,
+        no_effect=IN_TURN,
     )
     broker_heartbeat: float | None = setting(
         zero_is_none(SECONDS),
@@ -110,14 +110,14 @@ class BrokerSettings:
         "Interval of AMQP heartbeats; none or 0 sends none.",
         unit="s",
         old="BROKER_HEARTBEAT",
-        no_effect=NETWORK_BROKERS,
+        no_effect=KEEPALIVE,
     )
     broker_heartbeat_checkrate: float = setting(
         number(0),
         3.0,
         "How often a heartbeat is looked for, per interval.",
         old="BROKER_HEARTBEAT_CHECKRATE",
-        no_effect=NETWORK_BROKERS,
+        no_effect=KEEPALIVE,
     )
     broker_login_method: str | None = setting(
         optional(TEXT),
@@ -143,7 +143,7 @@ class BrokerSettings:
         "How long publishing waits for a free connection; none waits without end.",
         unit="s",
         old="BROKER_POOL_ACQUIRE_TIMEOUT",
-        no_effect=NETWORK_BROKERS,
+        no_effect=NO_POOL,
     )
     broker_use_ssl: bool | dict[str, Any] = setting(
         FLAG_OR_MAP,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..kinds import BOOLEAN, DELIVERY_MODE, PRIORITY, STRUCTURE, TEXT, WORD, choice, optional
-from ..reasons import AMQP, CONTROL
+from ..reasons import CONTROL
 from ..setting import section, setting
 
 
@@ -61,7 +61,6 @@ class RoutingSettings:
         2,
         "Whether messages survive a restart of the broker: 2 (persistent) or 1 (transient).",
         old="CELERY_DEFAULT_DELIVERY_MODE",
-        no_effect=AMQP,
     )
     task_create_missing_queues: bool = setting(
         BOOLEAN,

@@ -18,7 +18,7 @@ from ..kinds import (
     number,
     optional,
 )
-from ..reasons import AMQP, EVENTS, NETWORK_BROKERS
+from ..reasons import ANY_QUEUE, EVENTS, RUNS_ON
 from ..setting import section, setting
 
 
@@ -188,7 +188,7 @@ class WorkerSettings:
         False,
         "Kill tasks with late acknowledgement when the connection is lost.",
         old="CELERYD_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS",
-        no_effect=NETWORK_BROKERS,
+        no_effect=RUNS_ON,
     )
     worker_deduplicate_successful_tasks: bool = setting(
         BOOLEAN,
@@ -218,7 +218,7 @@ class WorkerSettings:
         True,
         "Look whether queues are quorum queues.",
         old="CELERYD_DETECT_QUORUM_QUEUES",
-        no_effect=AMQP,
+        no_effect=ANY_QUEUE,
     )
     worker_send_task_events: bool = setting(
         BOOLEAN,
