@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
-from typing import Any
+from typing import Any, Protocol
 
 from . import signals, states
 from .clock import mono_s
@@ -15,33 +15,42 @@ from .local import running
 from .request import Context
 
 
+class Steps(Protocol):
+    """Is told whenever a coroutine goes on, and when it waits or ends."""
+
+    def begin(self) -> None:
+        """It goes on."""
+
+    def end(self) -> None:
+        """It waits, or has ended."""
+
+
 class Stepped:
-    """Awaits a coroutine, and says so whenever it goes on.
+    """Awaits a coroutine, and tells somebody of each of its steps."""
 
-    :param on_step: called before each step.
-    """
+    __slots__ = ("_coroutine", "_steps")
 
-    __slots__ = ("_coroutine", "_on_step")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], on_step: Callable[[], None]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], steps: Steps) -> None:
         self._coroutine = coroutine
-        self._on_step = on_step
+        self._steps = steps
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine, on_step = self._coroutine, self._on_step
-        on_step()
+        coroutine, begin, end = self._coroutine, self._steps.begin, self._steps.end
         try:
+            begin()
             awaited = coroutine.send(None)
             while True:
+                end()
                 try:
                     sent = yield awaited
                 except BaseException as error:  # noqa: BLE001 - whatever it is, it is the coroutine's
-                    on_step()
+                    begin()
                     awaited = coroutine.throw(error)
                 else:
-                    on_step()
+                    begin()
                     awaited = coroutine.send(sent)
         except StopIteration as stop:
+            end()
             return stop.value
 
 
@@ -49,13 +58,13 @@ async def execute_async(
     task: Any,
     request: Context,
     interrupted_by: Callable[[], BaseException | None] = lambda: None,
-    on_step: Callable[[], None] | None = None,
+    steps: Steps | None = None,
 ) -> Executed:
     """Run a task with everything around it, as `execution.execute` does.
 
     :param interrupted_by: why the asyncio task that this runs in was cancelled, if it was. It becomes what
         the coroutine has ended with, unless it catches the cancellation.
-    :param on_step: called whenever the coroutine goes on.
+    :param steps: is told of the coroutine's steps.
     :raises BaseException: what is no `Exception`, be it raised by the coroutine or why it was interrupted.
     """
     args = request.args = request.args if request.args is not None else ()
@@ -72,7 +81,7 @@ async def execute_async(
                 task.before_start(request.id, args, kwargs)
             value = task(*args, **kwargs) if hooks and "__call__" in hooks else task.run(*args, **kwargs)
             if type(value) is CoroutineType:
-                value = await (value if on_step is None else Stepped(value, on_step))
+                value = await (value if steps is None else Stepped(value, steps))
         except asyncio.CancelledError as cancelled:
             reason = reason_of(interrupted_by(), cancelled)
             if not isinstance(reason, Exception):

@@ -10,6 +10,7 @@ that: an execution is cancelled at its soft limit, again every second, and once 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import signal
 from collections.abc import Callable
@@ -53,7 +54,12 @@ SOFT_REPEAT_S: Final = 1.0
 GRACE_NS: Final = 300_000_000
 """How long a coroutine may take to end when it is cancelled, before others are told of its limits."""
 
+BLOCKED_NS: Final = 250_000_000
+"""Who holds the event loop for so long is complained of."""
+
 _LOOK_S: Final = 0.1
+
+_log = logging.getLogger("prefork.child")
 
 
 class Ready(NamedTuple):
@@ -126,6 +132,28 @@ class Run:
             self.task.cancel()
 
 
+class Steps:
+    """Is told of the steps of one execution."""
+
+    __slots__ = ("_began_ns", "_run", "_runs")
+
+    def __init__(self, runs: Runs, run: Run) -> None:
+        self._runs = runs
+        self._run = run
+        self._began_ns = 0
+
+    def begin(self) -> None:
+        """See `async_execution.Steps`."""
+        self._runs.runs_now(self._run)
+        self._began_ns = mono_ns()
+
+    def end(self) -> None:
+        """See `async_execution.Steps`."""
+        held_ns = mono_ns() - self._began_ns
+        if held_ns > BLOCKED_NS:
+            self._runs.has_blocked(self._run, held_ns)
+
+
 class Runs:
     """Starts executions, limits them, shows one of them, and passes on what came of each.
 
@@ -148,6 +176,7 @@ class Runs:
         self._running: dict[int, Run] = {}
         self._shown: Run | None = None
         self._last: Run | None = None
+        self._blocking: set[str] = set()  # tasks that were complained of
         self._looking: asyncio.TimerHandle | None = None
 
     # --- the life of one --------------------------------------------------------------------------
@@ -168,7 +197,7 @@ class Runs:
         if ready.hard_s:
             run.timers["hard"] = self._loop.call_later(ready.hard_s, self._over_hard, run)
         if self._last is None:
-            self._steps(run)
+            self.runs_now(run)
         if self._shown is None or run.urgency < self._shown.urgency:
             self._show(run)
         if self._looking is None:
@@ -179,20 +208,32 @@ class Runs:
         set_current(message.id, plan.name)
         try:
             run.in_body = True
-            executed = await execute_async(
-                plan.task, run.request, lambda: run.error, lambda: self._steps(run)
-            )
+            executed = await execute_async(plan.task, run.request, lambda: run.error, Steps(self, run))
             run.in_body = False
         except BaseException as error:
             run.in_body = False
             executed = Executed(states.FAILURE, error, ExceptionInfo(error, skip_frames=1))
         self._end(run, executed)
 
-    def _steps(self, run: Run) -> None:
+    def runs_now(self, run: Run) -> None:
         """Show whose code it is that runs now: should the process die of it, that one is charged."""
         if self._last is not run:
             self._last = run
             self._slot.write_last(run.padded_tag)
+
+    def has_blocked(self, run: Run, held_ns: int) -> None:
+        """Say, once for each task, that it held up the others."""
+        plan, message = run.ready.plan, run.ready.message
+        if len(self._running) > 1 and plan.name not in self._blocking:
+            self._blocking.add(plan.name)
+            _log.warning(
+                "%s[%s] held up the %d others of its event loop for %.3f s without awaiting anything: have "
+                "it await what takes so long, or `asyncio.to_thread(...)`; this is said once per task",
+                plan.name,
+                message.id,
+                len(self._running) - 1,
+                held_ns / 1e9,
+            )
 
     def _make_sure(self, run: Run, task: asyncio.Task[None]) -> None:
         """End what was cancelled before its first step."""

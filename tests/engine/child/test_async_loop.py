@@ -531,8 +531,41 @@ def test_it_asks_for_one_then_for_twice_as_many() -> None:
     assert (room.taken, room.limit()) == (0, 1)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_one_that_holds_up_the_others_is_complained_of_once(
+    app: App, side_of: Callable[..., Side], caplog: pytest.LogCaptureFixture, beside: bool
+) -> None:
+    @app.task
+    async def blocks() -> None:
+        time.sleep(0.3)
+
+    @app.task
+    async def other() -> None:
+        await asyncio.sleep(0.7)
+
+    if beside:
+        other.delay()
+        blocks.delay()
+    blocks.delay()
+    assert side_of().run() == 0
+    assert caplog.text.count("held up the") == int(beside)
+
+
+class Counting:
+    """Counts steps."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def end(self) -> None:
+        self.ended += 1
+
+
 def test_stepped_is_transparent() -> None:
-    steps: list[int] = []
+    steps = Counting()
 
     async def inner(fail: bool) -> str:
         await asyncio.sleep(0)
@@ -544,7 +577,7 @@ def test_stepped_is_transparent() -> None:
         return "returned"
 
     async def main(fail: bool) -> str:
-        task = asyncio.ensure_future(_await(Stepped(inner(fail), lambda: steps.append(1))))
+        task = asyncio.ensure_future(_await(Stepped(inner(fail), steps)))
         await asyncio.sleep(0.01)
         task.cancel()
         return await task
@@ -553,5 +586,5 @@ def test_stepped_is_transparent() -> None:
         return await stepped
 
     assert asyncio.run(main(True)) == "caught"
-    assert len(steps) == 4
+    assert (steps.begun, steps.ended) == (4, 4)
     assert asyncio.run(main(False)) == "returned"
