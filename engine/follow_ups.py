@@ -23,6 +23,7 @@ from .publishing import retry_changes
 from .request import Context
 from .result_document import exception_value
 from .retrying import RetryPlan
+from .urgency import said_as_priority
 
 if TYPE_CHECKING:
     from .app import App
@@ -42,7 +43,8 @@ def on_retry(
     :raises Exception: new arguments or options that cannot be sent; the caller makes it the
         failure of the task.
     """
-    changes = retry_changes(plan.options, wall_s(), naive_zone(app.config))
+    options = said_as_priority(plan.options, app.client, message.task)
+    changes = retry_changes(options, wall_s(), naive_zone(app.config))
     if any(plan.options.get(key) is not None for key in ("queue", "exchange", "routing_key")):
         found = app.client.router.route(message.task, plan.args or (), plan.kwargs or {}, plan.options)
         queue = found.queues[0]

@@ -28,9 +28,9 @@ _PASSED_ON = (
 
 _SPENT = frozenset(_PASSED_ON) | frozenset(
     "task_id countdown eta expires queue exchange routing_key priority urgency serializer compression "
-    "time_limit soft_time_limit ignore_result shadow headers link link_error chain chord group_id root_id parent_id "
-    "retry retry_policy add_to_parent connection producer router delivery_mode exchange_type "
-    "immediate declare publisher app typing result_cls parent unique".split()
+    "time_limit soft_time_limit ignore_result shadow headers link link_error chain chord "
+    "group_id root_id parent_id retry retry_policy add_to_parent connection producer router delivery_mode "
+    "exchange_type immediate declare publisher app typing result_cls parent unique".split()
 )
 """Options that are said in some other way than as a property of the message."""
 

@@ -55,6 +55,7 @@ class TaskDefaults:
     send_events: bool = True
     expires: float | datetime | None = None
     priority: int | None = None
+    urgency: int | None = None
     queue: Any = None
     exchange: Any = None
     exchange_type: str | None = None

@@ -190,6 +190,12 @@ class TasksSettings:
         "Priority where none is given.",
         old="CELERY_DEFAULT_PRIORITY",
     )
+    task_default_urgency: int | None = setting(
+        optional(integer(0, 9)),
+        None,
+        "Urgency where neither priority nor urgency is given: like a priority, with 9 first on every broker.",
+        ours=True,
+    )
     task_default_rate_limit: str | float | None = setting(
         optional(RATE),
         None,
