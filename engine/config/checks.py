@@ -68,7 +68,10 @@ def _name_of(content: str) -> str:
 
 def _control_queues(values: Values) -> Iterator[tuple[str, str]]:
     if values["control_queue_exclusive"] and values["control_queue_durable"]:
-        yield "control_queue_durable", "an exclusive queue goes with its connection; see control_queue_exclusive"
+        yield (
+            "control_queue_durable",
+            "an exclusive queue goes with its connection; see control_queue_exclusive",
+        )
 
 
 def _priorities(values: Values) -> Iterator[tuple[str, str]]:
