@@ -19,10 +19,18 @@ from support.waiting import eventually
 SOLO = ("-A", "shop", "worker", "-P", "solo", "-l", "INFO")
 PROJECT = """
 import pathlib, time
-from prefork.engine import App
+from prefork.engine import App, shield
 
 HERE = pathlib.Path({root!r})
 app = App("shop", broker="filesystem://{root}/broker", backend="filesystem://{root}/broker")
+
+@app.task
+def guarded(name):
+    with shield():
+        (HERE / f"{{name}}-began").write_text("")
+        time.sleep(1.0)
+        (HERE / f"{{name}}-booked").write_text("")
+    time.sleep(60)
 
 @app.task
 def wait_for(name):
@@ -79,6 +87,18 @@ def test_one_that_is_told_to_leave_finishes_its_task_first(host: Host, client: A
     assert decode(document, client.client.table.by_name("json")).status == "SUCCESS"
     depth = client.client.transport.depth("celery")
     assert (depth.ready, depth.in_work) == (1, 0)
+
+
+def test_a_second_signal_waits_for_the_end_of_a_shield(host: Host, client: App) -> None:
+    worker = host.start(*SOLO)
+    client.send_task("shop.guarded", ("g",))
+    eventually(lambda: (host.root / "g-began").exists(), deadline_s=20)
+    worker.send_signal(signal.SIGINT)
+    host.wait_for_log("once more to give it back")
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(10) == 0, host.log()
+    assert (host.root / "g-booked").exists()
+    assert client.client.transport.depth("celery").ready == 1
 
 
 def test_a_second_signal_gives_the_running_task_back(host: Host, client: App) -> None:
