@@ -87,6 +87,8 @@ class WorkerLoop:
         # Outcomes that are not settled yet, oldest first, and when the first of them came.
         self._pending: list[Outcome] = []
         self._pending_since_ns = 0
+        # Messages of this batch that did not run: not due yet, expired, and the like.
+        self._passed_over = 0
         self._attempts = Attempts(parts)
         self._limiter = parts.limiter
         self._gate = Gate(parts, self._outcomes, self._attempts, parts.limiter)
@@ -185,8 +187,9 @@ class WorkerLoop:
             # batch, so it does no harm if the agent has done it already (or will, later).
             self._give_back(deliveries[held:])
         words[C_HELD] = 0
-        # To move a message to its lane takes no longer than the shortest of tasks.
-        self._ahead.batch_done(ran + self._limiter.batch_done(), all_short, slowest_s)
+        # To move a message to its lane, or to pass it over, takes no longer than the shortest of tasks.
+        moved, self._passed_over = self._limiter.batch_done() + self._passed_over, 0
+        self._ahead.batch_done(ran + moved, all_short, slowest_s)
 
     def _announce_batch(self, deliveries: list[Delivery]) -> int:
         words = self._words
@@ -246,6 +249,7 @@ class WorkerLoop:
                     return message, plan, payload
         except MalformedMessage as error:
             stopped = self._outcomes.malformed(delivery, error)
+        self._passed_over += 1
         self._done(stopped, more)
         return None
 

@@ -31,6 +31,7 @@ from prefork.engine.scoreboard import (
 )
 from prefork.engine.settling import Settler, decode_outcome
 from prefork.engine.task_context import current
+from prefork.transports.base import Outgoing
 from prefork.transports.errors import BrokerUnavailable, OwnerLost
 from support.faulty import Faulty
 from support.one_child import OneChild
@@ -152,6 +153,32 @@ def test_no_setting_lets_a_child_hold_more_than_the_scoreboard_has_room_for(app:
     child.parts.read_ahead._limit = 1 << 20
     child.parts.read_ahead.batch_done(1, True, 0.0)
     assert child.parts.read_ahead.limit() == 256
+
+
+def test_messages_that_do_not_run_are_passed_over_in_large_batches(app: App, child_of: Make) -> None:
+    @app.task
+    def later():
+        return None
+
+    transport = app.client.transport
+    with app.client.collecting() as messages:
+        for _ in range(200):
+            later.apply_async(countdown=3600)
+    transport.send([Outgoing(one.queue, one.document) for one in messages])  # as Celery's clients send them
+    child = child_of(app)
+    sizes: list[int] = []
+    consumer = faulty_consumer(child)
+    reserve = consumer.reserve
+
+    def noted(max_n: int, timeout_s: float = 0.0) -> Any:
+        taken = reserve(max_n, timeout_s)
+        sizes.append(len(taken))
+        return taken
+
+    consumer.reserve = noted  # type: ignore[method-assign]
+    child.run()
+    assert depth(app) == (0, 200, 0)
+    assert sizes[:5] == [1, 2, 4, 8, 16]
 
 
 def test_messages_behind_a_long_one_are_given_back_before_it_starts(app: App, child_of: Make) -> None:
