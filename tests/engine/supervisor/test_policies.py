@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from prefork.engine.supervisor.deadlines import (
     next_look_ns,
 )
 from prefork.engine.supervisor.deaths import Exit, OutOfMemoryCounter, explain
-from prefork.engine.supervisor.killing import CONFIRM_S, Doom, Purpose, Stopping, Verdict, judge
+from prefork.engine.supervisor.killing import CONFIRM_S, Doom, Purpose, Stopping, Termination, Verdict, judge
 from prefork.engine.supervisor.options import CONCURRENCY_MAX, OptionsError, WorkerOptions, worker_options
 from prefork.engine.supervisor.scaling import KEEPALIVE_S, Load, Scale, Sizing, autoscale
 from prefork.engine.supervisor.shutdown import (
@@ -352,6 +354,9 @@ def test_no_sequence_goes_back_and_every_stage_but_an_unbounded_warm_one_ends(
 
 # --- deaths ------------------------------------------------------------------------------------
 
+# Somebody wants execution 7 to end.
+ENDED = Termination(7, signal.SIGTERM).doom
+
 
 @pytest.mark.parametrize(
     ("ended", "facts", "verdict", "cause"),
@@ -376,6 +381,11 @@ def test_no_sequence_goes_back_and_every_stage_but_an_unbounded_warm_one_ends(
             "shutdown",
             "signal 15 when it had been told to leave",
         ),
+        (Exit(None, 15), {"doom": ENDED, "running": 7, "at_work": True}, "terminated", ENDED.cause),
+        (Exit(3, None), {"doom": ENDED, "running": 7, "at_work": True}, "terminated", ENDED.cause),
+        (Exit(None, 9), {"doom": ENDED, "running": 8, "at_work": True}, "terminated", ENDED.cause),
+        (Exit(None, 11), {"doom": ENDED, "running": 8, "at_work": True}, "crash", "signal 11 (SIGSEGV)"),
+        (Exit(0, None), {"doom": ENDED, "told_to_leave": True}, "exit", "left as told"),
     ],
 )
 def test_what_a_child_died_of(ended: Exit, facts: dict[str, object], verdict: str, cause: str) -> None:
