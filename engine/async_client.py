@@ -11,11 +11,15 @@ from typing import Any, Final, TypeVar
 
 from .awaited import Awaitable, Awaited
 from .clock import mono_s
+from .coroutines import home
 from .result_document import ResultDocument
 from .stored_results import StoredResults
 
 SENDERS: Final = 4
 """How many threads send. Each waits for the broker most of the time."""
+
+EAGER_SENDERS: Final = 1000
+"""How many may run tasks instead, with `task_always_eager`: one that sends others waits for them."""
 
 T = TypeVar("T")
 
@@ -24,12 +28,13 @@ class AsyncSide:
     """What the client of one process needs for code on event loops; for any number of them.
 
     :param stored: reads results and waits for them, blocking.
+    :param eager: what is sent is run here and now: an ``async def`` task on the loop of its caller.
     :ivar awaited: what is waited for.
     """
 
-    def __init__(self, stored: StoredResults) -> None:
+    def __init__(self, stored: StoredResults, *, eager: bool = False) -> None:
         self._stored = stored
-        self._senders = ThreadPoolExecutor(SENDERS, "prefork-send")
+        self._senders = ThreadPoolExecutor(EAGER_SENDERS if eager else SENDERS, "prefork-send")
         self.awaited = Awaited(stored)
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -37,8 +42,10 @@ class AsyncSide:
 
         When the caller is cancelled meanwhile, it may have been called or not.
         """
-        bound = partial(contextvars.copy_context().run, partial(function, *args, **kwargs))
-        return await asyncio.get_running_loop().run_in_executor(self._senders, bound)
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        context.run(home.set, loop)
+        bound = partial(context.run, partial(function, *args, **kwargs))
+        return await loop.run_in_executor(self._senders, bound)
 
     async def wait(self, task_id: str, timeout_s: float | None) -> ResultDocument | None:
         """Wait for the final document of an id; None when the time is over.

@@ -145,7 +145,9 @@ class Client(Delivers):
             with handles.lock:
                 if handles.aio is None:
                     # asyncio and threads: a client that never awaits need not load them.
-                    handles.aio = import_module(".async_client", __package__).AsyncSide(self.stored)
+                    handles.aio = import_module(".async_client", __package__).AsyncSide(
+                        self.stored, eager=self.config.task_always_eager
+                    )
         assert handles.aio is not None
         return handles.aio
 

@@ -7,18 +7,23 @@ was interrupted for, such as `SoftTimeLimitExceeded`, is raised where the corout
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import logging
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from contextvars import ContextVar
 from typing import Any, Final
 
 from .exceptions import TaskCancelledError
 
 CLOSE_S: Final = 3.0
 """How long tasks in the background may take to end when their loop is closed."""
+
+home: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("prefork_home_loop", default=None)
+"""The loop of the coroutine on whose behalf this thread works, and which it waits for without blocking."""
 
 _log = logging.getLogger("prefork.coroutines")
 
@@ -124,6 +129,13 @@ class KeptLoop:
         loop.close()
 
 
+def _run_at_home(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    try:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+    except concurrent.futures.CancelledError as cancelled:
+        raise reason_of(None, cancelled) from None
+
+
 def reason_of(error: BaseException | None, cancelled: BaseException) -> BaseException:
     """What a cancelled coroutine has ended with: why it was interrupted, if it was."""
     if error is None:
@@ -131,18 +143,28 @@ def reason_of(error: BaseException | None, cancelled: BaseException) -> BaseExce
     return error.with_traceback(cancelled.__traceback__)
 
 
+def _loop_runs_here() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on a loop of its own and wait for it.
+    """Run a coroutine and wait for it: on the `home` loop, or on one of its own.
 
     Where a loop runs already in this thread, it runs in another one (with the context of this one):
     two loops cannot take turns in one thread. The caller's loop stands still meanwhile.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _loop_runs_here():  # asked apart: what runs below must not find an exception being handled
+        loop = home.get()
+        if loop is not None:
+            return _run_at_home(coroutine, loop)
         with closing(Runner()) as runner:
             return runner.run(coroutine)
     context = contextvars.copy_context()
+    context.run(home.set, None)  # it will stand still
     ended: list[tuple[bool, Any]] = []
 
     def run() -> None:

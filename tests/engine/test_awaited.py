@@ -14,7 +14,7 @@ from prefork.engine import awaited, states
 from prefork.engine.app import App
 from prefork.engine.async_client import AsyncSide
 from prefork.engine.awaited import Awaited
-from prefork.engine.exceptions import ImproperlyConfigured, TimeoutError
+from prefork.engine.exceptions import ImproperlyConfigured, TaskCancelledError, TimeoutError
 from prefork.engine.execution import execute
 from prefork.engine.join_guard import allow_join_result
 from prefork.engine.request import Context
@@ -236,6 +236,40 @@ def test_an_ignored_result_and_an_eager_one_are_there_at_once() -> None:
     with memory_app() as app:
         ignoring = ignored_result(app)
         assert asyncio.run(ignoring.aget()) is None
+
+
+def test_an_eager_coroutine_runs_on_the_loop_of_its_caller_and_may_send_others() -> None:
+    with memory_app(task_always_eager=True) as app:
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        @app.task(bind=True)
+        async def nested(self: Any, depth: int) -> int:
+            loops.append(asyncio.get_running_loop())
+            assert self.request.args == [depth]
+            return 1 + (await (await nested.adelay(depth - 1)).aget() if depth else 0)
+
+        @app.task
+        async def blocking(depth: int) -> int:
+            loops.append(asyncio.get_running_loop())
+            return 1 + (blocking.delay(depth - 1).get() if depth else 0)
+
+        @app.task
+        async def cancelled() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(1)
+
+        async def main() -> Any:
+            deep = await asyncio.gather(*(nested.adelay(5) for _ in range(20)))
+            failed = await cancelled.adelay()
+            at_home = {id(loop) for loop in loops} == {id(asyncio.get_running_loop())}
+            values = [await result.aget() for result in deep]
+            return values, at_home, failed.result, await (await blocking.adelay(3)).aget()
+
+        values, at_home, error, blocked = asyncio.run(main())
+        assert (values, at_home, blocked) == ([6] * 20, True, 4)
+        assert isinstance(error, TaskCancelledError)
 
 
 def ignored_result(app: App) -> Any:
