@@ -10,7 +10,7 @@ import celery.exceptions
 import pytest
 
 from prefork.engine import App
-from prefork.engine.exceptions import ImproperlyConfigured, WorkerLostError
+from prefork.engine.exceptions import TaskRevokedError, WorkerLostError
 from support.host import Host
 from support.rabbitmq_server import shared
 
@@ -72,6 +72,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory, broker: str) -> Iterator[Ho
 def client(worker: Host, broker: str) -> Iterator[App]:
     app = App("client", broker=broker, backend="rpc://", set_as_current=False)
     app.conf.task_default_queue = QUEUE
+    app.conf.broker_native_delayed_delivery_queue_type = "classic"
     yield app
     app.close()
 
@@ -108,11 +109,11 @@ def test_the_loss_of_a_process_is_told(client: App) -> None:
         client.send_task("shop.dies").get(timeout=20)
 
 
-def test_what_messages_cannot_do_is_refused(client: App) -> None:
-    result = client.send_task("shop.add", (1, 2))
-    with pytest.raises(ImproperlyConfigured, match="rpc://"):
-        result.revoke()
-    assert result.get(timeout=20) == 3
+def test_a_task_that_waits_is_revoked_and_its_caller_hears_of_it(client: App) -> None:
+    result = client.send_task("shop.add", (1, 2), countdown=1.0)
+    result.revoke()
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=20)
 
 
 def test_a_client_of_celery_waits_for_our_worker(worker: Host, broker: str) -> None:

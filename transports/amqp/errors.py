@@ -13,19 +13,21 @@ class DeclarationClash(TransportError):
     """A queue or exchange exists, and is not what this side describes (406).
 
     :param name: of the queue or exchange.
-    :param argument: what differs, or empty when the broker does not say.
+    :param remedy: what to do about it.
+    :ivar argument: what differs, or empty when the broker does not say.
     """
 
     permanent = True
 
-    def __init__(self, name: str, said: str) -> None:
+    def __init__(
+        self, name: str, said: str, remedy: str = "describe it in task_queues as it is, or delete it"
+    ) -> None:
         found = _INEQUIVALENT.search(said)
         argument = found["argument"] if found else ""
         kind = found["kind"] if found else "queue"
         differs = f" in {argument!r}" if argument else ""
         super().__init__(
-            f"{kind} {name!r} exists and differs{differs} from what is configured ({said}); "
-            "describe it in task_queues as it is, or delete it"
+            f"{kind} {name!r} exists and differs{differs} from what is configured ({said}); {remedy}"
         )
         self.name = name
         self.argument = argument

@@ -7,6 +7,7 @@ closed, and the broker puts them back where they were.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import amqp
@@ -26,6 +27,7 @@ from .consequences import (
 from .documents import again, to_document
 from .publisher import Parcel, Publisher
 
+_ANSWER_S = 5.0
 SCANNED_MAX = 100_000
 """How many letters are looked at, at most, for one of them."""
 
@@ -46,8 +48,14 @@ class Found:
 
 
 def browse(channel: Any, queue: str, limit: int) -> Iterator[Found]:
-    """The first messages of a queue; they return when the channel is closed."""
+    """The first messages of a queue; they return when the channel is closed.
+
+    However many they are: the deadline is that of one answer.
+    """
+    wire = channel.connection
     for _ in range(limit):
+        if wire.end_mono_s is not None:
+            wire.end_mono_s = max(wire.end_mono_s, monotonic() + _ANSWER_S)
         try:
             message = channel.basic_get(queue)
         except amqp.exceptions.NotFound:

@@ -36,7 +36,7 @@ def leave_word(publisher: Publisher, message_id: str, note: bytes) -> None:
     :raises BrokerUnavailable: not to be had; try again.
     """
     name = queue_of(message_id)
-    arguments = {"x-expires": _KEPT_MS, "x-max-length": 1}
+    arguments = {"x-queue-type": "classic", "x-expires": _KEPT_MS, "x-max-length": 1}
     publisher.declare(
         lambda _topology, channel: channel.queue_declare(
             name, durable=True, auto_delete=False, arguments=arguments
@@ -46,7 +46,7 @@ def leave_word(publisher: Publisher, message_id: str, note: bytes) -> None:
 
 
 def read_obituary(publisher: Publisher, message_id: str) -> bytes | None:
-    """What was left, and forget it; None when there is nothing."""
+    """What was left, None for nothing. It stays for whoever gets the message after us, and expires."""
     name = queue_of(message_id)
 
     def read(channel: Any) -> bytes | None:

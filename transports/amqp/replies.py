@@ -153,7 +153,7 @@ class Replies:
         with self._link.guarded("declaring the queue of replies"):
             try:
                 channel = wire.channel()
-                arguments = {"x-expires": max(1, int(self._expires_s * 1000))}
+                arguments = {"x-queue-type": "classic", "x-expires": max(1, int(self._expires_s * 1000))}
                 channel.queue_declare(self._name, durable=True, auto_delete=False, arguments=arguments)
             except CHANNEL_ERRORS as error:
                 raise BrokerUnavailable(f"RabbitMQ refused the queue of replies: {error}") from error

@@ -50,7 +50,7 @@ class Revocations:
         if not keys:
             return
         session = self._session
-        with session.turn() as end_mono_s:
+        with session.use() as end_mono_s:
             session.ask([session.declare(QUEUE, _ARGUMENTS)], 1, end_mono_s)
         ends_wall_s = self._wall() + lifetime_s
         properties = {

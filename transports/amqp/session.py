@@ -92,7 +92,7 @@ class Session:
         )
 
     @contextmanager
-    def turn(self) -> Iterator[float]:
+    def use(self) -> Iterator[float]:
         """Hold the lock; gives the monotonic time at which everything must be over.
 
         :raises BrokerUnavailable: another thread holds it for too long, or the broker is away.

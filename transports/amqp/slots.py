@@ -39,13 +39,13 @@ class Slots:
     def take(self, name: str, limit: int, holder: str) -> bool:
         """Take a slot, as in `Coordinates.take_slot`."""
         key, queue = (name, holder), queue_of(name)
-        with self._session.turn() as end_mono_s:
+        with self._session.use() as end_mono_s:
             self._hold_again(end_mono_s)
             if key in self._held:
                 return True
             if self._ask([], queue, end_mono_s) >= limit:
                 return False
-        with self._turns.turn(f"slots.{shard_of(digest(name))}"), self._session.turn() as end_mono_s:
+        with self._turns.turn(f"slots.{shard_of(digest(name))}"), self._session.use() as end_mono_s:
             self._hold_again(end_mono_s)
             if self._ask([], queue, end_mono_s) >= limit:
                 return False
@@ -62,7 +62,7 @@ class Slots:
         """Give a slot back, as in `Coordinates.free_slot`."""
         if not self._held:
             return
-        with self._session.turn() as end_mono_s:
+        with self._session.use() as end_mono_s:
             self._hold_again(end_mono_s)
             tag = self._held.pop((name, holder), None)
             if tag is not None:

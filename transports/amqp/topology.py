@@ -22,6 +22,9 @@ HELD_EXCHANGE = "prefork.started"
 HELD_QUEUE_PREFIX = "prefork.started."
 _HELD_QUEUE_EXPIRES_MS = 600_000
 _NAME_BYTES_MAX = 255
+_LADDER_REMEDY = (
+    "set broker_native_delayed_delivery_queue_type to the type that all who share the broker have"
+)
 
 
 class Topology:
@@ -80,7 +83,7 @@ class Topology:
             for exchange, key in self._delayed_bindings(queue):
                 channel.queue_bind(queue, exchange, key)
         except amqp.exceptions.PreconditionFailed as error:
-            raise DeclarationClash("celery_delayed_*", str(error.reply_text)) from error
+            raise DeclarationClash("celery_delayed_*", str(error.reply_text), _LADDER_REMEDY) from error
         self._delayed.add(queue)
 
     def _delayed_bindings(self, queue: str) -> Iterable[tuple[str, str]]:
@@ -130,6 +133,7 @@ class Topology:
         name = held_queue(owner)
         channel.exchange_declare(HELD_EXCHANGE, "headers", durable=True, auto_delete=False)
         arguments = {
+            "x-queue-type": "classic",  # whatever the virtual host has for its default
             "x-message-ttl": self._settings.held_ttl_ms,
             "x-expires": _HELD_QUEUE_EXPIRES_MS,
             "x-dead-letter-exchange": "",

@@ -87,7 +87,7 @@ class Turns:
         :raises BrokerUnavailable: the broker is away, or others did not finish in time.
         """
         session, queue = self._session, f"prefork.turn.{name}"
-        with session.turn() as end_mono_s:
+        with session.use() as end_mono_s:
             self._count += 1
             tag = f"t{self._count}"
             try:

@@ -134,6 +134,8 @@ class Wire(amqp.Connection):  # type: ignore[misc]
         handled = False
         while len(buffer) - self._offset >= 8:
             kind, channel, length = HEAD.unpack_from(buffer, self._offset)
+            if length > self.frame_max:
+                raise Garbled(f"a frame of {length} bytes: the peer does not speak AMQP")
             end = self._offset + 7 + length
             if end >= len(buffer):
                 break

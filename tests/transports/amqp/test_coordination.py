@@ -122,7 +122,7 @@ def test_a_thread_waits_for_another_of_its_process_no_longer_than_the_deadline(
     entered, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with session.turn():
+        with session.use():
             entered.set()
             leave.wait(10.0)
 

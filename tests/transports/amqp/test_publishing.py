@@ -270,3 +270,12 @@ def test_a_queue_at_its_limit_refuses(open_amqp: Open, queue: str) -> None:
     with pytest.raises(BrokerFull):
         transport.send([Outgoing(queue, b"does not")])
     assert transport.depth(queue).ready == 1
+
+
+def test_a_delay_ladder_of_another_type_names_the_setting(rabbitmq: RabbitMQ, open_amqp: Open) -> None:
+    url = rabbitmq.vhost_url()
+    open_amqp(url).send([Outgoing("q", b"m", due_wall_s=time.time() + 60.0)])
+    other = open_amqp(url, native_delayed_delivery_queue_type="quorum")
+    with pytest.raises(DeclarationClash, match="broker_native_delayed_delivery_queue_type") as clash:
+        other.send([Outgoing("q", b"m", due_wall_s=time.time() + 60.0)])
+    assert clash.value.argument == "x-queue-type"
