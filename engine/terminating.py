@@ -35,7 +35,7 @@ def signal_of(value: Any) -> signal.Signals:
             number = signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
         else:
             number = signal.Signals(int(value))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"no such signal: {value!r:.100}; give a name such as SIGTERM or SIGKILL") from None
     if number in _HARMLESS:
         raise ValueError(

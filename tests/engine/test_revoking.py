@@ -1,0 +1,139 @@
+"""Revoking from a client, by whatever the broker and the result store can do."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from prefork.engine import revoking
+from prefork.engine.app import App
+from prefork.engine.exceptions import ImproperlyConfigured
+from prefork.engine.revocations import BEACON
+from prefork.engine.revoked_keys import task_key
+from prefork.engine.terminating import SOFT, signal_of
+from support.apps import memory_app
+
+
+class Transport:
+    """A broker that remembers nothing and carries no control, such as those behind the bridge."""
+
+    class capabilities:
+        routes = False
+        shares_queues = False
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Remembering(Transport):
+    """One that remembers, and no more."""
+
+    def __init__(self) -> None:
+        self.known: list[tuple[list[str], float]] = []
+
+    def revoke(self, keys: list[str], lifetime_s: float) -> None:
+        self.known.append((keys, lifetime_s))
+
+    def _unused(self, *_: Any) -> Any:
+        raise AssertionError("only revocations are asked about")
+
+    take_tokens = take_slot = keep_slots = free_slot = free_slots_of = revoked = _unused
+    lock = relock = unlock = locked = prolong = _unused
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    with memory_app() as made:
+        yield made
+
+
+def on(app: App, transport: Transport, *, results: bool = True) -> App:
+    store = app.client.results if results else None
+    if not results:
+        app.conf.result_backend = None
+    app.client.adopt(transport, store)  # type: ignore[arg-type]
+    return app
+
+
+def test_where_only_the_result_store_remembers_workers_are_told_by_its_beacon(app: App) -> None:
+    result = on(app, Transport()).AsyncResult("id")
+    assert result.revoke() is None
+    assert result.state == "REVOKED"
+    assert app.client.results.get([BEACON]) != [None]
+
+
+def test_where_only_the_broker_remembers_no_results_are_needed(app: App) -> None:
+    broker = Remembering()
+    on(app, broker, results=False).AsyncResult("id").revoke()
+    assert broker.known == [([task_key("id")], app.config.worker_revoke_expires)]
+
+
+def test_where_nobody_would_remember_it_is_refused_with_the_remedy(app: App) -> None:
+    with pytest.raises(ImproperlyConfigured, match="set result_backend"):
+        on(app, Transport(), results=False).AsyncResult("id").revoke()
+
+
+@pytest.mark.parametrize("broker", [Transport(), Remembering()])
+def test_to_end_what_runs_is_refused_where_nobody_can_be_told(app: App, broker: Transport) -> None:
+    result = on(app, broker).AsyncResult("id")
+    with pytest.raises(ImproperlyConfigured, match="time limit"):
+        result.revoke(terminate=True)
+    assert result.state == "PENDING"
+
+
+def test_a_wrong_signal_is_refused_before_anything_is_done(app: App) -> None:
+    result = app.AsyncResult("id")
+    with pytest.raises(ValueError, match="no such signal"):
+        result.revoke(terminate=True, signal="SIGNONSENSE")
+    assert result.state == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("number", "state"), [(None, "REVOKED"), ("KILL", "REVOKED"), ("SIGUSR1", "PENDING")]
+)
+def test_only_a_task_that_cannot_say_it_itself_is_revoked_in_advance(
+    app: App, number: str | None, state: str
+) -> None:
+    result = app.AsyncResult("id")
+    result.revoke(terminate=True, signal=number)
+    assert result.state == state
+
+
+def test_whoever_waits_gets_the_answers_of_the_workers_there_are(app: App) -> None:
+    assert app.AsyncResult("id").revoke(wait=True, timeout=0.05) in (None, [])
+
+
+def test_many_are_revoked_together(app: App) -> None:
+    revoking.revoke(app, ["a", "b"])
+    assert [app.AsyncResult(one).state for one in "ab"] == ["REVOKED", "REVOKED"]
+
+
+# --- signals --------------------------------------------------------------------------------------------
+
+
+@given(
+    number=st.sampled_from([signal.SIGTERM, signal.SIGKILL, signal.SIGQUIT, signal.SIGUSR1, signal.SIGINT])
+)
+def test_a_signal_may_be_named_in_any_way(number: signal.Signals) -> None:
+    short = number.name.removeprefix("SIG")
+    forms = (number, int(number), str(int(number)), number.name, short, short.lower())
+    assert {signal_of(form) for form in forms} == {number}
+    assert signal_of(None) is signal.SIGTERM
+
+
+@example(float("inf"))
+@given(
+    anything=st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.binary(), st.lists(st.integers()))
+)
+def test_whatever_is_given_is_a_signal_that_ends_something_or_refused(anything: Any) -> None:
+    try:
+        number = signal_of(anything)
+    except ValueError as error:
+        assert "signal" in str(error) or "ends no process" in str(error)
+    else:
+        assert number in SOFT or number not in (signal.SIGSTOP, signal.SIGCONT, signal.SIGCHLD)
