@@ -166,6 +166,19 @@ def _next_request(
     return following
 
 
+def _refuse_unsendable(signature: Any, value: Any) -> None:
+    """Refuse what could not be sent, before any of it runs: a worker sends all that follows, or nothing.
+
+    :raises Exception: why it could not.
+    """
+    local = signature.app.registry.get(signature.task)
+    if local is not None:
+        plan, call = local.sending_plan(), signature.clone((value,))
+        if plan.check is not None:
+            plan.check(call.args, call.kwargs)
+        _there_and_back(plan, call.args, call.kwargs, call.options)
+
+
 def _run_links(
     task: Any, done: Executed, request: Context, through_serializer: bool, throw: bool
 ) -> Executed:
@@ -181,12 +194,17 @@ def _run_links(
         call((value,), **lineage, **options)
 
     if done.state == states.SUCCESS:
+        following: list[tuple[Any, dict[str, Any]]]
+        following = [(app.signature(callback), {}) for callback in request.callbacks or ()]
+        if request.chain:
+            *rest, step = request.chain
+            following.append((app.signature(step), {"chain": rest or None}))
         try:
-            for callback in request.callbacks or ():
-                run(app.signature(callback), done.value)
-            if request.chain:
-                *rest, following = request.chain
-                run(app.signature(following), done.value, chain=rest or None)
+            if through_serializer:
+                for signature, _ in following:
+                    _refuse_unsendable(signature, done.value)
+            for signature, options in following:
+                run(signature, done.value, **options)
         except Exception as error:
             if throw:
                 raise

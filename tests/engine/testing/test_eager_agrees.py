@@ -5,6 +5,7 @@ What they cannot agree in is listed in docs/how-to/test-your-tasks.md, and left 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -91,10 +92,15 @@ class Scene:
                 self_.update_state(state=state, meta={"at": state})
             return _end(self_, how, what)
 
+        async def play_later(self_: Any, *args: Any, **kwargs: Any) -> Any:
+            await asyncio.sleep(0)
+            return play(self_, *args, **kwargs)
+
         hooked = {"bind": True, "base": Hooked}
         self.tasks = {
             "plain": app.task(name="plain", bind=True, max_retries=2, default_retry_delay=0)(play),
             "hooked": app.task(name="hooked", max_retries=1, default_retry_delay=0, **hooked)(play),
+            "async": app.task(name="async", max_retries=1, default_retry_delay=0, **hooked)(play_later),
             "auto": app.task(
                 name="auto",
                 autoretry_for=(LookupError,),
@@ -188,7 +194,7 @@ attempts = st.tuples(st.lists(st.sampled_from(["SEARCHING", "HALFWAY"]), max_siz
 )
 programs = st.fixed_dictionaries(
     {
-        "task": st.sampled_from(["plain", "hooked", "auto", "tolerant"]),
+        "task": st.sampled_from(["plain", "hooked", "async", "auto", "tolerant"]),
         "attempts": st.lists(attempts, min_size=1, max_size=3),
         "links": st.lists(st.sampled_from(["note", "note immutable"]), max_size=2),
         "errbacks": st.lists(st.sampled_from(["note", "explain"]), max_size=2),
