@@ -57,6 +57,7 @@ A_LOOP_NS: Final = 7  # monotonic time of the agent's last turn
 A_ANNOUNCED: Final = 8  # 1: some agent of this worker has sent worker_ready
 A_TIME_LIMITS: Final = 9  # changes whenever the time limits of a task kind are set
 W_RATES: Final = 16  # changes whenever a bucket is made or given another rate
+W_PARKED: Final = 17  # changes whenever messages are parked in a lane
 
 # Slot words written by the child that holds the slot.
 C_STATE: Final = 0

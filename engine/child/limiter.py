@@ -62,6 +62,7 @@ class Limiter:
         self._keyed = Keyed(board, self._sharing, table)
         self._seen = -1  # the state of the board that `_kinds` is made from
         self._kinds: dict[str, Limited] = {}
+        self._quiet = -1  # what had been parked when all lanes were found empty
         self._turn = 0
         self._others_first = False
         # Of the present batch: deliveries that have a token, and kinds of which messages were parked.
@@ -111,7 +112,9 @@ class Limiter:
         """
         if self._board.changes != self._seen:
             self._refresh()
-        if not self._kinds or self._selects is None:
+            self._quiet = -1
+        parks = self._board.parks
+        if parks == self._quiet or self._selects is None:
             return []
         self._sharing.free_late()
         self._others_first = not self._others_first
@@ -119,13 +122,15 @@ class Limiter:
             return []
         now_ns = mono_ns()
         kinds = list(self._kinds.values())
-        self._turn = (self._turn + 1) % len(kinds)
+        self._turn = (self._turn + 1) % max(1, len(kinds))
         for kind in kinds[self._turn :] + kinds[: self._turn]:
             if kind.bucket.holds and (kind.keyed or kind.bucket.due_ns(now_ns) <= now_ns):
                 found = self._from_lanes(self._selects, kind, limit, now_ns)
                 if found:
                     return found
         self._others_first = False
+        if not self._sharing.late and not any(kind.bucket.holds for kind in kinds):
+            self._quiet = parks  # nothing to look at until something is parked
         return []
 
     def _from_lanes(self, selects: Selects, kind: Limited, limit: int, now_ns: int) -> list[Delivery]:

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from ..exceptions import ImproperlyConfigured
-from ..scoreboard import RATE_BUCKETS, W_RATES, Scoreboard
+from ..scoreboard import RATE_BUCKETS, W_PARKED, W_RATES, Scoreboard
 from . import gcra
 from .gcra import Shape
 from .locks import ByteLocks
@@ -47,9 +47,10 @@ NEVER_NS: Final = 1 << 62
 class Bucket:
     """The bucket of one task kind, seen from one process."""
 
-    __slots__ = ("_at", "_locks", "_words", "index")
+    __slots__ = ("_at", "_header", "_locks", "_words", "index")
 
-    def __init__(self, words: memoryview, index: int, locks: ByteLocks) -> None:
+    def __init__(self, header: memoryview, words: memoryview, index: int, locks: ByteLocks) -> None:
+        self._header = header
         self._words = words
         self._at = index * WORDS
         self._locks = locks
@@ -144,6 +145,7 @@ class Bucket:
         """Messages were put into a lane, or are about to be, or were seen there."""
         at = self._at + _PARKED
         self._words[at] = (self._words[at] + 1) & _MASK
+        self._header[W_PARKED] = (self._header[W_PARKED] + 1) & _MASK
 
     def emptied(self, parked: int) -> None:
         """The lanes were empty, when nothing had been parked since `parked` was read."""
@@ -184,6 +186,11 @@ class RateBoard:
         """A value that changes when a bucket is made or gets another rate."""
         return int(self._header[W_RATES])
 
+    @property
+    def parks(self) -> int:
+        """A value that changes when messages of any kind are parked."""
+        return int(self._header[W_PARKED])
+
     def bucket(self, name: str) -> Bucket | None:
         """The bucket of a task kind; None when it never had a limit in this worker."""
         found = self._buckets.get(name)
@@ -191,7 +198,7 @@ class RateBoard:
             index = self._find(digest(name))
             if index is None or not self._words[index * WORDS + _DIGEST]:
                 return None
-            found = self._buckets[name] = Bucket(self._words, index, self._locks)
+            found = self._buckets[name] = Bucket(self._header, self._words, index, self._locks)
         return found
 
     def enter(self, name: str) -> Bucket:

@@ -63,7 +63,8 @@ class Lookout:
         if not kinds or not self._ready([lane for kind in kinds for lane in kind.lanes]):
             return
         for kind in kinds:
-            if not kind.bucket.holds and self._ready(kind.lanes):
+            # Said again even if it is known: two that parked at the same moment may have looked like one.
+            if self._ready(kind.lanes):
                 kind.bucket.park()
 
     def _ready(self, lanes: Sequence[str]) -> int:

@@ -40,7 +40,8 @@ class Sharing:
         self._number = 0
         # Slots that are held, by what they are of (a kind, or a key of it): name and holder.
         self.holding: dict[str, tuple[str, str]] = {}
-        self._late: list[tuple[str, str]] = []  # those that could not be freed when that was due
+        # Those that could not be freed when that was due.
+        self.late: list[tuple[str, str]] = []
 
     @property
     def possible(self) -> bool:
@@ -129,7 +130,7 @@ class Sharing:
         try:
             taken = self._coordinates.take_slot(name, limit, self._worker, holder)
         except TransportError:
-            self._late.append((name, holder))  # the answer that is lost may have been a yes
+            self.late.append((name, holder))  # the answer that is lost may have been a yes
             raise
         if taken:
             self.holding[what] = (name, holder)
@@ -142,7 +143,7 @@ class Sharing:
         """
         held = self.holding.pop(kind.name, None)
         if held is not None:
-            self._late.append(held)
+            self.late.append(held)
             self.free_late()
 
     def free_all(self) -> None:
@@ -150,7 +151,7 @@ class Sharing:
 
         :raises TransportError: the broker cannot be asked; the rest is freed by `free_late`.
         """
-        self._late += self.holding.values()
+        self.late += self.holding.values()
         self.holding.clear()
         self.free_late()
 
@@ -159,10 +160,10 @@ class Sharing:
 
         :raises TransportError: the broker cannot be asked.
         """
-        while self._late:
+        while self.late:
             assert self._coordinates is not None
-            self._coordinates.free_slot(*self._late[0])
-            del self._late[0]
+            self._coordinates.free_slot(*self.late[0])
+            del self.late[0]
 
 
 def bounded_name(what: str, *parts: str) -> str:
