@@ -69,6 +69,8 @@ class UniqueTasks:
         self._client = client
         # Signatures of registered tasks. Written by any thread that sends one.
         self._signatures: dict[str, inspect.Signature | None] = {}
+        # The broker, once it is known to have locks. Written by any thread that sends.
+        self._coordinates: tuple[object, Coordinates] | None = None
 
     def claim(
         self,
@@ -101,7 +103,15 @@ class UniqueTasks:
         waits_s = 0.0
         if draft.eta_wall_s is not None and mark.until != TIME:
             waits_s = max(0.0, draft.eta_wall_s - now_wall_s)
-        claim = Claim(self._client, draft, mark, wish.on_conflict, mark.ttl_s + waits_s, later=later)
+        claim = Claim(
+            self._client,
+            self._port(draft.task),
+            draft,
+            mark,
+            wish.on_conflict,
+            mark.ttl_s + waits_s,
+            later=later,
+        )
         self._client.persist(claim.take, retry=options.get("retry"), policy=options.get("retry_policy"))
         return claim
 
@@ -135,7 +145,12 @@ class UniqueTasks:
         return Mark(digest, TIME, 1.0).lock
 
     def _port(self, name: str) -> Coordinates:
-        return coordinates_of(self._client.transport, name)
+        transport = self._client.transport
+        known = self._coordinates
+        if known is None or known[0] is not transport:
+            # To look at a protocol takes longer than to take a lock.
+            known = self._coordinates = (transport, coordinates_of(transport, name))
+        return known[1]
 
     def _signature(self, name: str) -> inspect.Signature | None:
         if name not in self._signatures:
@@ -167,6 +182,7 @@ class Claim:
     def __init__(
         self,
         client: Client,
+        port: Coordinates,
         draft: TaskDraft,
         mark: Mark,
         on_conflict: str,
@@ -182,7 +198,7 @@ class Claim:
         self._on_conflict = on_conflict
         self._full_s = full_s
         self._later = later or full_s <= SENDING_S
-        self._port = coordinates_of(client.transport, draft.task)
+        self._port = port
         self.holder: str | None = None
 
     def take(self, _failed: int = 0, _left_s: float = 0.0) -> None:

@@ -76,7 +76,8 @@ class UniqueLocks:
 
     def wait(self, mark: Mark, message: TaskMessage, waits_s: float) -> None:
         """Note that a task will run again, after so many seconds."""
-        self._end(mark, message.id, lambda port: port.prolong(mark.lock, message.id, mark.ttl_s + waits_s))
+        # Taken again, should its time have been over meanwhile.
+        self._end(mark, message.id, lambda port: port.lock(mark.lock, message.id, mark.ttl_s + waits_s))
 
     def free(self, mark: Mark, task_id: str) -> None:
         """Note that a task came to its end, or will never run."""

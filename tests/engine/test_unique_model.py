@@ -40,17 +40,18 @@ class Broker(MemoryTransport):
 
     def __init__(self, name: str) -> None:
         self.now_s = 1_000_000.0
-        self.kills = False
+        self.kills = self.dead = False
         super().__init__(name, wall=lambda: self.now_s, mono=lambda: self.now_s)
 
     def send(self, messages: Any) -> None:
         if self.kills:
+            self.dead = True
             raise Killed
         super().send(messages)
 
     def unlock(self, name: str, value: str) -> bool:
         # Who is dead frees nothing.
-        return False if self.kills else super().unlock(name, value)
+        return False if self.dead else super().unlock(name, value)
 
 
 class UniqueMachine(RuleBasedStateMachine):
@@ -68,10 +69,9 @@ class UniqueMachine(RuleBasedStateMachine):
         self.consumer = self.broker.consumer(["celery"], "owner", "worker")
         self.broker.heartbeat("worker", 1e9)
         self.locks = UniqueLocks(self.broker)
-        # Tasks on their way, by key; when each lock was last taken or prolonged; stale locks of the dead.
+        # Tasks on their way, by key; whose lock it is, and until when; what has its result.
         self.live: dict[int, list[str]] = {1: [], 2: []}
-        self.touched_s: dict[int, float] = {1: 0.0, 2: 0.0}
-        self.stale_until_s: dict[int, float] = {1: 0.0, 2: 0.0}
+        self.lock: dict[int, tuple[str, float]] = {}
         self.ended: set[str] = set()
         self.held: list[tuple[int, Delivery]] = []
         self.overdue = {1: False, 2: False}
@@ -79,36 +79,44 @@ class UniqueMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.app.close()
 
-    def _lasts(self, key: int) -> bool:
-        return self.broker.now_s < self.touched_s[key] + TTL_S
+    def _owner(self, key: int) -> str | None:
+        """Whose lock keeps the next one from being sent: that of a task on its way, or of a dead client."""
+        owner, end_s = self.lock.get(key, ("", 0.0))
+        return owner if end_s > self.broker.now_s and owner not in self.ended else None
+
+    def _take(self, key: int, task_id: str, lasts_s: float = TTL_S) -> None:
+        """Whoever runs, or will run again, has the lock, unless its time was over and another has it now."""
+        owner, end_s = self.lock.get(key, ("", 0.0))
+        if end_s <= self.broker.now_s or owner == task_id:
+            self.lock[key] = (task_id, self.broker.now_s + lasts_s)
 
     @rule(key=keys)
     def send(self, key: int) -> None:
+        owner = self._owner(key)
         result = self.task.delay(key)
-        if result.id in self.live[key]:
+        if owner is not None:
+            assert result.id == owner, "a second one was sent while a lock lasted"
             return
-        if self.live[key]:
-            assert not self._lasts(key), "a second one was sent while the lock of the first one lasted"
-            self.overdue[key] = True
-        depth = self.broker.depth("celery")
         assert result.id not in self.ended, "the result of a task that is over was returned"
-        if depth.ready + depth.in_work == sum(map(len, self.live.values())):
-            assert self.broker.now_s < self.stale_until_s[key], "nothing was sent, and nothing is on its way"
-            return
+        self.overdue[key] = bool(self.live[key])
         self.live[key].append(result.id)
-        self.touched_s[key] = self.broker.now_s
+        self.lock[key] = (result.id, self.broker.now_s + TTL_S)
 
     @rule(key=keys)
     def a_client_is_killed_before_it_sends(self, key: int) -> None:
+        free = self._owner(key) is None
         self.broker.kills = True
-        lasted = self._lasts(key)
         try:
             self.task.delay(key)
         except Killed:
-            assert not self.live[key] or not lasted
-            self.stale_until_s[key] = self.broker.now_s + SENDING_S
+            assert free
+            ghost = self.app.client.unique.holder("t", (key,))
+            assert ghost is not None
+            self.lock[key] = (ghost, self.broker.now_s + SENDING_S)
+        else:
+            assert not free
         finally:
-            self.broker.kills = False
+            self.broker.kills = self.broker.dead = False
 
     @rule()
     def reserve(self) -> None:
@@ -119,8 +127,7 @@ class UniqueMachine(RuleBasedStateMachine):
             assert self.locks.start(mark, message, None) is None
             key = next(key for key, ids in self.live.items() if message.id in ids)
             self.held.append((key, delivery))
-            if self.locks.start(mark, message, None) is None and len(self.live[key]) == 1:
-                self.touched_s[key] = self.broker.now_s
+            self._take(key, message.id)
 
     @precondition(lambda self: self.held)
     @rule(how=st.sampled_from(["end", "end and die", "retry", "die"]), index=st.integers(0, 5))
@@ -134,27 +141,27 @@ class UniqueMachine(RuleBasedStateMachine):
             return
         if how == "retry":
             assert self.consumer.settle([Outcome(delivery.tag, Verdict.REQUEUE)]) == [True]
-            self.locks.wait(mark, message, 0.0)
-            if len(self.live[key]) == 1:
-                self.touched_s[key] = self.broker.now_s
+            self.locks.wait(mark, message, 10.0)
+            self._take(key, message.id, TTL_S + 10.0)
             return
         document = b'{"status": "SUCCESS", "result": null, "task_id": "%s"}' % message.id.encode()
         assert self.consumer.settle([Outcome(delivery.tag, results=(StoredResult(message.id, document),))])
         if how == "end":
             self.locks.free(mark, message.id)
+            assert self.app.client.unique.holder("t", (key,)) != message.id
         self.live[key].remove(message.id)
         self.ended.add(message.id)
-        if not self.live[key]:
-            self.overdue[key] = False
 
     @rule(step_s=st.sampled_from([1.0, SENDING_S, TTL_S]))
     def time_passes(self, step_s: float) -> None:
         self.broker.now_s += step_s
 
     @invariant()
-    def one_of_a_key_is_on_its_way(self) -> None:
+    def one_of_a_key_is_on_its_way_unless_a_lock_was_over(self) -> None:
         for key, ids in self.live.items():
             assert len(ids) <= 1 or self.overdue[key]
+            depth = self.broker.depth("celery")
+            assert depth.ready + depth.in_work == sum(map(len, self.live.values())), "sent, or not sent"
 
 
 def test_random_histories_never_send_two_and_never_stop_sending() -> None:

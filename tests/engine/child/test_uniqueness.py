@@ -132,7 +132,7 @@ def test_the_end_of_a_task_frees_its_lock_unless_it_runs_again(
     run(app, broker, child_of, "t")
     assert (holder(app, "t") is not None) is held
     if held:
-        assert broker.done[-1] == ("prolong", pytest.approx(3660.0, abs=2.0))
+        assert broker.done[-1] == ("lock", pytest.approx(3660.0, abs=2.0))
 
 
 def test_what_is_given_back_to_run_again_keeps_its_lock(app: App, broker: Recording, child_of: Make) -> None:
