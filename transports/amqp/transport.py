@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import amqp
 
 from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, ResultStore, Waiting
+from .absences import Absences
 from .attached import AttachedConsumer, recover_held
 from .consumer import AmqpConsumer
 from .coordination import Agreements, AmqpCoordination
@@ -48,6 +49,7 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
         self._consumers: dict[str, tuple[AmqpConsumer, str]] = {}
         self._watches: list[TimerWatch] = []
         self._seen = dict.fromkeys(settings.declarations)
+        self._absences = Absences()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -177,8 +179,15 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
         return Depth(ready=self._counts([queue])[queue] or 0, delayed=0, in_work=in_work)
 
     def ready(self, queues: Sequence[str]) -> int:
-        """Count ready messages, as in `Transport.ready`."""
-        return sum(count or 0 for count in self._counts(list(dict.fromkeys(queues))).values())
+        """Count ready messages, as in `Transport.ready`; see `Absences` for queues that do not exist."""
+        with self._guard:
+            asked = self._absences.worth_asking(dict.fromkeys(queues), monotonic())
+        if not asked:
+            return 0
+        counts = self._counts(asked)
+        with self._guard:
+            self._absences.learn(counts, monotonic())
+        return sum(count or 0 for count in counts.values())
 
     def peek(self, queue: str, limit: int = 100, *, delayed: bool = False) -> list[Waiting]:
         """Look at messages, as in `Transport.peek`; delayed ones cannot be seen.
@@ -258,7 +267,9 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
 
     def _note(self, queues: Any) -> None:
         with self._guard:
-            self._seen.update(dict.fromkeys(queues))
+            names = dict.fromkeys(queues)
+            self._seen.update(names)
+            self._absences.forget(names)
 
     def _counts(self, queues: Sequence[str]) -> dict[str, int | None]:
         """How many messages are ready in each; None for a queue that does not exist."""
