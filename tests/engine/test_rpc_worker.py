@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import celery
 import celery.exceptions
@@ -13,6 +14,7 @@ from prefork.engine import App
 from prefork.engine.exceptions import TaskRevokedError, WorkerLostError
 from support.host import Host
 from support.rabbitmq_server import shared
+from support.waiting import eventually
 
 SHOP = """
 import os, signal, time
@@ -31,9 +33,11 @@ def fails():
     raise ValueError("bad", 3)
 
 @app.task(bind=True)
-def reports(self):
+def reports(self, seen):
     self.update_state(state="PROGRESS", meta={{"done": 3}})
-    time.sleep(0.5)
+    deadline = time.monotonic() + 20
+    while not os.path.exists(seen) and time.monotonic() < deadline:
+        time.sleep(0.01)
     return "reported"
 
 @app.task(bind=True, max_retries=3)
@@ -89,15 +93,12 @@ def test_failures_and_retries_come_as_well(client: App) -> None:
     assert client.send_task("shop.third_time").get(timeout=20) == 2
 
 
-def test_progress_is_seen(client: App) -> None:
-    result = client.send_task("shop.reports")
-    seen = []
-    while not seen or seen[-1] != "SUCCESS":
-        state = result.state
-        if not seen or seen[-1] != state:
-            seen.append(state)
-    assert "PROGRESS" in seen
+def test_progress_is_seen(client: App, tmp_path: Path) -> None:
+    result = client.send_task("shop.reports", (str(tmp_path / "seen"),))
+    eventually(lambda: result.state == "PROGRESS", deadline_s=20.0)
+    (tmp_path / "seen").touch()
     assert result.get(timeout=20) == "reported"
+    assert result.state == "SUCCESS"
 
 
 def test_a_task_waits_for_another(client: App) -> None:
