@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import logging
+import sys
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -140,6 +141,10 @@ def reason_of(error: BaseException | None, cancelled: BaseException) -> BaseExce
     """What a cancelled coroutine has ended with: why it was interrupted, if it was."""
     if error is None:
         error = TaskCancelledError("the coroutine was cancelled: by itself, or by what it waited for")
+    within = cancelled.__context__
+    if sys.version_info < (3, 11) and isinstance(within, asyncio.CancelledError):
+        # Whoever asks for a result is given another exception than the one that knows the place.
+        cancelled = within
     return error.with_traceback(cancelled.__traceback__)
 
 

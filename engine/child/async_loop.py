@@ -24,7 +24,17 @@ from typing import Any, Final
 from ...transports.base import Delivery, Outcome
 from ..clock import mono_ns
 from ..coroutines import KeptLoop, Runner
-from ..scoreboard import BATCH_MAX, C_LOOP_NS, C_STATE, S_STOP, State, Stop
+from ..scoreboard import (
+    BATCH_MAX,
+    C_LOOP_NS,
+    C_STATE,
+    S_HIGH_SLOT,
+    S_PID,
+    S_STOP,
+    SLOTS,
+    State,
+    Stop,
+)
 from ..settling import encode_outcome
 from .async_runs import Ready, Runs
 from .idle import Idle
@@ -34,6 +44,8 @@ from .plan import RunPlan
 from .trial import Interrupted
 
 _JOIN_S: Final = 10.0
+# So long a child that runs something gives way to one that is idle, which was woken for what came.
+_COURTESY_S: Final = 0.002
 
 _log = logging.getLogger("prefork.child")
 
@@ -139,6 +151,8 @@ class AsyncLoop(WorkerLoop):
                     self._announce(State.RETIRING)
                 self._idle.rest(token)
                 continue
+            if room.taken and self._sibling_is_idle():
+                self._parts.pause(_COURTESY_S)
             deliveries = self._reserve() if room.limit() else []
             if self._exit_code != EXIT_AS_TOLD:
                 break
@@ -155,6 +169,14 @@ class AsyncLoop(WorkerLoop):
             elif not self._fresh:
                 (self._idle.wait if room.limit() else self._idle.rest)(token)
         self._drain()
+
+    def _sibling_is_idle(self) -> bool:
+        """Whether another child has nothing to do: what comes is for that one first."""
+        board = self._parts.scoreboard
+        if board is None:
+            return False
+        slots = (board.slot(index) for index in range(min(board.words[S_HIGH_SLOT], SLOTS)))
+        return any(slot.words[C_STATE] == State.IDLE and slot.words[S_PID] for slot in slots)
 
     def _drain(self) -> None:
         """Wait for what still runs; what was taken over by others is ended."""

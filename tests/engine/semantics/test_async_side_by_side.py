@@ -107,7 +107,7 @@ async def tracked(path):
 
 @app.task
 async def hold(n):
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.0)
     sum(range(n))  # does not let go of the interpreter
 
 
@@ -223,8 +223,8 @@ def test_one_is_ended_on_request_and_not_the_others(fleet: Fleet) -> None:
 @pytest.mark.needs("several_processes", "recall_by_others")
 def test_a_result_does_not_wait_for_one_that_holds_the_interpreter(fleet: Fleet) -> None:
     with fleet.app.bulk():
-        holding = [fleet.task("hold").delay(40_000_000) for _ in range(2)]
-        naps = [fleet.task("nap").delay(0.28, n) for n in range(4)]
+        holding = [fleet.task("hold").delay(100_000_000) for _ in range(2)]
+        naps = [fleet.task("nap").delay(0.9, n) for n in range(4)]
     began_s = time.monotonic()
     assert [result.get(timeout=TIMEOUT_S)[0] for result in naps] == list(range(4))
     naps_s = time.monotonic() - began_s
