@@ -42,6 +42,7 @@ import fleet_tasks
 app = App("fleet", broker={url!r})
 app.task(name="fleet.record", ignore_result=True)(fleet_tasks.record)
 app.task(name="fleet.linger", ignore_result=True)(fleet_tasks.linger)
+app.task(name="fleet.limited", ignore_result=True, rate_limit=0)(fleet_tasks.record)
 """
 CELERY = """
 from celery import Celery
@@ -50,6 +51,7 @@ app = Celery("fleet", broker={url!r})
 app.conf.update(task_ignore_result=True, worker_hijack_root_logger=False)
 app.task(name="fleet.record")(fleet_tasks.record)
 app.task(name="fleet.linger")(fleet_tasks.linger)
+app.task(name="fleet.limited")(fleet_tasks.record)
 """
 # A worker that holds 100 messages, has put off 100 others, and ends without a word.
 HOLDER = """
@@ -116,22 +118,25 @@ def test_a_celery_worker_finishes_what_killed_prefork_workers_left(
     fleet = Fleet(tmp_path, own_redis)
     transport = open_transport(own_redis.url, {})
     record, linger = "app.tasks['fleet.record']", "app.tasks['fleet.linger']"
+    limited = "app.tasks['fleet.limited']"
 
     # 200 in the hands of a worker that put 100 of them off.
     fleet.send(f"for n in range(200): {record}.delay(n)")
     with fleet.program("fleet_holder.py") as holder:
         eventually(lambda: "holds" in (tmp_path / "log").read_text(), deadline_s=30)
         holder.kill()
-    # 1,000 delayed and 2 at work, in the hands of a real worker.
+    # 1,000 delayed, 100 that wait for a limit, and 2 at work, in the hands of a real worker.
     due_wall_s = time.time() + 45
     fleet.send(
         f"for n in range(200, 1200): {record}.apply_async((n,), countdown=45)",
+        f"for n in range(1202, 1302): {limited}.delay(n)",
         f"for n in (1200, 1201): {linger}.delay(n)",
     )
     worker = ["-m", "prefork.engine", "-A", "fleet_prefork", "worker", "-c", "2"]
     with fleet.program(*worker) as prefork:
         eventually(lambda: transport.depth("celery").delayed == 1100, deadline_s=30)
         eventually(lambda: len(fleet.lines(".started")) == 2, deadline_s=30)
+        eventually(lambda: transport.depth("celery.limited.fleet.limited").ready == 100, deadline_s=30)
         os.kill(prefork.pid, signal.SIGKILL)
         eventually(lambda: not _children_of(tmp_path), deadline_s=20)
     assert fleet.lines() == []
@@ -147,12 +152,13 @@ def test_a_celery_worker_finishes_what_killed_prefork_workers_left(
     )
     assert released.returncode == 0, released.stdout + released.stderr
     assert "1100 delayed" in released.stdout
+    assert "100 limited" in released.stdout
     assert "prefork:due" not in own_redis.cli("KEYS", "*")
 
     with fleet.program("-m", "celery", "-A", "fleet_celery", "worker", "-c", "2", "--without-gossip"):
-        eventually(lambda: len(set(fleet.lines())) == 1202, deadline_s=100, every_s=0.2)
+        eventually(lambda: len(set(fleet.lines())) == 1302, deadline_s=100, every_s=0.2)
         assert time.time() >= due_wall_s - 1
-    assert Counter(fleet.lines()) == dict.fromkeys(range(1202), 1), json.dumps(fleet.lines()[:20])
+    assert Counter(fleet.lines()) == dict.fromkeys(range(1302), 1), json.dumps(fleet.lines()[:20])
     transport.close()
 
 
