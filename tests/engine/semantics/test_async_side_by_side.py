@@ -133,7 +133,7 @@ def test_they_run_at_the_same_time(fleet: Fleet) -> None:
 def test_siblings_share(fleet: Fleet) -> None:
     if not fleet.several_processes:
         return
-    results = [fleet.task("nap").delay(1.0, n) for n in range(20)]
+    results = [fleet.task("nap").delay(0.6, n) for n in range(20)]
     assert len({result.get(timeout=TIMEOUT_S)[1] for result in results}) == 2
 
 
@@ -172,7 +172,7 @@ def test_started_is_stored_while_it_runs(fleet: Fleet) -> None:
 
 def test_a_soft_limit_ends_one_and_not_the_others(fleet: Fleet) -> None:
     path = fleet.unique()
-    others = [fleet.task("nap").delay(1.0, n) for n in range(5)]
+    others = [fleet.task("nap").delay(0.6, n) for n in range(5)]
     limited = fleet.task("softly").delay(path)
     with pytest.raises(SoftTimeLimitExceeded):
         limited.get(timeout=TIMEOUT_S)
@@ -181,7 +181,7 @@ def test_a_soft_limit_ends_one_and_not_the_others(fleet: Fleet) -> None:
 
 
 def test_a_hard_limit_ends_one_that_listens_and_not_the_others(fleet: Fleet) -> None:
-    others = [fleet.task("nap").delay(1.0, n) for n in range(5)]
+    others = [fleet.task("nap").delay(0.6, n) for n in range(5)]
     with pytest.raises(TimeLimitExceeded):
         fleet.task("too_long").delay().get(timeout=TIMEOUT_S)
     pids = {result.get(timeout=TIMEOUT_S)[1] for result in others}
@@ -193,7 +193,7 @@ def test_a_hard_limit_ends_one_that_listens_and_not_the_others(fleet: Fleet) -> 
 def test_a_hard_limit_kills_the_child_of_one_that_does_not_listen_and_the_others_run_again(
     fleet: Fleet,
 ) -> None:
-    others = [fleet.task("nap").delay(1.0, n) for n in range(6)]
+    others = [fleet.task("nap").delay(0.6, n) for n in range(6)]
     with pytest.raises(TimeLimitExceeded):
         fleet.task("deaf").delay().get(timeout=TIMEOUT_S)
     assert [result.get(timeout=TIMEOUT_S)[0] for result in others] == list(range(6))
@@ -210,7 +210,7 @@ def test_what_ran_beside_one_that_kills_its_child_runs_again(fleet: Fleet) -> No
 
 @pytest.mark.needs("several_processes")
 def test_one_is_ended_on_request_and_not_the_others(fleet: Fleet) -> None:
-    others = [fleet.task("nap").delay(1.0, n) for n in range(5)]
+    others = [fleet.task("nap").delay(0.6, n) for n in range(5)]
     path = fleet.unique()
     asked = fleet.task("tracked").delay(path)
     eventually(lambda: asked.state == "STARTED", deadline_s=TIMEOUT_S)
@@ -220,6 +220,7 @@ def test_one_is_ended_on_request_and_not_the_others(fleet: Fleet) -> None:
     (fleet.root / path).touch()
 
 
+@pytest.mark.slow
 @pytest.mark.needs("several_processes", "recall_by_others")
 def test_a_result_does_not_wait_for_one_that_holds_the_interpreter(fleet: Fleet) -> None:
     with fleet.app.bulk():
