@@ -174,14 +174,12 @@ class Recoverer:
             return None  # it died before the acknowledgement: the task has not begun
         results: tuple[StoredResult, ...] = ()
         follow_ups: tuple[Outgoing, ...] = ()
+        # An early acknowledged message is no longer there to be read; its id is on the scoreboard.
+        delivery = consumer.fetch(texts.tag)
         if decided.state is not None:
-            # An early acknowledged message is no longer there to be read; its id is on the scoreboard.
-            delivery = consumer.fetch(texts.tag)
             results, follow_ups = self._failures.of_running(
                 texts.task_id, delivery, bits, error_of(message), state=decided.state
             )
-            if message["verdict"] == TERMINATED:
-                self._failures.announce_terminated(texts, delivery, int(message.get("signum", 0)))
         transport = self._storage.transport
         if decided.verdict is not None and isinstance(transport, Entombs):
             # The broker has given the message to somebody else by now, who settles by this word.
@@ -198,6 +196,8 @@ class Recoverer:
             self._storage.settler.settle(consumer, [outcome])
         else:
             self._failures.keep(results, follow_ups)
+        if message["verdict"] == TERMINATED:
+            self._failures.announce_terminated(texts, delivery, int(message.get("signum", 0)))
         return None
 
     def retry_unstored(self) -> None:

@@ -112,13 +112,17 @@ def test_to_be_told_twice_does_no_harm(scene: Scene, heard: list[tuple[Any, dict
     assert (scene.depth(), result(scene).status) == ((0, 0), "REVOKED")
 
 
-def test_while_the_broker_is_away_it_is_to_be_asked_again(scene: Scene) -> None:
+def test_while_the_broker_is_away_it_is_to_be_asked_again(
+    scene: Scene, heard: list[tuple[Any, dict[str, Any]]]
+) -> None:
     scene.run(scene.hold(1)[0])
     scene.transport.fail("attach", 1)
     with pytest.raises(BrokerUnavailable):
         scene.dead(**TERMINATED)
+    assert heard == []
     scene.dead(**TERMINATED)
     assert result(scene).status == "REVOKED"
+    assert len(heard) == 1
 
 
 def test_where_only_the_next_child_can_settle_it_word_is_left(scene: Scene) -> None:
