@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
+from .selecting import Rotates, Selects
 from .values import (
     REASON_CRASHES,
     TAG_BYTES_MAX,
@@ -47,6 +48,7 @@ __all__ = [
     "Released",
     "Releases",
     "ResultStore",
+    "Rotates",
     "Selects",
     "SendsWithin",
     "StoredResult",
@@ -129,21 +131,6 @@ class Consumer(Protocol):
 
     def close(self) -> None:
         """Give back whatever is held and forget the owner. Safe to call twice."""
-
-
-@runtime_checkable
-class Selects(Protocol):
-    """A consumer that can be asked for the messages of one queue, be it one of its own or not."""
-
-    def reserve_from(self, queue: str, max_n: int) -> list[Delivery]:
-        """Take up to `max_n` messages of this queue alone, as `Consumer.reserve` does, without waiting.
-
-        They are settled, given back and recovered like all others of this owner; whatever the
-        last reserve brought must be settled or given back before.
-
-        :raises BrokerUnavailable: the broker cannot be reached.
-        :raises OwnerLost: as `Consumer.reserve`.
-        """
 
 
 @runtime_checkable

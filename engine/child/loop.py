@@ -79,6 +79,7 @@ class WorkerLoop:
         self._parts = parts
         self._idle = idle
         self._consumer = parts.consumer
+        self._source = parts.picker or parts.consumer
         self._slot = parts.slot
         self._words = parts.slot.words
         self._board = parts.board_words
@@ -142,7 +143,7 @@ class WorkerLoop:
             return []
         try:
             limit = min(self._ahead.limit(), self._parts.tasks_left())
-            deliveries = self._limiter.reserve(limit) or self._consumer.reserve(limit, 0.0)
+            deliveries = self._limiter.reserve(limit) or self._source.reserve(limit)
         except OwnerLost as error:
             _log.error("%s; a new process takes this one's place", error)
             self._exit_code = EXIT_OWNER_LOST

@@ -27,6 +27,7 @@ from ..storage import Storage, open_storage
 from ..time_limit_board import TimeLimitBoard
 from .driving import Driver
 from .limiter import Limiter
+from .picking import picker_of
 from .plan import RunPlan
 from .readahead import ReadAhead
 from .uniqueness import Uniqueness
@@ -71,6 +72,10 @@ class Parts:
         self.table = storage.table
         self.table.allow_unpickling()
         self.consumer = storage.transport.consumer(loaded.options["queues"], owner, worker_id)
+        # None where the broker's own order is what is wanted.
+        self.picker = picker_of(
+            self.consumer, loaded.options["queues"], config, storage.transport.capabilities
+        )
         # Whether workers of other makes may retry what comes here (`rest`): they store, too.
         self.foreign_retries = storage.transport.capabilities.routes and storage.store is not None
         self._refusals = Refusals(loaded.app, self.table, stored=storage.store is not None)

@@ -69,7 +69,7 @@ def specification(arguments: argparse.Namespace, options: GlobalOptions) -> Boot
         sys_path=[workdir],
         settings=_settings(arguments, options),
         hostname=arguments.hostname,
-        queues=_listed(arguments.queues),
+        queues=[name for name, _ in _weighted(arguments.queues)],
         exclude_queues=_listed(arguments.exclude_queues),
         include=_listed(arguments.include),
         pool=_pool(arguments.pool),
@@ -113,6 +113,7 @@ def _log_template(template: str | None) -> str | None:
 
 def _settings(arguments: argparse.Namespace, options: GlobalOptions) -> dict[str, Any]:
     """Configuration keys that the command line sets; a key that was not given stays out."""
+    weights = {name: weight for name, weight in _weighted(arguments.queues) if weight}
     given = {
         "broker_url": options.broker,
         "result_backend": options.result_backend,
@@ -124,6 +125,7 @@ def _settings(arguments: argparse.Namespace, options: GlobalOptions) -> dict[str
         "worker_max_tasks_per_child": arguments.max_tasks_per_child,
         "worker_max_memory_per_child": arguments.max_memory_per_child,
         "worker_send_task_events": True if arguments.task_events else None,
+        "worker_queue_weights": weights or None,
     }
     settings = {key: value for key, value in given.items() if value is not None}
     for override in arguments.overrides:
@@ -189,6 +191,27 @@ def _level(text: str) -> str:
 def _listed(values: list[str] | None) -> list[str]:
     names = [name.strip() for value in values or [] for name in value.split(",")]
     return [name for name in names if name]
+
+
+def _weighted(values: list[str] | None) -> list[tuple[str, int]]:
+    """Queues with their weights; 0 where none is given, as in ``high=5,low``."""
+    found = []
+    for text in _listed(values):
+        name, separator, weight = text.rpartition("=")
+        if separator and name and _WHOLE.fullmatch(weight):
+            found.append((name, _at_least_one(text, int(weight))))
+        else:
+            found.append((text, 0))
+    return found
+
+
+def _at_least_one(text: str, weight: int) -> int:
+    if not weight:
+        raise CommandError(
+            f"worker: -Q {text}: a queue of weight 0 would never be served; leave it out, or see -X",
+            ExitCode.USAGE,
+        )
+    return weight
 
 
 def _no_effect(arguments: argparse.Namespace) -> list[str]:

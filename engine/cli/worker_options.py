@@ -76,7 +76,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def _add_queues(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("queues and tasks")
-    group.add_argument("-Q", "--queues", action="append", metavar="A,B", help="consume from these only")
+    group.add_argument(
+        "-Q", "--queues", action="append", metavar="A,B", help="consume from these only; A=5,B=1 weighs them"
+    )
     group.add_argument("-X", "--exclude-queues", action="append", metavar="A,B", help="but not from these")
     group.add_argument(
         "-I", "--include", action="append", metavar="A,B", help="modules to import besides the app's"

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from prefork.transports.base import ResultStore, Selects, Transport
+from prefork.transports.base import ResultStore, Rotates, Selects, Transport
 from prefork.transports.coordination import Coordinates
 from prefork.transports.mailbox import Controls
 from prefork.transports.registry import open_results, open_transport
@@ -31,8 +31,8 @@ class Implementation:
     :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
         ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker;
         ``places``, which messages that are given back keep;
-        ``coordinates``, ``controls`` and ``selects``, which it does not; ``quick``, for whom many
-        rounds are affordable; ``forks_while_used``, by another thread.
+        ``coordinates``, ``controls``, ``selects`` and ``rotates``, which it does not; ``quick``, for
+        whom many rounds are affordable; ``forks_while_used``, by another thread.
     :param seen: how the suite sees the result store.
     :param expires_itself: the server drops expired documents, so that `ResultStore.expire` finds none.
     """
@@ -93,7 +93,7 @@ IMPLEMENTATIONS = (
                 "announces_schedule",
             }
         ),
-        limits=frozenset({"long_names", "clean_returns", "results"}),
+        limits=frozenset({"long_names", "clean_returns", "results", "rotates"}),
         options={"native_delayed_delivery_queue_type": "classic", "queue_max_priority": 9},
     ),
 )
@@ -131,14 +131,16 @@ IMPLEMENTATIONS += (
         "kombu+memory",
         url=lambda root: "kombu+memory://",
         gaps=_BRIDGED | {"several_processes"},
-        limits=frozenset({"results", "places", "coordinates", "controls", "selects"}),
+        limits=frozenset({"results", "places", "coordinates", "controls", "selects", "rotates"}),
         options=_POLLING,
     ),
     Implementation(
         "kombu+filesystem",
         url=lambda root: f"kombu+filesystem://{root}",
         gaps=_BRIDGED,
-        limits=frozenset({"results", "places", "long_names", "coordinates", "controls", "selects"}),
+        limits=frozenset(
+            {"results", "places", "long_names", "coordinates", "controls", "selects", "rotates"}
+        ),
         options=_POLLING,
     ),
     Implementation(
@@ -146,7 +148,16 @@ IMPLEMENTATIONS += (
         url=lambda root: f"sqla+sqlite:///{root}/queue.db",
         gaps=_BRIDGED,
         limits=frozenset(
-            {"results", "places", "quick", "forks_while_used", "coordinates", "controls", "selects"}
+            {
+                "results",
+                "places",
+                "quick",
+                "forks_while_used",
+                "coordinates",
+                "controls",
+                "selects",
+                "rotates",
+            }
         ),
         options={**_POLLING, "connect_args": {"factory": UnsyncedSqlite}},
     ),
@@ -171,6 +182,7 @@ def third_party(url: str) -> Implementation:
     limits = {name for name, port in ports.items() if not isinstance(with_handle, port)}
     consumer = with_handle.consumer([f"probe.{uuid.uuid4().hex}"], uuid.uuid4().hex, uuid.uuid4().hex)
     limits |= set() if isinstance(consumer, Selects) else {"selects"}
+    limits |= set() if isinstance(consumer, Rotates) else {"rotates"}
     consumer.close()
     with_handle.close()
     flags = {name for name in capabilities.__struct_fields__ if getattr(capabilities, name) is False}

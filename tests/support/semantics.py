@@ -21,7 +21,8 @@ are: nothing is formatted.
 The memory broker lives in one process, so its worker is a thread of the test (`ThreadWorker`, as with
 ``-P solo``): nothing can kill it, and no time limit ends a task there. A test that needs processes says so,
 ``@pytest.mark.needs("several_processes")``, and is not generated for memory; likewise with any other field of
-`prefork.transports.base.Capabilities` or name of `GAPS`.
+`prefork.transports.base.Capabilities` or name of `GAPS` (``rotates``: its consumers can look at other
+priorities than the best).
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ GAPS: dict[str, frozenset[str]] = {
             "inspects_schedule",
             "lists_queues",
             "counts_in_work",
+            "rotates",
         }
     ),
 }

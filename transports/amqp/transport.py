@@ -29,6 +29,7 @@ GAPS = (
     "nobody but its own child can return what it holds; it comes back when the child's connection ends",
     "queues that nobody declared in this process cannot be listed, nor held or delayed messages counted",
     "looking into a queue marks its messages as redelivered, so that each runs alone once",
+    "RabbitMQ alone decides between the priorities of one queue (no worker_priority_fairness)",
 )
 
 

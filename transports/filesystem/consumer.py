@@ -108,6 +108,21 @@ class FilesystemConsumer:
             self._check_alive()
         return found
 
+    @broker_errors
+    def reserve_rotated(self, by: int, max_n: int, queue: str | None = None) -> list[Delivery]:
+        """Take up to `max_n` messages in another order; see the protocol `Rotates`.
+
+        :raises OwnerLost: as `reserve`.
+        """
+        if self._attached:
+            raise OwnerLost(self.owner, "a consumer that is attached to another's owner never reserves")
+        named = None if queue is None else self._queue_named(queue)
+        queues = self._rotated() if queue is None else [named] if named is not None else []
+        found = self._sweep(queues, max_n, _PRIORITIES_BEST_FIRST[by:] + _PRIORITIES_BEST_FIRST[:by])
+        if not found:
+            self._check_alive()
+        return found
+
     def _check_alive(self) -> None:
         if not self._owner.alive():
             raise OwnerLost(self.owner, "recovered or closed; open a consumer with a new owner")
@@ -125,21 +140,29 @@ class FilesystemConsumer:
         due_ms = min((next_due_ms(found[0]) for found in hints if found is not None), default=0)
         return max(0.0, due_ms / 1000 - clock.wall_s())
 
-    def _sweep(self, queues: Sequence[QueueDir], max_n: int) -> list[Delivery]:
+    def _sweep(
+        self, queues: Sequence[QueueDir], max_n: int, priorities: Sequence[int] = _PRIORITIES_BEST_FIRST
+    ) -> list[Delivery]:
         if max_n <= 0:
             return []
         looked = [(queue, counts) for queue in queues if (counts := self._look(queue))]
         found: list[Delivery] = []
         try:
-            self._fill(looked, max_n, found)
+            self._fill(looked, priorities, max_n, found)
         except (BrokerUnavailable, OSError):
             if not found:
                 raise
             # What was taken before the error is delivered; the error comes again.
         return found
 
-    def _fill(self, looked: Sequence[tuple[QueueDir, list[int]]], max_n: int, found: list[Delivery]) -> None:
-        for priority in _PRIORITIES_BEST_FIRST if looked else ():
+    def _fill(
+        self,
+        looked: Sequence[tuple[QueueDir, list[int]]],
+        priorities: Sequence[int],
+        max_n: int,
+        found: list[Delivery],
+    ) -> None:
+        for priority in priorities if looked else ():
             for queue, counts in looked:
                 for stream in (priority + PRIORITIES, priority):
                     if counts[stream]:

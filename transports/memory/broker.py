@@ -93,10 +93,12 @@ class MemoryBroker:
             check_outgoing(message)
         self.announce([self.queues.add(message, now_wall_s) for message in outgoing])
 
-    def reserve(self, owner: str, names: Sequence[str], max_n: int, now_wall_s: float) -> list[Delivery]:
-        """Let an owner hold the best ready messages."""
+    def reserve(
+        self, owner: str, names: Sequence[str], max_n: int, now_wall_s: float, rotated: int = 0
+    ) -> list[Delivery]:
+        """Let an owner hold the best ready messages, or those that come first in another order."""
         self.promote(PROMOTED_PER_RESERVE, now_wall_s)
-        return self.claims.claim(owner, self.queues.take(names, max_n))
+        return self.claims.claim(owner, self.queues.take(names, max_n, rotated))
 
     def promote(self, limit: int, now_wall_s: float) -> float | None:
         """Make due messages ready; returns when the next is due."""

@@ -57,6 +57,16 @@ class MemoryConsumer:
             self._check_known()
             return self._broker.reserve(self._owner, (queue,), max_n, self._wall())
 
+    def reserve_rotated(self, by: int, max_n: int, queue: str | None = None) -> list[Delivery]:
+        """Take messages in another order, as in `Rotates.reserve_rotated`.
+
+        :raises OwnerLost: as `reserve`.
+        """
+        names = self._queues_of_own() if queue is None else (queue,)
+        with self._broker.locked():
+            self._check_known()
+            return self._broker.reserve(self._owner, names, max_n, self._wall(), by)
+
     def _queues_of_own(self) -> Sequence[str]:
         if self._queues is None:
             raise OwnerLost(self._owner, "a consumer that is attached to another's owner never reserves")

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from itertools import count
 
 from ..base import Outgoing, Waiting
-from .messages import Stored, served_priority
+from .messages import HIGHEST_PRIORITY, LOWEST_PRIORITY, Stored, served_priority
+
+PRIORITIES = HIGHEST_PRIORITY - LOWEST_PRIORITY + 1
 
 
 class Queues:
@@ -75,8 +77,13 @@ class Queues:
         """When the earliest delayed message is due; None when there is none."""
         return min((heap[0][0] for heap in self._delayed.values() if heap), default=None)
 
-    def take(self, names: Sequence[str], max_n: int) -> list[Stored]:
-        """Remove the best ready messages: by priority over all queues, then by age. A suspect comes alone."""
+    def take(self, names: Sequence[str], max_n: int, rotated: int = 0) -> list[Stored]:
+        """Remove the best ready messages: by priority over all queues, then by age. A suspect comes alone.
+
+        :param rotated: so many of the best priorities come last.
+        """
+        if rotated:
+            return self._take_rotated(names, max_n, rotated)
         taken: list[Stored] = []
         while len(taken) < max_n:
             heaps = [heap for name in names if (heap := self._ready.get(name))]
@@ -87,6 +94,25 @@ class Queues:
                 break
             taken.append(heapq.heappop(best)[2])
             if taken[-1].suspect:
+                break
+        return taken
+
+    def _take_rotated(self, names: Sequence[str], max_n: int, rotated: int) -> list[Stored]:
+        """By looking at all that is there: for the few messages that are taken out of order."""
+        found = [
+            ((HIGHEST_PRIORITY - entry[2].priority - rotated) % PRIORITIES, entry, heap)
+            for name in names
+            if (heap := self._ready.get(name))
+            for entry in heap
+        ]
+        taken: list[Stored] = []
+        for _, entry, heap in heapq.nsmallest(max_n, found, key=lambda one: (one[0], one[1][1])):
+            if entry[2].suspect and taken:
+                break
+            heap.remove(entry)
+            heapq.heapify(heap)
+            taken.append(entry[2])
+            if entry[2].suspect:
                 break
         return taken
 

@@ -132,10 +132,24 @@ class RedisConsumer:
         self._check_own()
         if max_n <= 0:
             return []
+        return self._take(self._lists_of(queue), max_n)
+
+    def reserve_rotated(self, by: int, max_n: int, queue: str | None = None) -> list[Delivery]:
+        """Take up to `max_n` messages in another order; see the protocol `Rotates`.
+
+        :raises OwnerLost: as `reserve`.
+        """
+        self._check_own()
+        if max_n <= 0:
+            return []
+        first_step = by % len(self._sources.steps) if self._sources.steps else 0
+        return self._take(self._own if queue is None else self._lists_of(queue), max_n, first_step)
+
+    def _lists_of(self, queue: str) -> _Lists:
         lists = self._others.get(queue)
         if lists is None:
             lists = self._others[queue] = self._extended(queue)
-        return self._take(lists, max_n)
+        return lists
 
     def _check_own(self) -> None:
         if self._attached:
@@ -159,7 +173,7 @@ class RedisConsumer:
             [1, sources.first_of(queue), encode(queue), *sources.steps],
         )
 
-    def _take(self, lists: _Lists, max_n: int) -> list[Delivery]:
+    def _take(self, lists: _Lists, max_n: int, first_step: int = 0) -> list[Delivery]:
         if self._unsure_from is not None:
             self._return_unknown(self._unsure_from)
         first, self._number = self._number, self._number + max_n
@@ -179,6 +193,7 @@ class RedisConsumer:
                 first,
                 PROMOTED_PER_RESERVE,
                 rotation,
+                first_step,
                 *lists.tail,
             ],
         )

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..kinds import BOOLEAN, DELIVERY_MODE, PRIORITY, STRUCTURE, TEXT, WORD, choice, optional
+from ..kinds import (
+    BOOLEAN,
+    DELIVERY_MODE,
+    MAP,
+    PRIORITY,
+    STRUCTURE,
+    TEXT,
+    WORD,
+    choice,
+    integer,
+    optional,
+)
 from ..reasons import CONTROL
 from ..setting import section, setting
 
@@ -92,4 +103,24 @@ class RoutingSettings:
         "Give each worker a queue of its own.",
         old="CELERY_WORKER_DIRECT",
         no_effect=CONTROL,
+    )
+    worker_queue_order: str = setting(
+        choice("round_robin", "strict"),
+        "round_robin",
+        "Which queue comes first within a priority: each in turn (round_robin), or always the one that -Q, "
+        "or task_queues, names first, whatever the priority (strict).",
+        ours=True,
+    )
+    worker_queue_weights: dict[str, int] = setting(
+        MAP,
+        {},
+        "How many messages of each queue of 1 to 100 are taken for those of others; also -Q high=5,low=1.",
+        ours=True,
+    )
+    worker_priority_fairness: int | None = setting(
+        optional(integer(2)),
+        None,
+        "Of so many messages, one is taken from another priority than the best, each in its turn, so that "
+        "none waits for ever; none keeps to priorities strictly.",
+        ours=True,
     )

@@ -51,6 +51,7 @@ def test_nothing_given_sets_nothing() -> None:
         (["--max-memory-per-child", "200000"], "worker_max_memory_per_child", 200000),
         (["--prefetch-multiplier", "0"], "worker_prefetch_multiplier", 0),
         (["-E"], "worker_send_task_events", True),
+        (["-Q", "high=5,low=1,rest"], "worker_queue_weights", {"high": 5, "low": 1}),
         (["worker.lease=5"], "worker_lease", "5"),
     ],
 )
@@ -191,3 +192,13 @@ def test_any_text_for_autoscale_is_understood_or_refused(text: str) -> None:
         assert made.autoscale is not None
         maximum, minimum = made.autoscale
         assert maximum >= minimum >= 1
+
+
+def test_weights_are_no_part_of_the_names_of_queues() -> None:
+    assert spec("-Q", "high=5,low=1", "-Q", "rest").queues == ["high", "low", "rest"]
+    assert spec("-Q", "a=b,=3,c=").queues == ["a=b", "=3", "c="]
+
+
+def test_a_weight_of_nothing_is_refused() -> None:
+    with pytest.raises(CommandError, match="weight 0"):
+        spec("-Q", "high=0")

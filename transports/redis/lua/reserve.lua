@@ -1,13 +1,13 @@
 -- Lets an owner hold the next messages of its queues. Due messages are promoted first.
 -- KEYS: owners, held, marked lists, queues with a schedule, dead letters; the schedule of each queue;
 --   then for each step, for each queue: its list and its marked list.
--- ARGV: owner, fence, most messages, most bytes, first number, most to promote, first queue (from 0),
---   number of queues, number of the first source, the queues, the steps.
+-- ARGV: owner, fence, most messages, most bytes, first number, most to promote, first queue and first
+--   step to look at (from 0), number of queues, number of the first source, the queues, the steps.
 -- Returns false if the owner may not reserve; else
 --   {runs, documents, keys of the wrong type}.
 -- A run is five numbers: source, number of the first message, how many, crashes, flags.
 -- A tag is <number>:<source>:<fence>, and with a record r<number>:<source>:<crashes>:<flags>:<fence>.
-local queues = tonumber(ARGV[8])
+local queues = tonumber(ARGV[9])
 local LISTS = 5 + queues
 
 local registered = redis.call('HGET', KEYS[1], ARGV[1])
@@ -32,7 +32,8 @@ end
 
 --- include records
 --- include schedule
-local fence, first_queue, first_source = ARGV[2], tonumber(ARGV[7]), tonumber(ARGV[9])
+local fence, first_source = ARGV[2], tonumber(ARGV[10])
+local first_queue, first_step = tonumber(ARGV[7]), tonumber(ARGV[8])
 local max_n, max_bytes, number = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local held, marked_lists, due_queues, dead = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 if not usable(held, 'hash') then
@@ -43,7 +44,7 @@ end
 -- that cannot save) concerns all of them: the first refusal is returned if nothing was taken.
 local wrong, refusal = {}, nil
 local steps = {}
-for i = 10 + queues, #ARGV do
+for i = 11 + queues, #ARGV do
   steps[#steps + 1] = tonumber(ARGV[i])
 end
 
@@ -86,7 +87,7 @@ local function promote_all()
         marked[step] = KEYS[list_key(step, queue) + 1]
       end
       left = left - promote({due = due, due_queues = due_queues, marked_lists = marked_lists, dead = dead,
-        lists = lists, marked = marked}, ARGV[9 + queue], steps, left, time, max_bytes)
+        lists = lists, marked = marked}, ARGV[10 + queue], steps, left, time, max_bytes)
       has_marked = redis.call('SCARD', marked_lists) > 0
     end
   end
@@ -182,7 +183,8 @@ local function take(source, key)
 end
 
 local function take_all()
-  for step = 1, #steps do
+  for place = 0, #steps - 1 do
+    local step = (first_step + place) % #steps + 1
     for i = 0, queues - 1 do
       local queue = (first_queue + i) % queues + 1
       local source = first_source + (step - 1) * queues + queue - 1
