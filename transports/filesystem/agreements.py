@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from . import clock
 from .fileops import ForeignObject
-from .layout import encode_name, hash64
+from .layout import PAGE_BYTES, encode_name, hash64
 from .locks import FileLock
 from .store import Store
 
@@ -82,9 +82,15 @@ def _decoded(path: str, data: bytes) -> dict[str, Any]:
 
 
 def write(store: Store, path: str, content: dict[str, Any]) -> None:
-    """Replace a file. On a full disk what is no longer than before is written over it."""
+    """Replace what a file holds, as a whole: by another file, or in one page.
+
+    A write within one page is all or nothing for whoever is killed, and several times as fast as another
+    file; a loss of power may leave half of it.
+    """
     data = json.dumps(content).encode("ascii")
     data = data.ljust(-(-len(data) // _ROUND_BYTES) * _ROUND_BYTES)
+    if not store.fsync and _write_over(store, path, data, PAGE_BYTES):
+        return
     temporary = f"{os.path.dirname(path)}/.{os.getpid()}-{os.urandom(4).hex()}.tmp"
     try:
         store.ops.write_new(temporary, data, sync=store.fsync)
@@ -95,21 +101,23 @@ def write(store: Store, path: str, content: dict[str, Any]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):  # the first error says more
             store.ops.unlink_if_there(temporary)
-        if error.errno not in _FULL or not _write_over(store, path, data):
+        # On a full disk there still is the space that it has.
+        if error.errno not in _FULL or not _write_over(store, path, data, _FILE_BYTES_MAX):
             raise
 
 
-def _write_over(store: Store, path: str, data: bytes) -> bool:
-    """Write into the space that a file has; False if it has too little."""
+def _write_over(store: Store, path: str, data: bytes, limit_bytes: int) -> bool:
+    """Write into the space that a file has; False if it has too little, or more than this."""
     try:
         fd = store.ops.open_regular(path, os.O_WRONLY)
     except (FileNotFoundError, ForeignObject):
         return False
     try:
         size = store.ops.fstat(fd).st_size
-        if size >= len(data):
+        fits = len(data) <= size <= limit_bytes
+        if fits:
             store.ops.write_all(fd, data.ljust(size), 0)
-        return size >= len(data)
+        return fits
     finally:
         store.ops.close(fd)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 
@@ -28,6 +29,7 @@ def boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+@functools.lru_cache(maxsize=1)
 def boot_id() -> str:
     """Names this start of the machine: `boot_ns` of another one means nothing."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

@@ -154,11 +154,8 @@ def read_slots(store: Store, path: str) -> dict[str, str]:
 
 
 def write_slots(store: Store, path: str, held: dict[str, str]) -> None:
-    """Keep who holds slots; a file that says nobody does is removed."""
-    if held:
-        agreements.write(store, path, dict(held))
-    else:
-        store.ops.unlink_if_there(path)
+    """Keep who holds slots. A file that says nobody does waits for the next one, or the housekeeping."""
+    agreements.write(store, path, dict(held))
 
 
 def living(store: Store, held: dict[str, str]) -> dict[str, str]:
@@ -177,8 +174,9 @@ def _level(found: dict[str, Any] | None, burst: float) -> tuple[Level, float]:
 
 
 def _span(found: dict[str, Any] | None, name: str) -> Span | None:
+    written: Any = None if found is None else found.get(name)
     try:
-        boot_id, boot_ns, wall_s, ttl_s = (found or {}).get(name) or ()
+        boot_id, boot_ns, wall_s, ttl_s = written
         return Span(str(boot_id), int(boot_ns), float(wall_s), float(ttl_s))
     except (TypeError, ValueError):
         return None  # damaged: it says nothing, and is replaced by who comes next

@@ -142,6 +142,7 @@ def test_files_are_private_and_gone_once_they_say_nothing(tmp_path: Path) -> Non
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     transport.unlock("held", "value")
     transport.free_slot("slots", "owner/1")
+    transport.maintain()
     assert transport.take_tokens("bucket", 1e9, 5, 0).tokens == 0
     left = [path.name for path in (tmp_path / "agreements").rglob("*") if path.is_file()]
     assert left == ["revoked"]
