@@ -26,8 +26,8 @@ from ..message import TaskMessage
 from .keyed import Keyed
 from .plan import RunPlan
 
-# How long a message waits that has a record of crashes, which it would lose in a lane.
-_RECORDED_PUT_OFF_S: Final = 0.05
+# How long a message waits at least, or at most, that goes to no lane.
+_PUT_OFF_S: Final = 0.05
 _PAUSED_PUT_OFF_S: Final = 5.0
 
 _log = logging.getLogger("prefork.child")
@@ -197,15 +197,15 @@ class Limiter:
         if self._granted.pop(delivery.tag, None) is kind:
             return None
         # In a lane it would be a new message: who counts crashes must see it as it is.
-        recorded = delivery.crashes > 0 or delivery.suspect
+        stays = delivery.crashes > 0 or delivery.suspect or not kind.has_lane_of(delivery.queue)
         now_ns = mono_ns()
-        may_take = recorded or (not kind.bucket.holds and kind.bucket.due_ns(now_ns) <= now_ns)
-        # One with a record may take the token before its time, so that the lane does not starve it.
-        if may_take and self._take(kind, 1, now_ns, overdraft=int(recorded)):
+        may_take = stays or (not kind.bucket.holds and kind.bucket.due_ns(now_ns) <= now_ns)
+        # One that stays may take the token before its time, so that the lane does not starve it.
+        if may_take and self._take(kind, 1, now_ns, overdraft=int(stays)):
             return None
-        if recorded:
+        if stays:
             wait_s = (kind.bucket.due_ns(now_ns) - now_ns) / 1e9
-            wait_s = min(max(wait_s, _RECORDED_PUT_OFF_S), _PAUSED_PUT_OFF_S)
+            wait_s = min(max(wait_s, _PUT_OFF_S), _PAUSED_PUT_OFF_S)
             return Outcome(delivery.tag, Verdict.DEFER, due_wall_s=wall_s() + wait_s)
         return self._park(kind, delivery)
 

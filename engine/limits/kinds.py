@@ -48,6 +48,10 @@ class Limited:
         """Where its messages wait: one lane per queue."""
         return [lane for _, lane in self._lanes]
 
+    def has_lane_of(self, queue: str) -> bool:
+        """Whether anybody looks into the lane of a queue: not so for what a broker makes for one worker."""
+        return any(queue == known for known, _ in self._lanes)
+
     def lanes_in_turn(self) -> list[tuple[str, str]]:
         """Queues with their lanes, beginning with another one each time."""
         if len(self._lanes) > 1:

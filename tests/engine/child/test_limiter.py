@@ -174,6 +174,20 @@ def test_who_crashed_is_put_off_and_keeps_its_record(app: App, child_of: Make, r
     assert 0 < waiting.due_wall_s - time.time() < 6
 
 
+def test_what_comes_from_a_queue_of_this_worker_alone_is_put_off(app: App, child_of: Make, ran: Ran) -> None:
+    @app.task(rate_limit=0)
+    def paused(number: int) -> None:
+        ran(number)
+
+    paused.delay(1)
+    child = child_of(app)
+    child.parts.limiter._queues = ["another"]  # as of a queue whose name the broker made
+    board_of(child).set_rate(paused.name, 0)
+    child.run()
+    assert ran.numbers == []
+    assert (delayed(app), ready(app, lane_of("celery", paused.name))) == (1, 0)
+
+
 # --- shared limits ---------------------------------------------------------------------------------
 
 
