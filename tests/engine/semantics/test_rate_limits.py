@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from pathlib import Path
 
-from support.semantics import Fleet
+from prefork.engine.embed import Worker
+from support.semantics import Fleet, fleet_of
 from support.waiting import eventually
 
 SOURCE = """
@@ -126,3 +130,44 @@ def test_a_rate_is_changed_while_messages_wait(fleet: Fleet) -> None:
     assert sorted(numbers(fleet, run)) == list(range(60))
     task.delay(run, 60)
     eventually(lambda: len(fleet.notes(run)) == 61, deadline_s=5)
+
+
+RELOADED = """
+app = App("reloaded", **SETTINGS)
+
+
+@app.task(rate_limit=0, ignore_result=True)
+def reloaded(run, number):
+    note(run, f"{time.monotonic()} {number}")
+"""
+
+
+def test_a_reload_brings_the_rates_of_the_new_code(tmp_path: Path) -> None:
+    with fleet_of("filesystem", "reloaded_project", RELOADED, tmp_path) as fleet:
+        run, task = fleet.unique("reloaded"), fleet.task("reloaded")
+        for number in range(10):
+            task.delay(run, number)
+        lane = "celery.limited." + task.name
+        eventually(lambda: fleet.depth(lane).ready == 10, deadline_s=20)
+        source = tmp_path / "reloaded_project.py"
+        source.write_text(source.read_text().replace("rate_limit=0", 'rate_limit="20/s"'))
+        assert isinstance(fleet.worker, Worker)
+        os.kill(fleet.worker.pid, signal.SIGHUP)
+        eventually(lambda: len(fleet.notes(run)) == 10, deadline_s=20)
+        ran = moments(fleet, run)
+        assert ran[-1] - ran[0] >= 8 / 20 * 0.9
+
+
+def test_what_waits_runs_when_the_limit_is_gone_from_the_code(tmp_path: Path) -> None:
+    with fleet_of("filesystem", "unlimited_project", RELOADED, tmp_path) as fleet:
+        run, task = fleet.unique("unlimited"), fleet.task("reloaded")
+        for number in range(10):
+            task.delay(run, number)
+        eventually(lambda: fleet.depth("celery.limited." + task.name).ready == 10, deadline_s=20)
+        fleet.worker.stop()
+        source = tmp_path / "unlimited_project.py"
+        source.write_text(source.read_text().replace("rate_limit=0, ", ""))
+        fleet.start_worker()
+        eventually(lambda: len(fleet.notes(run)) == 10, deadline_s=20)
+        assert sorted(numbers(fleet, run)) == list(range(10))
+        fleet.wait_for_log("has no limit any more: what waited is run")
