@@ -16,6 +16,7 @@ _EVERYWHERE = (
     "waking: queues are looked at in intervals (the option polling_interval, in seconds)",
     "inspection: messages cannot be shown without being taken, and only queues are listed that are "
     "configured or were used in this process",
+    "selecting: messages cannot be taken from one queue by name, so no task can be limited",
     "sharing: workers share no limits, locks (of unique tasks) and revocations",
     "giving back: a message returns to the end of its queue, unless the broker has a way to do better",
 )
