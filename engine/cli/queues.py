@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 
 from ..app import App
+from ..limits.lanes import is_lane
 from ..limits.upkeep import lanes_of_queue
 from ..routes import queue_specs
 from .failures import ExitCode
@@ -34,7 +35,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         rows = []
         for name in names:
             depth = transport.depth(name)
-            rows.append((name, depth.ready, depth.delayed, depth.in_work, dead[name]))
+            counts = (depth.ready, depth.delayed, depth.in_work, dead[name])
+            if any(counts) or not is_lane(name):  # a lane comes and goes
+                rows.append((name, *counts))
     headings = ("queue", "ready", "delayed", "in_work", "dead")
     if arguments.json:
         say(as_json([dict(zip(headings, row, strict=True)) for row in rows]))

@@ -75,3 +75,5 @@ def test_the_commands_show_and_drop_lanes(tmp_path: Path, capsys: pytest.Capture
     assert "celery.limited.a" in capsys.readouterr().out
     assert main(["-b", url, "purge", "-f", "-Q", "celery"]) == 0
     assert "celery: 4 dropped" in capsys.readouterr().out
+    assert main(["-b", url, "queues"]) == 0
+    assert "limited" not in capsys.readouterr().out
