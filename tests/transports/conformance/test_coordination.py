@@ -5,9 +5,11 @@ A handle stands for a worker: every test that needs several opens several.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -436,6 +438,44 @@ def test_processes_that_race_never_share_a_lock_and_lose_no_update(broker: Broke
     for one in running:
         one.result(60.0)
     assert Opened(broker, "reader").port.locked(counter) == str(rounds * processes)
+
+
+@pytest.mark.needs("several_processes")
+def test_processes_that_race_never_have_more_slots_and_tokens_than_there_are(
+    broker: Broker, name: str, tmp_path: Path
+) -> None:
+    """Each writes down that it is inside after it entered, and that it leaves before it does."""
+    limit, rate, burst = 2, 100.0, 5.0
+    written = tmp_path / "written"
+    written.touch()
+    ends_mono_s = time.monotonic() + 0.7
+    began_mono_s = time.monotonic()
+
+    def work(number: int) -> None:
+        mine = Opened(broker, f"p{number}")
+        fd = os.open(written, os.O_WRONLY | os.O_APPEND)
+        entered = 0
+        while time.monotonic() < ends_mono_s or (number == 0 and not entered):
+            os.write(fd, b"t" * mine.port.take_tokens(name, rate, burst, 2).tokens)
+            if mine.take(name, limit, number):
+                entered += 1
+                os.write(fd, b"+")
+                time.sleep(0.001)
+                os.write(fd, b"-")
+                mine.free(name, number)
+
+    running = [Background(partial(in_child, partial(work, number), deadline_s=40.0)) for number in range(4)]
+    for one in running:
+        one.result(60.0)
+    elapsed_s = time.monotonic() - began_mono_s
+    inside = most = tokens = 0
+    for byte in written.read_bytes():
+        inside += (byte == ord("+")) - (byte == ord("-"))
+        tokens += byte == ord("t")
+        most = max(most, inside)
+    assert inside == 0
+    assert 1 <= most <= limit
+    assert burst <= tokens <= burst + rate * elapsed_s + 1
 
 
 @pytest.mark.needs("several_processes")
