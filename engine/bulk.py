@@ -7,6 +7,7 @@ said which tasks it took, which it did not, and which nobody knows about.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -91,6 +92,8 @@ class Bulk:
         self._chunk_size = chunk_size
         self._pending: list[_Taken] = []
         self._bytes = 0
+        self._lock = threading.Lock()
+        self._closed = False  # written under the lock
         self.position = 0
         self.accepted = 0
         self.failed: list[_Failed] = []
@@ -104,11 +107,26 @@ class Bulk:
     def take_or_flush(self, task_id: str, messages: Sequence[Outgoing], claim: Claim | None = None) -> None:
         """Take the messages of a task, once there is room for them.
 
+        Coroutines that send side by side take their turns here.
+
         :raises BulkSendError: the broker is away; this task was not taken.
+        :raises RuntimeError: the block has ended, and nobody would send it.
         """
-        if self.full:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"task {task_id} was sent after its app.bulk() block: await it within")
+            if self.full:
+                self.flush()
+            self.take(task_id, messages, claim)
+
+    def close(self) -> None:
+        """Send what was taken, and take nothing any more.
+
+        :raises BulkSendError: as `flush`.
+        """
+        with self._lock:
+            self._closed = True
             self.flush()
-        self.take(task_id, messages, claim)
 
     @property
     def full(self) -> bool:
@@ -173,7 +191,7 @@ def collected(client: Client, chunk_size: int = CHUNK_TASKS) -> Iterator[Bulk]:
             yield bulk
     finally:
         # Also when the block raises: a call that returned a result has been sent, in bulk or not.
-        bulk.flush()
+        bulk.close()
     if bulk.failed:
         raise bulk.error(bulk.failed[0].error)
 

@@ -319,3 +319,24 @@ def test_awaited_counts_each_id_once() -> None:
         made.close()
 
     asyncio.run(main())
+
+
+def test_coroutines_that_send_side_by_side_in_bulk_lose_nothing() -> None:
+    with memory_app() as app:
+        task = app.task(name="noop")(lambda n: n)
+
+        async def main() -> int:
+            with app.bulk(chunk_size=7) as bulk:
+                await asyncio.gather(*(task.adelay(n) for n in range(500)))
+            late = asyncio.ensure_future(in_ended_block())
+            with pytest.raises(RuntimeError, match="await it within"):
+                await late
+            return bulk.accepted
+
+        async def in_ended_block() -> None:
+            with app.bulk():
+                sending = asyncio.ensure_future(task.adelay(0))
+            await sending
+
+        assert asyncio.run(main()) == 500
+        assert app.client.transport.depth("celery").ready == 500
