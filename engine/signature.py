@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from ..transports.identifiers import fresh_id
 from .awaiting import AwaitsSignatures
 from .local import get_current_app
+from .unique import as_plain
 
 if TYPE_CHECKING:
     from .app import App
@@ -57,7 +58,7 @@ class Signature(AwaitsSignatures, dict[str, Any]):
             task=name,
             args=tuple(args or ()),
             kwargs=dict(kwargs or {}),
-            options={**(options or {}), **extra},
+            options=as_plain({**(options or {}), **extra}),
             subtask_type=subtask_type or self.subtask_type,
             immutable=immutable,
         )
@@ -154,7 +155,7 @@ class Signature(AwaitsSignatures, dict[str, Any]):
         """Set options; returns itself."""
         if immutable is not None:
             self.set_immutable(immutable)
-        self.options.update(options)
+        self.options.update(as_plain(options))
         return self
 
     def set_immutable(self, immutable: bool) -> None:

@@ -63,15 +63,10 @@ class Unique:
         if self.on_conflict not in _CONFLICTS:
             raise InvalidTaskError(f"unique: on_conflict={self.on_conflict!r}: give one of {_CONFLICTS}")
 
-    def __json__(self) -> dict[str, Any]:
-        """As it stands in a signature that travels in a message; `unique_of` reads it again."""
-        if callable(self.by):
-            raise InvalidTaskError(
-                "a signature with unique=Unique(by=<function>) cannot travel in a message: name arguments "
-                "(by=('x', 'y')), or give unique= to the task itself"
-            )
+    def as_map(self) -> dict[str, Any]:
+        """Its parameters, as they travel in a message; `unique_of` reads them again."""
         return {
-            "by": self.by,
+            "by": self.by if self.by is None or isinstance(self.by, str) else list(self.names() or ()),
             "until": self.until if isinstance(self.until, str) else _seconds("until", self.until),
             "ttl_s": None if self.ttl_s is None else _seconds("ttl_s", self.ttl_s),
             "on_conflict": self.on_conflict,
@@ -104,6 +99,15 @@ def unique_of(value: Any) -> Unique | None:
         except TypeError as error:
             raise InvalidTaskError(f"unique={dict(value)!r}: {error}") from None
     raise InvalidTaskError(f"unique={value!r}: give True, a callable of args and kwargs, or Unique(...)")
+
+
+def as_plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a signature, which any serializer can carry; a key function stays what it is, for calls of
+    this process."""
+    wish = options.get("unique")
+    if isinstance(wish, Unique) and not callable(wish.by):
+        return {**options, "unique": wish.as_map()}
+    return options
 
 
 class Mark(NamedTuple):

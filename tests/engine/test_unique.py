@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.engine.exceptions import InvalidTaskError
+from prefork.engine.signature import Signature
 from prefork.engine.unique import (
     DONE,
     STARTED,
@@ -25,6 +26,7 @@ from prefork.engine.unique import (
 )
 from prefork.serializers.base import EncodeError
 from prefork.serializers.json import JsonSerializer
+from prefork.serializers.registry import load_serializer
 
 JSON = JsonSerializer()
 
@@ -146,13 +148,25 @@ def test_the_option_has_a_short_form() -> None:
     assert unique_of(Unique(ttl_s=3)) == Unique(ttl_s=3)
 
 
-def test_a_wish_survives_a_message() -> None:
+@pytest.mark.parametrize("serializer", ["json", "msgpack"])
+def test_a_wish_survives_a_message(serializer: str) -> None:
     wish = Unique(by=("x",), until=timedelta(seconds=30), ttl_s=7, on_conflict="raise")
-    read = unique_of(JSON.loads(JSON.dumps({"unique": wish}))["unique"])
-    assert read is not None
-    assert (read.names(), read.until, read.ttl_s, read.on_conflict) == (("x",), 30.0, 7.0, "raise")
+    table = load_serializer(serializer)
+    for made in (
+        Signature("t", unique=wish),
+        Signature("t").set(unique=wish),
+        Signature("t", options={"unique": wish}),
+    ):
+        read = unique_of(table.loads(table.dumps(dict(made)))["options"]["unique"])
+        assert read is not None
+        assert (read.names(), read.until, read.ttl_s, read.on_conflict) == (("x",), 30.0, 7.0, "raise")
+
+
+def test_a_function_stays_with_a_signature_of_this_process() -> None:
+    by = Unique(by=lambda args, kwargs: "k")
+    assert Signature("t", unique=by).options["unique"] is by
     with pytest.raises(EncodeError):
-        JSON.dumps(Unique(by=lambda args, kwargs: "k"))
+        JSON.dumps(Signature("t", unique=by))
 
 
 @pytest.mark.parametrize(
