@@ -12,7 +12,7 @@ from typing import Any
 
 from ..coordination import REVOKED_MAX, Grant, check_bucket, check_time
 from .keys import Keys, decode, encode
-from .link import Link
+from .link import Arg, Link
 from .pool import Pool
 from .scripts import FREE_SLOT, LOCK, PROLONG, REVOKE, SWEEP_SLOTS, TAKE_SLOT, TAKE_TOKENS, UNLOCK
 
@@ -69,13 +69,13 @@ class RedisCoordination:
         return self._lock(name, value, ttl_s, by_force=True)
 
     def _lock(self, name: str, value: str, ttl_s: float, *, by_force: bool) -> str | None:
-        args = [encode(value), _milliseconds(ttl_s), "1" if by_force else "0"]
+        args: list[Arg] = [encode(value), _milliseconds(ttl_s), "1" if by_force else "0"]
         with self._pool.link() as link:
             return _text(link.run(LOCK, [self._keys.lock(name)], args))
 
     def prolong(self, name: str, value: str, ttl_s: float) -> bool:
         """Give a lock that has this value another end; see the port."""
-        args = [encode(value), _milliseconds(ttl_s)]
+        args: list[Arg] = [encode(value), _milliseconds(ttl_s)]
         with self._pool.link() as link:
             return bool(link.run(PROLONG, [self._keys.lock(name)], args))
 
