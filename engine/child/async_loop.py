@@ -38,7 +38,7 @@ from ..scoreboard import (
 from ..settling import encode_outcome
 from .async_runs import Ready, Runs
 from .idle import Idle
-from .loop import EXIT_AS_TOLD, WorkerLoop
+from .loop import EXIT_AS_TOLD, EXIT_OWNER_LOST, WorkerLoop
 from .parts import Parts
 from .plan import RunPlan
 from .trial import Interrupted
@@ -60,7 +60,7 @@ class AsyncLoop(WorkerLoop):
         super().__init__(parts, idle)
         self._kept = KeptLoop()
         self._runner = Runner(self._kept)
-        self._runs = Runs(parts, self._outcomes, self._kept.loop, self._ended)
+        self._runs = Runs(parts, self._outcomes, self._kept.loop, self._ended, self._broken)
         self._room = Room(concurrency, parts.tasks_left)
         self._ahead = self._room  # type: ignore[assignment]  # asked as the read-ahead is
         # What runs alone in the main thread, next or now. Written by the courier, cleared by the main thread.
@@ -69,7 +69,7 @@ class AsyncLoop(WorkerLoop):
         # Under the lock: what has ended and was not settled yet, and the outcome area.
         self._lock = threading.Lock()
         self._fresh: list[tuple[Outcome, bytes]] = []
-        # Of the courier: what it died of, and that it is done.
+        # What the courier, or the event loop's part of the work, has died of; and that the courier is done.
         self._failure: BaseException | None = None
         self._left = False
         self._beside: dict[str, bool] = {}
@@ -84,9 +84,10 @@ class AsyncLoop(WorkerLoop):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         courier.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        while self._turn() or not self._left:
+        while self._failure is None and (self._turn() or not self._left):
             pass
-        courier.join(_JOIN_S)
+        if self._left:
+            courier.join(_JOIN_S)
         if self._failure is not None:
             raise self._failure
         return self._exit_code
@@ -117,6 +118,10 @@ class AsyncLoop(WorkerLoop):
             return True
         # One that waits is cancelled by its own timer.
         return not self._runs.is_stepping()
+
+    def _broken(self, error: BaseException) -> None:
+        self._failure = error
+        self._kept.loop.stop()
 
     def _ended(self, outcome: Outcome) -> None:
         """Keep an outcome, where it survives this process, and have the courier settle it."""
@@ -180,7 +185,7 @@ class AsyncLoop(WorkerLoop):
 
     def _drain(self) -> None:
         """Wait for what still runs; what was taken over by others is ended."""
-        if self._exit_code != EXIT_AS_TOLD:
+        if self._exit_code == EXIT_OWNER_LOST:
             self._runs.interrupt_all(Interrupted("its message was taken over"))
         while True:
             token = self._idle.before_looking()

@@ -158,6 +158,7 @@ class Runs:
     """Starts executions, limits them, shows one of them, and passes on what came of each.
 
     :param done: called with the outcome of each.
+    :param broken: called when one cannot be started or ended: then its message can only be recovered.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Runs:
         outcomes: Outcomes,
         loop: asyncio.AbstractEventLoop,
         done: Callable[[Outcome], None],
+        broken: Callable[[BaseException], None],
     ) -> None:
         self._parts = parts
         self._slot = parts.slot
@@ -173,6 +175,7 @@ class Runs:
         self._outcomes = outcomes
         self._loop = loop
         self._done = done
+        self._broken = broken
         self._running: dict[int, Run] = {}
         self._shown: Run | None = None
         self._last: Run | None = None
@@ -183,6 +186,12 @@ class Runs:
 
     def start(self, ready: Ready) -> None:
         """Begin an execution."""
+        try:
+            self._start(ready)
+        except BaseException as error:
+            self._broken(error)
+
+    def _start(self, ready: Ready) -> None:
         words = self._words
         number = words[C_EXECUTIONS] + 1
         words[C_EXECUTIONS] = number
@@ -237,11 +246,14 @@ class Runs:
 
     def _make_sure(self, run: Run, task: asyncio.Task[None]) -> None:
         """End what was cancelled before its first step."""
-        if run.ended:
-            return
-        error = reason_of(run.error, asyncio.CancelledError()) if task.cancelled() else task.exception()
-        assert error is not None
-        self._end(run, Executed(states.FAILURE, error, ExceptionInfo(error)))
+        try:
+            if not run.ended:
+                error = reason_of(run.error, asyncio.CancelledError())
+                self._end(run, Executed(states.FAILURE, error, ExceptionInfo(error)))
+            elif not task.cancelled():
+                task.result()
+        except BaseException as error:
+            self._broken(error)
 
     def _end(self, run: Run, executed: Executed) -> None:
         ready = run.ready
@@ -288,9 +300,12 @@ class Runs:
                 run.cancel(Interrupted("ended on request"))
 
     def interrupt_all(self, error: BaseException) -> None:
-        """Cancel everything, for a reason. Also called by a signal's handler."""
+        """Cancel everything that was handed over, for a reason. From any thread, or a signal's handler."""
+        self._loop.call_soon_threadsafe(self._cancel_all, error)
+
+    def _cancel_all(self, error: BaseException) -> None:
         for run in list(self._running.values()):
-            self._loop.call_soon_threadsafe(run.cancel, error)
+            run.cancel(error)
 
     def is_stepping(self) -> bool:
         """Whether the code of the execution that is shown is what runs at this moment.

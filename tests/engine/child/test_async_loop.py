@@ -498,6 +498,27 @@ def test_what_fails_alone_in_the_main_thread_ends_the_child(
         side.run()
 
 
+@pytest.mark.parametrize("where", ["request", "executed"])
+def test_a_message_that_can_only_be_recovered_ends_the_child(
+    app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    @app.task
+    async def nap() -> None:
+        await asyncio.sleep(0)
+
+    nap.delay()
+    side = side_of()
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(side.loop._outcomes, where, broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        side.run()
+    side.words[S_STOP] = Stop.LEAVE
+    assert app.client.transport.depth("celery").in_work == 1
+
+
 def test_what_may_run_beside_others(app: App, child_of: Callable[..., OneChild]) -> None:
     async def coroutine() -> None: ...
 
