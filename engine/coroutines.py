@@ -53,10 +53,7 @@ class Runner:
         if self._kept is None:
             self._kept = KeptLoop()
         loop = self._kept.loop
-        self._error = None
-        self._cancelling = False
-        self._coroutine = coroutine
-        self._inside = True
+        self._begin(coroutine)
         try:
             self._task = task = loop.create_task(coroutine)
             if self._error is not None:
@@ -67,6 +64,12 @@ class Runner:
         finally:
             self._task = self._coroutine = None
             self._inside = False
+
+    def _begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._error = None
+        self._cancelling = False
+        self._coroutine = coroutine
+        self._inside = True  # last: from here on it may be interrupted
 
     def interrupt(self, error: BaseException) -> bool:
         """End what runs by cancelling it, for a reason; to be called again until it has ended.

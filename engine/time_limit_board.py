@@ -7,9 +7,8 @@ had and looks again at its next task.
 
 from __future__ import annotations
 
-import mmap
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .scoreboard import (
     A_TIME_LIMITS,
@@ -35,11 +34,11 @@ class RunTimeLimits(NamedTuple):
 class TimeLimitBoard:
     """The time limits that commands have set, seen from one process.
 
-    :param buffer: of the scoreboard.
+    :param buffer: the mapping of the scoreboard.
     :param header: its header; `A_TIME_LIMITS` in it changes with every command.
     """
 
-    def __init__(self, buffer: mmap.mmap, header: memoryview) -> None:
+    def __init__(self, buffer: Any, header: memoryview) -> None:
         self._header = header
         end = TIME_LIMITS_OFFSET + TIME_LIMITS_BYTES
         self._entries = memoryview(buffer)[TIME_LIMITS_OFFSET:end].cast("Q")

@@ -13,9 +13,10 @@ _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 FASTEST_PER_S: Final = 1e9
 
 
-def rate_per_s(rate: str | float | None, where: str) -> float | None:
+def rate_per_s(rate: object, where: str) -> float | None:
     """Tokens a second; 0 pauses, None does not limit.
 
+    :param rate: as people write it; it may be anything, since it comes from settings and commands.
     :param where: what is given the rate, for the error.
     :raises ImproperlyConfigured: it is no rate.
     """
@@ -34,4 +35,3 @@ def rate_per_s(rate: str | float | None, where: str) -> float | None:
             "pauses them) or None"
         )
     return min(value, FASTEST_PER_S)
-

@@ -83,6 +83,17 @@ def note(link: ProcessLink, what: str, **fields: Any) -> None:
         os.close(fd)
 
 
+def descriptors() -> list[str]:
+    """What this process has open besides 0, 1 and 2, sorted by what it is."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append((int(fd), os.readlink(f"/proc/self/fd/{fd}")))
+        except FileNotFoundError:  # the listing itself
+            continue
+    return sorted(what for fd, what in found if fd > 2)
+
+
 # --- template --------------------------------------------------------------------------------
 
 
@@ -296,7 +307,7 @@ class FakeChild:
             os._exit(3)
         if (self.directory / "child-hangs").exists():
             signal.pause()
-        note(self.link, "child", slot=self.index, fds=len(os.listdir("/proc/self/fd")))
+        note(self.link, "child", slot=self.index, fds=descriptors())
         self.words[C_STATE] = State.IDLE
         os.eventfd_write(self.link.doorbell_fd, 1)
         while self.words[S_STOP] != Stop.LEAVE:
