@@ -44,6 +44,12 @@ def test_destination_pattern_and_matcher(
         ("(a|a)*", "pcre", "repetitions"),
         ("(.*){9}", "pcre", "repetitions"),
         (".*.*.*.*x", "pcre", "repetitions"),
+        (".?" * 40 + "x", "pcre", "repetitions"),
+        ("(|)" * 40 + "x", "pcre", "alternatives"),
+        ("(w|.)" * 20 + "x", "pcre", "alternatives"),
+        ("(?#[)" + "(|)" * 40 + "x]", "pcre", "comments"),
+        ("(?ix)#[\n" + "(|)" * 40 + "x]", "pcre", "comments"),
+        (r"[\][]" + "(|)" * 40 + "x]", "pcre", "alternatives"),
         ("x" * (PATTERN_LENGTH_MAX + 1), "glob", "characters"),
     ],
 )
@@ -52,11 +58,24 @@ def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, matcher: str, re
         matches("w@h", pattern, matcher)
 
 
-@pytest.mark.parametrize("pattern", [r"w[*+]?@h", r"\w+@[a-z]*", r"(w|x)@h", r"w\*\+\{|w@h"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"w[*+]?@h",
+        r"\w+@[a-z]*",
+        r"(w|x)@h",
+        r"w\*\+\{|w@h",
+        r"(web-)?(?:v|w|x)@h",
+        "(" + "|".join(f"w{number}" for number in range(40)) + "|w)@h",
+        "|".join(f"w{number}@h" for number in range(30)) + "|w@h",
+        r"(?i)W@(?P<host>H|I)",
+    ],
+)
 def test_common_patterns_are_allowed(pattern: str) -> None:
     assert matches("w@h", pattern, "pcre")
 
 
+@pytest.mark.filterwarnings("ignore:Possible (nested set|set):FutureWarning")
 @given(st.text(alphabet="aw@.*+?[](){}|\\^$x", max_size=40), st.sampled_from(["glob", "pcre"]))
 def test_no_pattern_takes_long(pattern: str, matcher: str) -> None:
     begun_s = time.process_time()
