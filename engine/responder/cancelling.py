@@ -12,6 +12,9 @@ IDS_MAX = 50_000
 
 TOLD_LENGTH_MAX = 2 * 1024 * 1024
 
+_SHOWN_MAX = 10
+_SHOWN_LENGTH_MAX = 300
+
 
 def revoke(side: WorkerSide, task_id: Any, terminate: bool = False, signal: Any = None, **_: Any) -> Any:
     """Have tasks not run; with `terminate`, end those that run here."""
@@ -33,10 +36,14 @@ def revoke_by_stamped_headers(
     """Have no task run that is stamped with one of these values."""
     if not isinstance(headers, Mapping) and not isinstance(headers, (list, tuple)):
         raise ValueError(f"headers={headers!r:.100}: give values by header, or texts header=value")
+    _check_number(sum(map(_values, headers.values())) if isinstance(headers, Mapping) else len(headers))
     done = side.revoker.revoke_by_stamped_headers(headers, terminate=bool(terminate), signal=signal)
+    # The answer is logged, too.
+    shown = f"{headers}" if len(done.flagged) <= _SHOWN_MAX else _shown(done.flagged)
+    shown = f"headers {shown:.{_SHOWN_LENGTH_MAX}}"
     if not terminate:
-        return {"ok": f"headers {headers} flagged as revoked, but not terminated"}
-    return {"ok": f"headers {headers} revoked" if done.ended else f"headers {headers} were not terminated"}
+        return {"ok": f"{shown} flagged as revoked, but not terminated"}
+    return {"ok": f"{shown} revoked" if done.ended else f"{shown} were not terminated"}
 
 
 def revoked(side: WorkerSide) -> Any:
@@ -75,12 +82,25 @@ def _ids(value: Any) -> Sequence[str]:
     ids = [value] if isinstance(value, str) else value
     if not isinstance(ids, (list, tuple)) or not all(isinstance(one, str) for one in ids):
         raise ValueError(f"task_id={value!r:.100}: give an id, or a list of them")
-    if len(ids) > IDS_MAX:
-        raise ValueError(f"{len(ids)} ids, of at most {IDS_MAX} in one command")
+    _check_number(len(ids))
     return ids
+
+
+def _check_number(number: int) -> None:
+    """Refuse what would keep a worker busy for longer than its lease.
+
+    :raises ValueError: there are too many.
+    """
+    if number > IDS_MAX:
+        raise ValueError(f"{number} to revoke, of at most {IDS_MAX} in one command")
+
+
+def _values(value: Any) -> int:
+    return len(value) if isinstance(value, (list, tuple, set, frozenset)) else 1
 
 
 def _shown(ids: Iterable[str]) -> str:
     texts = list(ids)
-    more = f", and {len(texts) - 10} more" if len(texts) > 10 else ""
-    return "{" + ", ".join(map(repr, texts[:10])) + more + "}"
+    more = f", and {len(texts) - _SHOWN_MAX} more" if len(texts) > _SHOWN_MAX else ""
+    named = ", ".join(f"{one!r:.{_SHOWN_LENGTH_MAX}}" for one in texts[:_SHOWN_MAX])
+    return "{" + named + more + "}"
