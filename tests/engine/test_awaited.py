@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from prefork.engine.request import Context
 from prefork.engine.result_document import MalformedResult, ResultDocument
 from prefork.transports.errors import ResultStoreUnavailable
 from support.apps import memory_app
+from support.forked import in_child
 from support.waiting import eventually
 
 
@@ -340,3 +342,27 @@ def test_coroutines_that_send_side_by_side_in_bulk_lose_nothing() -> None:
 
         assert asyncio.run(main()) == 500
         assert app.client.transport.depth("celery").ready == 500
+
+
+def test_a_forked_process_waits_with_threads_of_its_own(broker_root: Path) -> None:
+    url = f"filesystem://{broker_root}"
+    app = App("forked", broker=url, result_backend=url, set_as_current=False)
+    try:
+        app.client.stored._write("known", states.SUCCESS, 7)
+
+        async def main() -> int:
+            assert await app.AsyncResult("known").aget(5.0) == 7
+            waiting = asyncio.ensure_future(app.AsyncResult("later").aget(10.0))
+            await asyncio.sleep(0.05)
+            app.client.stored._write("later", states.SUCCESS, 8)
+            return await waiting
+
+        assert asyncio.run(main()) == 8
+        app.client.stored.forget(["later"])
+        in_child(lambda: check(asyncio.run(main()) == 8))
+    finally:
+        app.close()
+
+
+def check(holds: bool) -> None:
+    assert holds

@@ -111,6 +111,19 @@ async def hold(n):
     sum(range(n))  # does not let go of the interpreter
 
 
+@app.task(rate_limit="20/s")
+async def limited(n):
+    await asyncio.sleep(0.2)
+    return n
+
+
+@app.task(max_concurrency=1)
+async def counted(path):
+    note(path, "+")
+    await asyncio.sleep(0.05)
+    note(path, "-")
+
+
 @app.task
 async def die(path):
     await asyncio.sleep(0.2)
@@ -156,6 +169,19 @@ def test_retries_failures_and_early_acknowledgement_are_as_ever(fleet: Fleet) ->
             result.get(timeout=TIMEOUT_S)
         assert "in fail" in (result.traceback or "")
     assert [r.get(timeout=TIMEOUT_S) for r in early] == list(range(5))
+
+
+@pytest.mark.needs("several_processes")
+def test_rates_and_counts_across_workers_hold_for_coroutines(fleet: Fleet) -> None:
+    path = fleet.unique()
+    began_s = time.monotonic()
+    limited = [fleet.task("limited").delay(n) for n in range(12)]
+    counted = [fleet.task("counted").delay(path) for _ in range(6)]
+    assert sorted(result.get(timeout=TIMEOUT_S) for result in limited) == list(range(12))
+    assert time.monotonic() - began_s > 11 / 20
+    for result in counted:
+        result.get(timeout=TIMEOUT_S)
+    assert fleet.notes(path) == ["+", "-"] * 6
 
 
 def test_a_snoozed_task_runs_again(fleet: Fleet) -> None:
