@@ -232,6 +232,22 @@ class Limiter:
         """
         return self._keyed.stopped(self._kinds[plan.name], delivery, message, args, kwargs)
 
+    def begins(self, plan: RunPlan) -> None:
+        """A task begins that may take long: those that ran before it need their slots no more."""
+        if self._sharing.holding:
+            own = int(plan.limits.max_concurrency is not None)
+            if len(self._sharing.holding) > own:
+                self._free_slots(but=own)
+
+    def _free_slots(self, but: int = 0) -> None:
+        for what in self._sharing.holding:
+            self._kinds[what.partition("\0")[0]].bucket.not_before(0)
+        try:
+            self._sharing.free_all(but)
+        except TransportError as error:
+            _log.warning("slots of max_concurrency are given back later: %s", error)
+        self._board.tell_agent()
+
     def batch_done(self) -> int:
         """The batch is settled: tokens that were not needed return, and so do slots.
 
@@ -242,13 +258,7 @@ class Limiter:
                 self._give_back(kind, 1)
             self._granted.clear()
         if self._sharing.holding:
-            for what in self._sharing.holding:
-                self._kinds[what.partition("\0")[0]].bucket.not_before(0)
-            try:
-                self._sharing.free_all()
-            except TransportError as error:
-                _log.warning("slots of max_concurrency are given back later: %s", error)
-            self._board.tell_agent()
+            self._free_slots()
         if not self._parked:
             return 0
         for kind in self._parked.values():

@@ -225,6 +225,7 @@ class WorkerLoop:
                 self._words[C_HELD] = index + 1
                 self._give_back(batch[index + 1 :])
                 held = index + 1
+            self._limiter.begins(plan)
             parts.set_title(plan.name)
         if not self._may_start(delivery, message, plan):
             return None

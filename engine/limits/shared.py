@@ -38,7 +38,8 @@ class Sharing:
         self._owner = owner
         self._credit: dict[str, tuple[int, int]] = {}  # kind -> tokens, good until (monotonic ns)
         self._number = 0
-        # Slots that are held, by what they are of (a kind, or a key of it): name and holder.
+        # Slots that are held, by what they are of (a kind, or a key of it): name and holder. The one that
+        # was asked for last is the last.
         self.holding: dict[str, tuple[str, str]] = {}
         # Those that could not be freed when that was due.
         self.late: list[tuple[str, str]] = []
@@ -122,6 +123,7 @@ class Sharing:
     def _slot(self, what: str, name: str, limit: int) -> bool:
         assert self._coordinates is not None
         if what in self.holding:
+            self.holding[what] = self.holding.pop(what)
             return True
         if limit == 0:
             return False
@@ -146,13 +148,14 @@ class Sharing:
             self.late.append(held)
             self.free_late()
 
-    def free_all(self) -> None:
+    def free_all(self, but: int = 0) -> None:
         """Give every slot back.
 
+        :param but: so many of those that were asked for last stay.
         :raises TransportError: the broker cannot be asked; the rest is freed by `free_late`.
         """
-        self.late += self.holding.values()
-        self.holding.clear()
+        for what in list(self.holding)[: len(self.holding) - but]:
+            self.late.append(self.holding.pop(what))
         self.free_late()
 
     def free_late(self) -> None:
