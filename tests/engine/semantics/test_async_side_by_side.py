@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from prefork.engine.embed import Worker
 from prefork.engine.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from support.semantics import Fleet
 from support.waiting import eventually
@@ -265,3 +266,15 @@ def test_a_worker_that_is_stopped_finishes_what_runs(fleet: Fleet) -> None:
     time.sleep(0.2)
     fleet.restart()
     assert [result.get(timeout=TIMEOUT_S)[0] for result in results] == list(range(10))
+
+
+@pytest.mark.needs("several_processes")
+def test_what_does_not_end_in_time_when_the_worker_stops_runs_again(fleet: Fleet) -> None:
+    path = fleet.unique()
+    results = [fleet.task("tracked").delay(path) for _ in range(5)]
+    eventually(lambda: all(result.state == "STARTED" for result in results), deadline_s=TIMEOUT_S)
+    assert isinstance(fleet.worker, Worker)
+    fleet.worker.stop(0.2)
+    (fleet.root / path).touch()
+    fleet.start_worker()
+    assert [result.get(timeout=TIMEOUT_S) for result in results] == ["released"] * 5
