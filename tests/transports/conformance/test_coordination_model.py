@@ -108,6 +108,8 @@ class CoordinationMachine(RuleBasedStateMachine):
 
     @rule(index=handles, name=names, limit=st.integers(0, 3), number=st.integers(0, 2))
     def take_slot(self, index: int, name: str, limit: int, number: int) -> None:
+        if not self._alive[index]:
+            return  # nobody says what becomes of the slots of a worker without a lease that goes on
         holder, held = self._holder(index, number), self._slots[name]
         if holder not in held and len(held) >= limit:
             held = self._slots[name] = {one: at for one, at in held.items() if self._alive[at]}
@@ -180,8 +182,9 @@ def test_random_histories_agree_with_the_model(implementation: Implementation, t
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: CoordinationMachine(open_broker, with_leases="leases" not in implementation.gaps),
         settings=settings(
-            max_examples=40 if "leases" in implementation.gaps else 100,
-            stateful_step_count=40,
+            # Where every operation is several round trips, fewer of them.
+            max_examples=10 if "leases" in implementation.gaps else 80,
+            stateful_step_count=30,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
