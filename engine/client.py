@@ -21,6 +21,7 @@ from ..transports.errors import Unacceptable
 from ..transports.registry import open_results, open_transport
 from . import publish_signals, signals
 from .async_result import AsyncResult
+from .broadcasts import with_copies
 from .broker_options import broker_options, publish_url, result_options
 from .clock import wall_s
 from .delivery import Collector, Delivers, present_taker
@@ -312,10 +313,12 @@ class Client(Delivers):
         if handles.transport is None:
             self.transport  # noqa: B018  (opens it, so that its abilities are known)
         due = due_wall_s if handles.sends_due else None
-        queues = destination.queues
+        queues: Sequence[str] = destination.queues
         if destination.exchange and handles.routes:
             key = destination.routing_key
             return (Outgoing(queues[0], document, priority, due, destination.exchange, key),)
+        if self.router.broadcasts:
+            queues = with_copies(queues, self.router.broadcasts, self.transport)
         if len(queues) == 1:
             return (Outgoing(queues[0], document, priority, due),)
         return [Outgoing(queue, document, priority, due) for queue in queues]

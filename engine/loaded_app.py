@@ -10,18 +10,21 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from ..transports.declarations import copy_for
+from ..transports.registry import copies_broadcasts
 from ..transports.url import redact
 from . import signals
 from .app import App
 from .boot import BootSpec
-from .broker_options import refuse_split_worker
+from .broker_options import consume_url, refuse_split_worker
 from .config import no_effect
 from .cpus import allowed_cpus
 from .discovery import find_app
 from .limits.policy import limits_of
 from .logs import setup_worker_logging
 from .process_link import ProcessLink
-from .routes import queue_specs
+from .routes import queue_specs, worker_direct
+from .worker_names import safe
 from .worker_sender import WorkerSender
 
 _TASKS_REPORTED = 50
@@ -80,7 +83,7 @@ def load(link: ProcessLink) -> Loaded:
         node=link.node,
         process_name="template" if spec.pool == "prefork" else "solo",
     )
-    loaded = Loaded(app, config, worker_options(spec, app, config), link.node)
+    loaded = Loaded(app, config, worker_options(spec, app, config, link.node), link.node)
     loaded.set_title("template")
     signals.celeryd_after_setup.send(link.node, instance=loaded.sender, conf=app.conf)
     signals.worker_init.send(loaded.sender)
@@ -100,15 +103,16 @@ def load_here(link: ProcessLink, app: App) -> Loaded:
         import_module(name)
     app.import_task_modules()
     config = app.config
-    loaded = Loaded(app, config, worker_options(link.spec, app, config), link.node)
+    loaded = Loaded(app, config, worker_options(link.spec, app, config, link.node), link.node)
     signals.celeryd_after_setup.send(link.node, instance=loaded.sender, conf=app.conf)
     signals.worker_init.send(loaded.sender)
     return loaded
 
 
-def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
+def worker_options(spec: BootSpec, app: App, config: Any, node: str = "") -> dict[str, Any]:
     """What the supervisor has to know of a configuration, as plain data.
 
+    :param node: the name of the worker, for queues of its own.
     :raises ImproperlyConfigured: no worker can do what it says.
     """
     refuse_split_worker(config)
@@ -132,7 +136,7 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
         "boot_timeout_s": config.worker_boot_timeout,
         "max_boot_failures": config.worker_max_boot_failures,
         "start_method": config.worker_start_method,
-        "queues": queues_to_consume(spec, config),
+        "queues": queues_to_consume(spec, config, node),
         # As many as the banner may show: with all of them the report might not fit into a packet.
         "tasks": tasks[:_TASKS_REPORTED],
         "task_count": len(tasks),
@@ -151,14 +155,21 @@ def worker_options(spec: BootSpec, app: App, config: Any) -> dict[str, Any]:
     }
 
 
-def queues_to_consume(spec: BootSpec, config: Any) -> list[str]:
+def queues_to_consume(spec: BootSpec, config: Any, node: str) -> list[str]:
     """The queues of ``-Q``, else all that the configuration declares, less those of ``-X``.
+
+    In place of a broadcast queue stands the one with this worker's copies; with `worker_direct`, the
+    worker's own comes last.
 
     :raises ValueError: nothing is left.
     """
-    names = spec.queues or list(queue_specs(config))
+    specs = queue_specs(config)
+    names = spec.queues or list(specs)
     chosen = [name for name in names if name not in spec.exclude_queues]
     if not chosen:
         excluded = ", ".join(spec.exclude_queues)
         raise ValueError(f"no queue to consume from: -X {excluded} leaves none of {', '.join(names)}")
-    return chosen
+    broadcasts = {name for name in chosen if name in specs and specs[name].broadcast}
+    if broadcasts and not copies_broadcasts(consume_url(config)):
+        chosen = [copy_for(name, safe(node)) if name in broadcasts else name for name in chosen]
+    return [*chosen, worker_direct(node)] if config.worker_direct else chosen

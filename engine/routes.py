@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from ..transports.base import QueueDeclaration
+from ..transports.declarations import DIRECT_EXCHANGE, DIRECT_SUFFIX
 from .exceptions import ImproperlyConfigured, QueueNotFound
 
 Route = Callable[..., Any]
@@ -26,6 +27,7 @@ class QueueSpec:
     :param exchange: name of its exchange.
     :param exchange_type: direct, topic or fanout.
     :param options: everything else that was said of it.
+    :param broadcast: every worker that consumes it gets a copy of each message.
     """
 
     name: str
@@ -33,6 +35,7 @@ class QueueSpec:
     routing_key: str
     exchange_type: str = "direct"
     options: Mapping[str, Any] | None = None
+    broadcast: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,21 @@ def _spec(name: str, described: Any, config: Any) -> QueueSpec:
         }
     default_exchange = config.task_default_exchange or name
     exchange, kind = _exchange_of(facts.pop("exchange", None), default_exchange)
-    kind = facts.pop("exchange_type", None) or kind or config.task_default_exchange_type or "direct"
+    broadcast = bool(facts.pop("broadcast", False)) or (
+        kind == "fanout" and getattr(described, "alias", None) is not None
+    )
+    kind = (
+        "fanout"
+        if broadcast
+        else facts.pop("exchange_type", None) or kind or config.task_default_exchange_type or "direct"
+    )
     key = facts.pop("routing_key", None) or facts.pop("binding_key", None)
     if not key:
         # An object without a key gets the default one, as Celery gives it; for a direct exchange, where
         # messages go by the name of the queue, the name binds as well.
         by_name = kind == "direct" or isinstance(described, Mapping)
         key = name if by_name else config.task_default_routing_key or config.task_default_queue
-    return QueueSpec(name, exchange, str(key), str(kind), facts or None)
+    return QueueSpec(name, exchange, str(key), str(kind), facts or None, broadcast)
 
 
 def queue_specs(config: Any) -> dict[str, QueueSpec]:
@@ -98,9 +108,7 @@ def queue_specs(config: Any) -> dict[str, QueueSpec]:
         items = [(name, value or {}) for name, value in declared.items()]
     else:
         items = [
-            (q, {})
-            if isinstance(q, str)
-            else (q["name"] if isinstance(q, Mapping) else getattr(q, "name", None), q)
+            (q, {}) if isinstance(q, str) else (q["name"] if isinstance(q, Mapping) else _name_of(q), q)
             for q in declared
         ]
     found: dict[str, QueueSpec] = {}
@@ -111,6 +119,14 @@ def queue_specs(config: Any) -> dict[str, QueueSpec]:
             described = {key: value for key, value in described.items() if key != "name"}
         found[name] = _spec(name, described, config)
     return found
+
+
+def _name_of(queue: Any) -> Any:
+    """The name of a queue that is an object: for kombu's Broadcast, whose name is new in each process, the
+    one that it was given."""
+    name = getattr(queue, "name", None)
+    alias = getattr(queue, "alias", None)
+    return alias if alias and str(name).startswith("bcast.") else name
 
 
 def declaration(spec: QueueSpec) -> QueueDeclaration:
@@ -128,7 +144,16 @@ def declaration(spec: QueueSpec) -> QueueDeclaration:
         auto_delete=bool(said.get("auto_delete", False)),
         exclusive=bool(said.get("exclusive", False)),
         arguments=arguments,
+        broadcast=spec.broadcast,
     )
+
+
+def worker_direct(hostname: str) -> str:
+    """The queue that only the worker of this name consumes, if `worker_direct` is on.
+
+    :param hostname: its node name, such as ``worker@host``.
+    """
+    return f"{hostname}{DIRECT_SUFFIX}"
 
 
 def topic_matches(pattern: str, routing_key: str) -> bool:
@@ -199,6 +224,7 @@ class Router:
     def __init__(self, config: Any) -> None:
         self._config = config
         self.queues = queue_specs(config)
+        self.broadcasts = frozenset(name for name, spec in self.queues.items() if spec.broadcast)
         self._routers = routers_of(config.task_routes)
         self._only_maps = all(getattr(router, "fixed", False) for router in self._routers)
 
@@ -244,7 +270,7 @@ class Router:
         if queue is None and "exchange" not in wanted and "routing_key" not in wanted:
             queue = self._config.task_default_queue
         if queue is not None:
-            name = queue if isinstance(queue, str) else str(queue.name)
+            name = queue if isinstance(queue, str) else str(_name_of(queue))
             spec = self.queues.get(name)
             if spec is None and not isinstance(queue, str):
                 spec = _spec(name, queue, self._config)
@@ -258,7 +284,12 @@ class Router:
         fallback = default.exchange if default is not None else self._config.task_default_queue
         exchange, _ = _exchange_of(wanted.get("exchange"), fallback)
         key = str(wanted.get("routing_key") or "")
-        names = self.bound_to(exchange, key) or ((self._missing(key or exchange).name),)
+        if exchange == DIRECT_EXCHANGE and key:
+            return Destination((f"{key}{DIRECT_SUFFIX}",), "", f"{key}{DIRECT_SUFFIX}", extra or None)
+        bound = self.bound_to(exchange, key)
+        if bound and not key and self.queues[bound[0]].exchange_type == "fanout":
+            key = self.queues[bound[0]].routing_key  # Redis publishes it where only those listen who have it
+        names = bound or ((self._missing(key or exchange).name),)
         return Destination(tuple(names), exchange, key, extra or None)
 
     def bound_to(self, exchange: str, routing_key: str) -> tuple[str, ...]:
@@ -275,6 +306,8 @@ class Router:
         )
 
     def _missing(self, name: str) -> QueueSpec:
+        if name.endswith(DIRECT_SUFFIX):  # of one worker: it is never configured
+            return QueueSpec(name, DIRECT_EXCHANGE, name.removesuffix(DIRECT_SUFFIX))
         if name != self._config.task_default_queue and not self._config.task_create_missing_queues:
             raise QueueNotFound(
                 f"queue {name!r} is not in task_queues ({', '.join(sorted(self.queues))}) "

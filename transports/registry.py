@@ -112,6 +112,15 @@ def preload(
         _prepare(results_url, _RESULTS, result_options or {})
 
 
+def copies_broadcasts(url: str) -> bool:
+    """Whether a worker need only consume a broadcast queue there to get copies of its own: messages reach it
+    by a channel. Elsewhere it consumes the queue that `declarations.copy_for` names.
+
+    :raises InvalidUrl: the address cannot be read.
+    """
+    return BUILT_IN_TRANSPORTS.get(parse_failover(url)[0].scheme) == ".redis"
+
+
 def _prepare(url: str, kind: _Kind, options: Mapping[str, Any]) -> None:
     factory = _factory(url, kind)
     module = sys.modules.get(getattr(factory, "__module__", ""))

@@ -66,6 +66,8 @@ class QueueDeclaration(msgspec.Struct, frozen=True, gc=False):
     :param exchange_type: direct, topic or fanout.
     :param routing_key: what binds it: a key, or the pattern of a topic.
     :param arguments: the broker's own, such as ``x-max-priority`` or ``x-expires`` (milliseconds).
+    :param broadcast: nothing waits in it itself: every worker that consumes it has a queue with copies
+        (`declarations.copy_for`), unless the broker has another way.
     """
 
     name: str
@@ -79,6 +81,7 @@ class QueueDeclaration(msgspec.Struct, frozen=True, gc=False):
     exchange_durable: bool = True
     exchange_auto_delete: bool = False
     exchange_arguments: Mapping[str, Any] = {}
+    broadcast: bool = False
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):

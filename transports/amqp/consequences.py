@@ -10,6 +10,7 @@ from .documents import again
 from .publisher import Parcel
 from .received import Received
 from .sending import check_due, check_outgoing, delayed_parcel, parcel_of
+from .settings import AmqpSettings
 
 HEADER_KEY = "x-prefork-key"
 HEADER_REASON = "x-prefork-reason"
@@ -34,19 +35,21 @@ LETTER_HEADERS = frozenset(
 )
 
 
-def parcels_of(message: Received, outcome: Outcome, now_wall_s: float, dead_queue: str) -> list[Parcel]:
+def parcels_of(
+    message: Received, outcome: Outcome, now_wall_s: float, settings: AmqpSettings
+) -> list[Parcel]:
     """What must be with the broker before the delivery is acknowledged.
 
     :raises ValueError: a delay that RabbitMQ cannot wait.
     """
-    parcels = [parcel_of(follow_up, now_wall_s) for follow_up in outcome.follow_ups]
+    parcels = [parcel_of(follow_up, now_wall_s, settings.is_fanout) for follow_up in outcome.follow_ups]
     if outcome.verdict is Verdict.REQUEUE:
         parcels.append(anew(message, crashed=outcome.crashed, causes=outcome.causes))
     elif outcome.verdict is Verdict.DEFER:
         assert outcome.due_wall_s is not None
         parcels.append(put_off(message, outcome.due_wall_s - now_wall_s, suspect=message.suspect))
     elif outcome.verdict is Verdict.DEAD:
-        parcels.append(letter(message, outcome.reason, outcome.causes, now_wall_s, dead_queue))
+        parcels.append(letter(message, outcome.reason, outcome.causes, now_wall_s, settings.dead_queue))
     return parcels
 
 

@@ -199,7 +199,7 @@ class AmqpConsumer:
                 answers.append(received is not None and outcome.tag not in chosen)
                 if received is not None and answers[-1]:
                     chosen[outcome.tag] = received
-                    parcels += parcels_of(received, outcome, self._wall(), self._settings.dead_queue)
+                    parcels += parcels_of(received, outcome, self._wall(), self._settings)
             if parcels:
                 self._publisher.publish(parcels)
             self._acknowledge(list(chosen.values()))

@@ -103,6 +103,12 @@ def bindings_of(queue: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+def fanout_key(exchange: str) -> str:
+    """What stands for the routing key of a delayed message to a fanout exchange, which heeds none: the
+    bindings of other queues must not take it for theirs."""
+    return f"prefork-fanout.{exchange}"
+
+
 def address(delay_s: float, routing_key: str) -> tuple[str, str]:
     """Exchange and routing key for a delay, which is rounded up to 8 ms and never down.
 

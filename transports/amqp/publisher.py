@@ -75,6 +75,7 @@ class Publisher:
                 missing = [index for index, parcel in enumerate(parcels) if _came_back(parcel, returned)]
                 again = [parcels[index] for index in missing]
                 returned = self._publish(again, [encoded[index] for index in missing], end_mono_s)
+        returned = [one for one in returned if not self._settings.is_broadcast(one[2])]
         if returned:
             _code, said, exchange, key = returned[0]
             raise Unroutable(exchange, key, said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..base import Outgoing
@@ -34,9 +35,12 @@ def check_due(due_wall_s: float | None) -> None:
         raise ValueError(f"due_wall_s={due_wall_s!r} is no Unix time")
 
 
-def parcel_of(message: Outgoing, now_wall_s: float) -> Parcel:
+def parcel_of(
+    message: Outgoing, now_wall_s: float, is_fanout: Callable[[str], bool] = lambda exchange: False
+) -> Parcel:
     """The parcel of a message, through the delay ladder if it is not due yet.
 
+    :param is_fanout: whether an exchange heeds no routing key.
     :raises ValueError: see `check_outgoing`, and `ladder.address`.
     """
     check_outgoing(message)
@@ -46,6 +50,8 @@ def parcel_of(message: Outgoing, now_wall_s: float) -> Parcel:
         properties.pop("expiration", None)
     key = message.routing_key if message.exchange else message.queue
     if message.due_wall_s is not None and message.due_wall_s > now_wall_s:
+        if is_fanout(message.exchange):
+            key = ladder.fanout_key(message.exchange)
         return delayed_parcel(message.queue, key, properties, body, message.due_wall_s - now_wall_s)
     return Parcel(message.exchange, key, properties, body, message.queue)
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ..base import QueueDeclaration
+from ..declarations import DIRECT_EXCHANGE, named
 from ..url import Url, parse_failover
 
 DEFAULT_PORT = 5672
@@ -80,9 +81,22 @@ class AmqpSettings:
     redelivery_pause_s: float = 0.5
     consumer_timeout_s: float = 1800.0
 
+    def is_fanout(self, exchange: str) -> bool:
+        """Whether an exchange is configured to be one that heeds no routing key."""
+        return any(
+            one.exchange == exchange and one.exchange_type == "fanout" for one in self.declarations.values()
+        )
+
+    def is_broadcast(self, exchange: str) -> bool:
+        """Whether it is one of those that need not lead anywhere, while no worker is there."""
+        return any(one.exchange == exchange and one.broadcast for one in self.declarations.values())
+
     def declaration(self, queue: str) -> QueueDeclaration:
         """How a queue is described; one that is not configured as Celery describes it (interop §6.1)."""
-        found = self.declarations.get(queue)
+        found = named(queue, self.declarations)
+        if found is not None and found.exchange == DIRECT_EXCHANGE and not found.arguments:
+            shared = {key: one for key, one in self.missing_arguments.items() if key == "x-max-priority"}
+            return msgspec.structs.replace(found, arguments=shared)
         if found is not None:
             return found
         return QueueDeclaration(

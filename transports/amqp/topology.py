@@ -80,18 +80,15 @@ class Topology:
         self.queue(channel, queue)
         try:
             self._ladder(channel)
-            for exchange, key in self._delayed_bindings(queue):
+            described = self._settings.declaration(queue)
+            for exchange, key in _delayed_bindings(described):
                 channel.queue_bind(queue, exchange, key)
+            if described.exchange_type == "fanout":
+                for exchange, key in ladder.bindings_of(ladder.fanout_key(described.exchange)):
+                    channel.exchange_bind(described.exchange, exchange, key)
         except amqp.exceptions.PreconditionFailed as error:
             raise DeclarationClash("celery_delayed_*", str(error.reply_text), _LADDER_REMEDY) from error
         self._delayed.add(queue)
-
-    def _delayed_bindings(self, queue: str) -> Iterable[tuple[str, str]]:
-        yield from ladder.bindings_of(queue)
-        described = self._settings.declaration(queue)
-        if described.exchange_type != "direct":
-            key = "#" if described.exchange_type == "fanout" else described.routing_key
-            yield from ladder.bindings_of(key)
 
     def _ladder(self, channel: Any) -> None:
         if self._has_ladder:
@@ -152,6 +149,14 @@ def held_queue(owner: str) -> str:
     return HELD_QUEUE_PREFIX + hashlib.sha256(owner.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def _delayed_bindings(described: QueueDeclaration) -> Iterable[tuple[str, str]]:
+    if described.broadcast:
+        return
+    yield from ladder.bindings_of(described.name)
+    if described.exchange_type == "topic":
+        yield from ladder.bindings_of(described.routing_key)
+
+
 def _declare(channel: Any, described: QueueDeclaration) -> None:
     exchange = described.exchange
     if exchange:
@@ -162,6 +167,8 @@ def _declare(channel: Any, described: QueueDeclaration) -> None:
             auto_delete=described.exchange_auto_delete,
             arguments=dict(described.exchange_arguments),
         )
+    if described.broadcast:
+        return
     channel.queue_declare(
         described.name,
         durable=described.durable,

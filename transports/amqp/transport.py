@@ -88,7 +88,7 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
         if not messages:
             return
         now_wall_s = self._wall()
-        parcels = [parcel_of(message, now_wall_s) for message in messages]
+        parcels = [parcel_of(message, now_wall_s, self._settings.is_fanout) for message in messages]
         self._publisher.publish(parcels)
         self._note(message.queue for message in messages)
 

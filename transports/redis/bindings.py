@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from ..base import QueueDeclaration
+from ..declarations import named
 from ..identifiers import fresh_id
 from .settings import RedisSettings
 
@@ -57,7 +58,7 @@ class Bindings:
 
     def declaration(self, queue: str) -> QueueDeclaration:
         """How a queue is declared."""
-        found = self._declarations.get(queue)
+        found = named(queue, self._declarations)
         return found or QueueDeclaration(queue, exchange=queue, routing_key=queue)
 
     def declared_on(self, exchange: str) -> list[str]:

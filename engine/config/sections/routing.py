@@ -16,7 +16,6 @@ from ..kinds import (
     integer,
     optional,
 )
-from ..reasons import CONTROL
 from ..setting import section, setting
 
 
@@ -100,9 +99,8 @@ class RoutingSettings:
     worker_direct: bool = setting(
         BOOLEAN,
         False,
-        "Give each worker a queue of its own.",
+        "Give each worker a queue of its own as well, its name followed by .dq2.",
         old="CELERY_WORKER_DIRECT",
-        no_effect=CONTROL,
     )
     worker_queue_order: str = setting(
         choice("round_robin", "strict"),
