@@ -25,7 +25,7 @@ from ..errors import BrokerUnavailable
 from .publisher import Parcel, Publisher
 from .session import Counts, Got, Session
 
-SHARDS: Final = 16
+SHARDS: Final = 64
 """How many tables there are of one kind: so many can be changed at the same time."""
 
 TURN_ARGUMENTS: Final[Mapping[str, Any]] = MappingProxyType({"x-queue-type": "classic", "x-expires": 600_000})
@@ -93,9 +93,11 @@ class Turns:
             try:
                 self._enter(queue, tag, end_mono_s)
                 yield end_mono_s
-            finally:
-                if session.is_current:
-                    session.ask([session.cancel(tag)], 0, max(end_mono_s, monotonic() + 0.1))
+                session.ask([session.cancel(tag)], 0, max(end_mono_s, monotonic() + 0.1))
+            except BaseException:
+                # With the connection the broker has the turn back, and every message that was taken in it.
+                session.link.drop()
+                raise
 
     def _enter(self, queue: str, tag: str, end_mono_s: float) -> None:
         """Become the only consumer. Who comes while others wait waits as well, so that none starves."""
@@ -110,11 +112,8 @@ class Turns:
         if (waiting, inside) == (0, 1):
             return
         session.ask([session.cancel(tag), session.consume(waiters, f"{tag}w")], 0, end_mono_s)
-        try:
-            self._wait(queue, tag, end_mono_s)
-        finally:
-            if session.is_current:
-                session.ask([session.cancel(f"{tag}w")], 0, max(end_mono_s, monotonic() + 0.1))
+        self._wait(queue, tag, end_mono_s)
+        session.ask([session.cancel(f"{tag}w")], 0, end_mono_s)
 
     def _wait(self, queue: str, tag: str, end_mono_s: float) -> None:
         session, pause_s = self._session, _PAUSE_S_MIN

@@ -19,7 +19,7 @@ from prefork.transports.amqp.session import Session
 from prefork.transports.amqp.settings import read_settings
 from prefork.transports.amqp.slots import queue_of
 from prefork.transports.amqp.turns import SHARDS, Entry, Turns, _living, digest, shard_of
-from prefork.transports.errors import BrokerUnavailable
+from prefork.transports.errors import BrokerFull, BrokerUnavailable
 from support.rabbitmq_server import RabbitMQ
 from support.waiting import Background, eventually
 
@@ -176,6 +176,28 @@ def test_a_table_without_entries_leaves_no_message(open_amqp: Open, name: str) -
     assert transport.depth(table_queue(name)).ready == 1
     assert transport.unlock(name, "mine")
     assert transport.depth(table_queue(name)).ready == 0
+
+
+def test_a_table_that_cannot_be_written_stays_as_it_was(
+    open_amqp: Open, rabbitmq: RabbitMQ, name: str
+) -> None:
+    transport = open_amqp(publish_deadline=0.5)
+    assert transport.lock(name, "mine", LONG_S) is None
+    rabbitmq.control("set_vm_memory_high_watermark", "0.0001")
+    try:
+        with pytest.raises(BrokerFull):
+            eventually(lambda: transport.lock(name, "mine", LONG_S) is not None)
+    finally:
+        rabbitmq.control("set_vm_memory_high_watermark", "0.6")
+    assert eventually(lambda: _holder(transport, name)) == "mine"
+    assert _holder(open_amqp(), name) == "mine"
+
+
+def _holder(transport: AmqpTransport, name: str) -> str | None:
+    try:
+        return transport.lock(name, "other", LONG_S)
+    except BrokerUnavailable:
+        return None
 
 
 def test_locks_go_on_after_their_connection_was_cut(open_amqp: Open, name: str) -> None:
