@@ -61,9 +61,7 @@ class Agent:
         self._queues: list[str] = loaded.options["queues"]
         self._waker = Waker(link.scoreboard, storage.transport, self._queues)
         tasks = list(loaded.app.tasks.values())
-        lookout = Lookout(
-            RateBoard(link.scoreboard), storage.transport, tasks, loaded.config, self._queues, log
-        )
+        lookout = Lookout(RateBoard(link.scoreboard), storage, tasks, loaded.config, self._queues, log)
         self._lanes = Lanes(link.scoreboard, lookout, self._waker)
         # Requests of the supervisor that could not be carried out yet, in the order in which they came.
         self._undone: list[dict[str, Any]] = []

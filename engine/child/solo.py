@@ -151,7 +151,7 @@ class Solo:
         rates = RateBoard(link.scoreboard)
         lookout = Lookout(
             rates,
-            self._storage.transport,
+            self._storage,
             list(loaded.app.tasks.values()),
             loaded.config,
             loaded.options["queues"],

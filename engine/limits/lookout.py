@@ -6,12 +6,19 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ...transports.base import Transport
+from ..clock import mono_s
+from ..storage import Storage
 from .board import RateBoard
 from .kinds import Limited, declare_all, limited_kinds
 from .lanes import lanes_of
+from .strays import Strays
 
 LOOK_S: Final = 1.0
+# How often lanes are looked for that nobody here should have filled: a worker with other code may have,
+# and be gone.
+LEFT_OVER_S: Final = 60.0
+# To ask RabbitMQ for a queue that does not exist makes it log an error.
+LEFT_OVER_UNLISTED_S: Final = 900.0
 _LANES_PER_S: Final = 200
 _ASKED_AT_ONCE: Final = 100
 
@@ -25,22 +32,24 @@ class Lookout:
     def __init__(
         self,
         board: RateBoard,
-        transport: Transport,
+        storage: Storage,
         tasks: Sequence[Any],
         config: Any,
         queues: Sequence[str],
         log: logging.Logger,
     ) -> None:
         self._board = board
-        self._transport = transport
+        self._transport = storage.transport
         self._names = [task.name for task in tasks]
         self._queues = queues
         self._log = log
         declare_all(board, tasks, config)
         self._seen = -1
         self._kinds: list[Limited] = []
-        # Tasks without a limit whose lanes must still be looked for.
+        self._strays = Strays(storage, self._names, queues, config.task_unknown_grace, log)
+        # Tasks without a limit whose lanes must still be looked for; None until it is time again.
         self._left_over: list[str] | None = None
+        self._left_over_mono_s = float("-inf")
         self.every_s = max(LOOK_S, len(self.kinds()) * len(queues) / _LANES_PER_S)
 
     def kinds(self) -> list[Limited]:
@@ -55,10 +64,8 @@ class Lookout:
 
         :raises TransportError: the broker cannot be reached.
         """
-        if self._left_over is None:
-            limited = {kind.name for kind in self.kinds()}
-            self._left_over = [name for name in self._names if name not in limited]
-        self._look_for_left_over(self._left_over)
+        if mono_s() >= self._left_over_mono_s:
+            self._look_for_left_over()
         kinds = self.kinds()
         if not kinds or not self._ready([lane for kind in kinds for lane in kind.lanes]):
             return
@@ -73,13 +80,21 @@ class Lookout:
             for at in range(0, len(lanes), _ASKED_AT_ONCE)
         )
 
-    def _look_for_left_over(self, names: list[str]) -> None:
-        """Enter tasks that have no limit any more, and still have messages in lanes; once."""
-        if names and self._transport.capabilities.lists_queues:
-            there = set(self._transport.queues())
+    def _look_for_left_over(self) -> None:
+        """Enter tasks that have no limit here, and still have messages in lanes; see to strays."""
+        lists = self._transport.capabilities.lists_queues
+        there = set(self._transport.queues()) if lists else set()
+        if self._left_over is None:
+            limited = {kind.name for kind in self.kinds()}
+            self._left_over = [name for name in self._names if name not in limited]
+        names = self._left_over
+        if lists:
             names[:] = [name for name in names if there & set(lanes_of(self._queues, name))]
         while names:
             if self._ready(lanes_of(self._queues, names[-1])):
                 self._log.info("%s has no limit any more: what waited is run", names[-1])
                 self._board.enter(names[-1]).park()
             names.pop()
+        self._strays.look(there, mono_s())
+        self._left_over = None
+        self._left_over_mono_s = mono_s() + (LEFT_OVER_S if lists else LEFT_OVER_UNLISTED_S)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ...serializers.registry import SerializerTable
 from ...transports.base import Outcome, Outgoing, Selects, Transport
+from ..clock import mono_s
 from ..message import MalformedMessage, parse
 from .lanes import MARK, is_lane, lane_of, lanes_among
 
@@ -34,19 +36,28 @@ def purge_with_lanes(transport: Transport, queue: str, task_names: Iterable[str]
     return dropped + sum(transport.purge(lane) for lane in lanes_of_queue(transport, queue, task_names))
 
 
-def hand_back(transport: Transport, lane: str, queues: Sequence[str], table: SerializerTable) -> int:
+def hand_back(
+    transport: Transport,
+    lane: str,
+    queues: Sequence[str],
+    table: SerializerTable,
+    *,
+    for_s: float = math.inf,
+) -> int:
     """Move what waits in a lane to the end of its queue, where workers of other makes find it.
 
     :param queues: where messages may have come from.
+    :param for_s: no longer than about so many seconds.
     :returns: how many were moved.
     """
+    ends_mono_s = mono_s() + for_s
     owner = f"release-{os.getpid()}-{os.urandom(4).hex()}"
     consumer = transport.consumer([], owner, owner)
     moved = 0
     try:
         if not isinstance(consumer, Selects):
             return 0
-        while found := consumer.reserve_from(lane, _AT_ONCE):
+        while mono_s() < ends_mono_s and (found := consumer.reserve_from(lane, _AT_ONCE)):
             outcomes = [
                 Outcome(
                     one.tag,
