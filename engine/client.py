@@ -87,6 +87,7 @@ class Client(Delivers):
         )
         self._tables: dict[str, SerializerTable] = {}
         self.unique = UniqueTasks(self)
+        self._bounded = config.task_payload_max_bytes is not None
         # How tasks are sent that only their name is known of. Written by any thread that sends one.
         self.named_plans: dict[str, TaskPlan] = {}
         self._handles = _Handles()
@@ -277,7 +278,8 @@ class Client(Delivers):
             draft.reply_to = self._listen()
         table = self.table if draft.serializer in self.table.names else self.table_for(draft.serializer)
         document = encode_task(draft, table, now_wall_s=now_wall_s)
-        self.check_size(draft.task, document)
+        if self._bounded:
+            self.check_size(draft.task, document)
         self.publish(
             self.outgoing(destination, document, draft.priority, draft.eta_wall_s),
             draft.id,

@@ -97,13 +97,20 @@ class Delivers:
         :raises BrokerUnavailable: with `outcome_unknown` when a message may have been stored.
         """
 
-        def attempt(failed: int, left_s: float) -> None:
-            if failed and isinstance(self.transport, SendsWithin):
+        give_up_mono_s = mono_s() + self.config.broker_publish_timeout
+        try:
+            self.transport.send(messages)
+            return
+        except BrokerUnavailable as exc:
+            failure = exc
+
+        def attempt(_failed: int, left_s: float) -> None:
+            if isinstance(self.transport, SendsWithin):
                 self.transport.send_within(messages, left_s)
             else:
                 self.transport.send(messages)
 
-        self.persist(attempt, retry=retry, policy=policy)
+        self._persist(attempt, failure, give_up_mono_s, retry, policy)
 
     def persist(
         self,
@@ -117,19 +124,35 @@ class Delivers:
         :param attempt: gets how often it has failed, and how many seconds are left.
         :raises BrokerUnavailable: the last one, with `outcome_unknown` if any of them had it.
         """
-        failed = 0
         give_up_mono_s = mono_s() + self.config.broker_publish_timeout
-        unknown = False
+        try:
+            return attempt(0, self.config.broker_publish_timeout)
+        except BrokerUnavailable as exc:
+            failure = exc
+        return self._persist(attempt, failure, give_up_mono_s, retry, policy)
+
+    def _persist(
+        self,
+        attempt: Callable[[int, float], T],
+        failure: BrokerUnavailable,
+        give_up_mono_s: float,
+        retry: bool | None,
+        policy: Mapping[str, Any] | None,
+    ) -> T:
+        """What follows the first failure: pauses and further attempts."""
+        failed = 1
+        unknown = failure.outcome_unknown
+        wanted = self.config.task_publish_retry if retry is None else retry
+        rules = {**self.config.task_publish_retry_policy, **(policy or {})}
         while True:
+            pause_s = retry_pause_s(rules, failed) if wanted else None
+            if pause_s is None or mono_s() + pause_s >= give_up_mono_s:
+                failure.outcome_unknown = unknown
+                raise failure
+            time.sleep(pause_s)
             try:
                 return attempt(failed, give_up_mono_s - mono_s())
             except BrokerUnavailable as exc:
+                failure = exc
                 failed += 1
                 unknown = unknown or exc.outcome_unknown
-                wanted = self.config.task_publish_retry if retry is None else retry
-                rules = {**self.config.task_publish_retry_policy, **(policy or {})}
-                pause_s = retry_pause_s(rules, failed) if wanted else None
-                if pause_s is None or mono_s() + pause_s >= give_up_mono_s:
-                    exc.outcome_unknown = unknown
-                    raise
-                time.sleep(pause_s)

@@ -131,6 +131,7 @@ class TaskPlan:
     :param limits_sent: hard and soft limit (s) that the task itself asks for; those of the
         configuration are the worker's business and do not travel.
     :param delivery_mode: 2 (messages survive a restart of the broker) or 1.
+    :param priority: of a call that names none; None when the broker, or the calling task, decides it.
     """
 
     task: Any
@@ -143,6 +144,7 @@ class TaskPlan:
     always_eager: bool
     limits_sent: tuple[float | None, float | None]
     delivery_mode: int
+    priority: int | None
 
 
 def plan_for(task: Any, app: App, config: Any) -> TaskPlan:
@@ -150,6 +152,9 @@ def plan_for(task: Any, app: App, config: Any) -> TaskPlan:
     app.finalize()
     options = options_of(task, config)
     typed = task.typing if task.typing is not None else app.strict_typing
+    fixed_priority = options.priority
+    if fixed_priority is None and options.urgency is None and not config.task_inherit_parent_priority:
+        fixed_priority = 0
     return TaskPlan(
         task=task,
         app=app,
@@ -163,6 +168,7 @@ def plan_for(task: Any, app: App, config: Any) -> TaskPlan:
         delivery_mode=delivery_mode(
             config.task_default_delivery_mode if task.delivery_mode is None else task.delivery_mode
         ),
+        priority=fixed_priority,
     )
 
 

@@ -61,21 +61,18 @@ def plain_draft(
         parent_id=None if parent is None else parent.id,
         ignore_result=options.ignore_result,
         origin=plan.client.origin,
-        priority=_priority_of(plan, parent),
+        priority=_priority_of(plan, parent) if plan.priority is None else plan.priority,
         delivery_mode=plan.delivery_mode,
         protocol=plan.config.task_protocol,
     )
 
 
 def _priority_of(plan: TaskPlan, parent: Context | None) -> int:
-    """The priority of a call that names none: the task's, else that of the task which makes the call, if
-    it is configured to be inherited."""
-    own = plan.options.priority
-    if own is None and plan.options.urgency is not None:
+    """The priority of a call that names none, as neither does its task: what its urgency is on this broker,
+    else that of the task which makes the call."""
+    if plan.options.urgency is not None:
         return priority_of(plan.options.urgency, plan.client)
-    if own is None and parent is not None and plan.config.task_inherit_parent_priority:
-        own = parent.priority
-    return own or 0
+    return 0 if parent is None else parent.priority or 0
 
 
 def full_draft(
