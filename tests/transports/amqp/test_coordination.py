@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import threading
+import time
 import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.transports.amqp import AmqpTransport, Refused
+from prefork.transports.amqp import AmqpTransport, Refused, open_transport
 from prefork.transports.amqp.coordination import Agreements
 from prefork.transports.amqp.publisher import Parcel
 from prefork.transports.amqp.session import Session
@@ -26,6 +28,7 @@ from support.waiting import Background, eventually
 from .conftest import Open
 
 LONG_S = 600.0
+TOKENS = 100_000
 
 
 @pytest.fixture
@@ -246,6 +249,42 @@ def test_nothing_lives_longer_than_it_was_given_whatever_the_clock_does(
 def test_every_name_belongs_to_one_table(text: str) -> None:
     assert 0 <= shard_of(digest(text)) < SHARDS
     assert digest(text) == digest(text)
+
+
+def test_kills_at_any_moment_lose_no_table(open_amqp: Open, rabbitmq: RabbitMQ, name: str) -> None:
+    """A table that got lost would free the lock, and fill the bucket anew."""
+    assert open_amqp().lock(name, "first", LONG_S) is None
+    told, tell = os.pipe()
+    seed = random.Random(7)
+    for _round in range(12):
+        pids = [_hammer(rabbitmq.url, name, tell) for _ in range(3)]
+        for pid in pids:
+            time.sleep(seed.uniform(0.02, 0.15))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    os.close(tell)
+    with os.fdopen(told, "rb") as lines:
+        said = lines.read().split()
+    assert len(said) > 20, "nobody had time to take anything"
+    assert set(said) == {b"1"}
+    assert open_amqp().lock(name, "last", LONG_S) == "first"
+    left = open_amqp().take_tokens(name, 1e-6, TOKENS, TOKENS).tokens
+    assert left + len(said) <= TOKENS
+    assert open_amqp().take_tokens(name, 1e-6, TOKENS, 1).tokens == 0
+
+
+def _hammer(url: str, name: str, tell: int) -> int:
+    """A process that takes tokens and tries the lock until it is killed; it tells of each token."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            transport = open_transport(url, {})
+            while True:
+                taken = transport.take_tokens(name, 1e-6, TOKENS, 1).tokens
+                os.write(tell, b"1 " if taken and transport.lock(name, "other", LONG_S) == "first" else b"0 ")
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return pid
 
 
 # --- slots --------------------------------------------------------------------------------------------
