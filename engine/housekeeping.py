@@ -70,10 +70,11 @@ class Housekeeping:
         self._on_renewed = on_renewed
         self._on_promoted = on_promoted
         self._on_lapsed = on_lapsed
+        self._lease = Duty("lease", renew_s, self.renew)
         self._schedule = Duty("schedule", _PROMOTE_TOLD_S if told else _PROMOTE_S, self._promote)
         self._promoted_mono_s = 0.0
         self.duties = [
-            Duty("lease", renew_s, self.renew),
+            self._lease,
             self._schedule,
             Duty("lost workers", lease_s / 3, self._recover_lapsed),
             Duty("maintenance", _MAINTAIN_S, self._maintain),
@@ -83,11 +84,16 @@ class Housekeeping:
         """Do what is due; returns in how many seconds something is due again.
 
         A failure ends the turn: it may have waited for a silent broker, and the caller has other
-        things to do than to wait as often as there are duties.
+        things to do than to wait as often as there are duties. Some wait for other servers (a result
+        store), as long as they like: the lease comes first again after each of them.
         """
         now_s = mono_s()
         for duty in self.duties:
-            if now_s >= duty.next_s and not self._perform(duty, now_s):
+            if now_s < duty.next_s:
+                continue
+            if mono_s() >= self._lease.next_s and not self._perform(self._lease, mono_s()):
+                break
+            if duty is not self._lease and not self._perform(duty, now_s):
                 break
         return max(0.0, min(duty.next_s for duty in self.duties) - mono_s())
 

@@ -45,6 +45,8 @@ CANCEL_S: Final = 5.0
 LOOK_S: Final = 30.0
 # What is forgotten is left out of the board so often: to write it anew takes up to 0.1 s.
 REBUILD_S: Final = 30.0
+# Who did not take what he was told is told again after so long: he may have kept the agent waiting.
+AWAY_S: Final = 5.0
 
 _SEEK_MAX: Final = 1_000
 _AT_A_TIME: Final = 500
@@ -113,6 +115,7 @@ class Revoker:
         self._looked_mono_s = self._rebuilt_mono_s = float("-inf")
         self._stale = 0  # how many are still shown and not remembered any more
         self._away = False
+        self._told_mono_s = float("-inf")  # when broker and store were last told, if in vain
         self._stored = StoredResults(
             lambda: storage.store,
             storage.table.by_name(config.result_serializer),
@@ -263,6 +266,8 @@ class Revoker:
             self._stale += self._known.forget(now_s)
             if self._stale and now_s - self._rebuilt_mono_s >= REBUILD_S:
                 self._rebuild()
+        if now_s - self._told_mono_s < AWAY_S:
+            return
         try:
             self._save()
             self._mark()
@@ -272,6 +277,7 @@ class Revoker:
             if not self._away:
                 self._log.error("revocations: %s; trying again", error)
             self._away = True
+            self._told_mono_s = mono_s()
         else:
             self._away = False
 

@@ -137,3 +137,40 @@ def test_a_broker_that_tells_is_asked_when_the_next_message_is_due(app: App, clo
     clock.now_s += 0.6
     keeper.turn()
     assert transport.calls["promote"] == 2
+
+
+def test_the_lease_is_renewed_between_duties_that_wait_for_others(app: App, clock: Clock) -> None:
+    """A result store that does not answer must not make this worker count as lost."""
+    renewed: list[float] = []
+    keeper = keeping(app.client.transport, on_renewed=lambda: renewed.append(clock()))
+
+    def wait() -> None:
+        clock.now_s += 8.0
+
+    keeper.duties += [housekeeping.Duty(name, 0.25, wait) for name in ("results", "revocations", "state")]
+    for _ in range(5):
+        keeper.turn()
+    gaps = [later - earlier for earlier, later in zip(renewed, renewed[1:])]
+    assert len(gaps) >= 10
+    assert max(gaps) <= 8.0
+
+
+def test_no_duty_follows_a_lease_that_cannot_be_renewed(app: App, clock: Clock) -> None:
+    transport = Faulty(app.client.transport)
+    keeper = keeping(transport)
+    done: list[str] = []
+
+    def wait() -> None:
+        done.append("waited")
+        clock.now_s += 8.0
+
+    keeper.duties += [
+        housekeeping.Duty("results", 0.25, wait),
+        housekeeping.Duty("state", 0.25, lambda: done.append("state")),
+    ]
+    keeper.turn()
+    done.clear()
+    transport.fail("heartbeat", 10)
+    clock.now_s += 5.0
+    keeper.turn()
+    assert done == []
