@@ -65,6 +65,7 @@ class Limiter:
         self._quiet = -1  # what had been parked when all lanes were found empty
         self._turn = 0
         self._others_first = False
+        self.from_lane = False  # whether the present batch is from a lane
         # Of the present batch: deliveries that have a token, and kinds of which messages were parked.
         self._granted: dict[bytes, Limited] = {}
         self._parked: dict[str, Limited] = {}
@@ -110,6 +111,7 @@ class Limiter:
 
         :raises TransportError: as `Consumer.reserve`.
         """
+        self.from_lane = False
         if self._board.changes != self._seen:
             self._refresh()
             self._quiet = -1
@@ -127,6 +129,7 @@ class Limiter:
             if kind.bucket.holds and (kind.keyed or kind.bucket.due_ns(now_ns) <= now_ns):
                 found = self._from_lanes(self._selects, kind, limit, now_ns)
                 if found:
+                    self.from_lane = True
                     return found
         self._others_first = False
         if not self._sharing.late and not any(kind.bucket.holds for kind in kinds):

@@ -190,7 +190,9 @@ class WorkerLoop:
         words[C_HELD] = 0
         # To move a message to its lane, or to pass it over, takes no longer than the shortest of tasks.
         moved, self._passed_over = self._limiter.batch_done() + self._passed_over, 0
-        self._ahead.batch_done(ran + moved, all_short, slowest_s)
+        if all_short or not self._limiter.from_lane:
+            # What came from a lane and is long says nothing of what is to come from the queues.
+            self._ahead.batch_done(ran + moved, all_short, slowest_s)
 
     def _announce_batch(self, deliveries: list[Delivery]) -> int:
         words = self._words

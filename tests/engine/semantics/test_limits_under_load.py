@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pytest
@@ -110,19 +111,24 @@ def spent(fleet: Fleet) -> float:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("broker", ["filesystem", "redis"])
 def test_a_hundred_thousand_limited_messages_slow_nothing_down(broker: str, tmp_path: Path) -> None:
-    with fleet_of(broker, "backlog_project", SOURCE, tmp_path) as fleet:
-        cost_us(fleet, 2000)
-        before = [cost_us(fleet) for _ in range(9)]
-        send_many(fleet, lambda: [fleet.task("rare").delay(number) for number in range(100_000)])
+    roots = [tmp_path / name for name in ("without", "beside")]
+    for root in roots:
+        root.mkdir()
+    with (
+        fleet_of(broker, "without_backlog", SOURCE, roots[0]) as without,
+        fleet_of(broker, "beside_backlog", SOURCE, roots[1]) as beside,
+    ):
+        send_many(beside, lambda: [beside.task("rare").delay(number) for number in range(100_000)])
         begun_s = time.monotonic()
-        cost_us(fleet, 1)  # behind all of them
+        cost_us(beside, 2000)  # behind all of them
         assert time.monotonic() - begun_s < 60
-        beside = [cost_us(fleet) for _ in range(9)]
-        assert fleet.depth("celery").ready == 0
-        lane = fleet.depth("celery.limited." + fleet.task("rare").name)
+        cost_us(without, 2000)
+        # In turns, since what else the machine does makes both dearer.
+        costs = [(cost_us(without), cost_us(beside)) for _ in range(11)]
+        assert beside.depth("celery").ready == 0
+        lane = beside.depth("celery.limited." + beside.task("rare").name)
         assert 99_000 < lane.ready < 100_000
-    # The cheapest of each: what else the machine does makes batches smaller, and each dearer.
-    assert min(beside) < 1.4 * min(before), (before, beside)
+    assert median(second / first for first, second in costs) < 1.4, costs
 
 
 # --- storms ----------------------------------------------------------------------------------------
