@@ -22,6 +22,7 @@ from ..limits.kinds import Limited
 from ..limits.shared import Sharing
 from ..message import TaskMessage
 from ..message_edit import with_header
+from ..retrying import SNOOZES_HEADER
 
 GRANT_HEADER: Final = "prefork_limit_grant"
 HORIZON_S: Final = 60.0
@@ -62,13 +63,21 @@ class Keyed:
         if not recorded and not self._is_granted(message, now_wall_s):
             wait_s, booked = self._wait(kind, key)
             if wait_s > 0:
-                return _later(delivery, message, now_wall_s + wait_s, booked=booked)
+                return self._later(delivery, message, now_wall_s + wait_s, booked=booked)
         wait_s = self._shared_wait(kind, key)
         if wait_s <= 0:
             return None
         if recorded:
             return Outcome(delivery.tag, Verdict.DEFER, due_wall_s=now_wall_s + wait_s)
-        return _later(delivery, message, now_wall_s + wait_s, booked=False)
+        return self._later(delivery, message, now_wall_s + wait_s, booked=False)
+
+    def _later(self, delivery: Delivery, message: TaskMessage, due_wall_s: float, *, booked: bool) -> Outcome:
+        if not booked:
+            return Outcome(delivery.tag, Verdict.DEFER, due_wall_s=due_wall_s)
+        note = f"{_attempt(message, message.all_headers(self._table))}:{due_wall_s:.6f}"
+        document = with_header(delivery.document, GRANT_HEADER, note)
+        later = Outgoing(delivery.queue, document, delivery.priority, due_wall_s)
+        return Outcome(delivery.tag, follow_ups=(later,))
 
     def _key(self, kind: Limited, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         make = kind.limits.key
@@ -85,15 +94,16 @@ class Keyed:
 
     def _is_granted(self, message: TaskMessage, now_wall_s: float) -> bool:
         """Whether it has booked the token that is there now, for this attempt."""
-        note = message.all_headers(self._table).get(GRANT_HEADER)
+        headers = message.all_headers(self._table)
+        note = headers.get(GRANT_HEADER)
         if not isinstance(note, str):
             return False
-        retries, _, at = note.partition(":")
+        attempt, _, at = note.rpartition(":")
         try:
             late_s = now_wall_s - float(at)
         except ValueError:
             return False  # somebody else's writing
-        return retries == str(message.retries) and -0.1 <= late_s <= _GRACE_S
+        return attempt == _attempt(message, headers) and -0.1 <= late_s <= _GRACE_S
 
     def _wait(self, kind: Limited, key: str) -> tuple[float, bool]:
         """How long until this worker's bucket of the key has a token, and whether it was booked."""
@@ -130,9 +140,6 @@ class Keyed:
         return 0.0
 
 
-def _later(delivery: Delivery, message: TaskMessage, due_wall_s: float, *, booked: bool) -> Outcome:
-    if not booked:
-        return Outcome(delivery.tag, Verdict.DEFER, due_wall_s=due_wall_s)
-    document = with_header(delivery.document, GRANT_HEADER, f"{message.retries}:{due_wall_s:.6f}")
-    later = Outgoing(delivery.queue, document, delivery.priority, due_wall_s)
-    return Outcome(delivery.tag, follow_ups=(later,))
+def _attempt(message: TaskMessage, headers: Mapping[str, Any]) -> str:
+    """Which start of a task a token is for: one that is put off needs another one then."""
+    return f"{message.retries}.{headers.get(SNOOZES_HEADER, 0)}"

@@ -11,7 +11,7 @@ import pytest
 
 from prefork.engine.app import App
 from prefork.engine.child import keyed as keyed_module
-from prefork.engine.exceptions import ImproperlyConfigured, Retry
+from prefork.engine.exceptions import ImproperlyConfigured, Retry, Snooze
 from prefork.engine.limits import shared as shared_module
 from prefork.engine.limits.board import RateBoard
 from prefork.engine.limits.lanes import lane_of
@@ -319,7 +319,7 @@ def test_a_key_without_a_token_waits_until_it_has_booked_one(app: App, child_of:
     ((booked, due_wall_s),) = [
         (note, one.due_wall_s) for note, one in zip(notes, waiting, strict=True) if note is not None
     ]
-    assert booked.startswith("0:")
+    assert booked.startswith("0.0:")
     assert due_wall_s is not None
     assert 58 <= due_wall_s - time.time() <= 60
 
@@ -337,7 +337,24 @@ def test_who_has_booked_runs(app: App, child_of: Make, ran: Ran, monkeypatch: py
     assert ran.numbers == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("note", ["nonsense", "0:soon", 7, "1:1", "0:1", None])
+def test_what_is_put_off_takes_a_token_again(app: App, child_of: Make) -> None:
+    started: list[float] = []
+
+    @app.task(rate_limit="4/s", key="tenant")
+    def keyed(tenant: str) -> None:
+        started.append(time.monotonic())
+        if 1 < len(started) < 4:
+            raise Snooze(0)
+
+    keyed.delay("a")
+    keyed.delay("a")
+    child = child_of(app)
+    child.idle._before = lambda: time.sleep(0.01) or len(started) < 4  # type: ignore[func-returns-value]
+    child.run()
+    assert all(later - earlier > 0.15 for earlier, later in zip(started, started[1:]))
+
+
+@pytest.mark.parametrize("note", ["nonsense", "0.0:soon", 7, "1.0:1", "0.0:1", "0.0:nan", None])
 def test_a_note_that_is_no_grant_admits_nobody(app: App, child_of: Make, ran: Ran, note: Any) -> None:
     @app.task(rate_limit=0, key="tenant")
     def keyed(number: int, tenant: str) -> None:
