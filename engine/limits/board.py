@@ -9,10 +9,11 @@ Nothing here survives the worker, and nothing has to: the messages themselves ar
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from ..clock import mono_ns
 from ..exceptions import ImproperlyConfigured
 from ..scoreboard import RATE_BUCKETS, W_PARKED, W_RATES, Scoreboard
 from . import gcra
@@ -47,9 +48,17 @@ NEVER_NS: Final = 1 << 62
 class Bucket:
     """The bucket of one task kind, seen from one process."""
 
-    __slots__ = ("_at", "_header", "_locks", "_words", "index")
+    __slots__ = ("_at", "_clock_ns", "_header", "_locks", "_words", "index")
 
-    def __init__(self, header: memoryview, words: memoryview, index: int, locks: ByteLocks) -> None:
+    def __init__(
+        self,
+        header: memoryview,
+        words: memoryview,
+        index: int,
+        locks: ByteLocks,
+        clock_ns: Callable[[], int] = mono_ns,
+    ) -> None:
+        self._clock_ns = clock_ns
         self._header = header
         self._words = words
         self._at = index * WORDS
@@ -106,6 +115,9 @@ class Bucket:
         with self._locks.held(self.index) as ours:
             if not ours:
                 return 0
+            if gcra.is_left_over(words[at], shape, now_ns):
+                # Or the asker's moment is long past, and others have taken since: only the present tells.
+                now_ns = max(now_ns, self._clock_ns())
             taken = gcra.take(words[at], shape, now_ns, want, overdraft=overdraft)
             words[at] = taken.full_at_ns
             return taken.tokens
@@ -171,9 +183,13 @@ class Booked(NamedTuple):
 
 
 class RateBoard:
-    """All buckets of a worker, seen from one process."""
+    """All buckets of a worker, seen from one process.
 
-    def __init__(self, scoreboard: Scoreboard) -> None:
+    :param clock_ns: the monotonic clock.
+    """
+
+    def __init__(self, scoreboard: Scoreboard, clock_ns: Callable[[], int] = mono_ns) -> None:
+        self._clock_ns = clock_ns
         self._scoreboard = scoreboard  # whose descriptors are used
         self._header = scoreboard.words
         self._words = scoreboard.rates
@@ -198,8 +214,11 @@ class RateBoard:
             index = self._find(digest(name))
             if index is None or not self._words[index * WORDS + _DIGEST]:
                 return None
-            found = self._buckets[name] = Bucket(self._header, self._words, index, self._locks)
+            found = self._buckets[name] = self._bucket(index)
         return found
+
+    def _bucket(self, index: int) -> Bucket:
+        return Bucket(self._header, self._words, index, self._locks, self._clock_ns)
 
     def enter(self, name: str) -> Bucket:
         """The bucket of a task kind, made if need be.
@@ -283,7 +302,10 @@ class RateBoard:
                 return Booked(BUSY_NS, booked=False)
             at = self._keyed(wanted) * WORDS
             full_at_ns = max(words[at + _FULL_AT] if words[at + _DIGEST] == wanted else 0, now_ns)
-            if full_at_ns - now_ns > horizon_ns + shape.capacity_ns:
+            longest_ns = horizon_ns + shape.capacity_ns
+            if full_at_ns - now_ns > longest_ns:
+                now_ns = max(now_ns, self._clock_ns())  # as in `Bucket.take`
+            if full_at_ns - now_ns > longest_ns:
                 full_at_ns = now_ns + shape.capacity_ns  # nobody booked that at this rate
             wait_ns = max(0, full_at_ns + shape.interval_ns - shape.capacity_ns - now_ns)
             if wait_ns > horizon_ns:

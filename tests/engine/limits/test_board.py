@@ -28,7 +28,7 @@ def scoreboard() -> Scoreboard:
 
 @pytest.fixture
 def board(scoreboard: Scoreboard) -> RateBoard:
-    return RateBoard(scoreboard)
+    return RateBoard(scoreboard, clock_ns=lambda: START_NS)
 
 
 def test_a_kind_is_found_by_every_process(scoreboard: Scoreboard, board: RateBoard) -> None:
@@ -200,6 +200,28 @@ def test_a_lock_on_a_closed_descriptor_is_an_error() -> None:
     os.close(fd)
     with pytest.raises(OSError), ByteLocks(fd).held(0):
         pass
+
+
+def test_a_taker_that_was_held_up_does_not_take_again_what_others_took(scoreboard: Scoreboard) -> None:
+    board = RateBoard(scoreboard, clock_ns=lambda: START_NS + S)
+    bucket = board.declare("a", 1000.0, 1.0)
+    assert bucket.take(1000, START_NS + S) == 51  # all there is, with what it makes up for
+    # Given one that looked at its clock a second ago, and was stopped until now
+    assert bucket.take(1000, START_NS) == 0
+    # Then there is no more for anybody
+    assert bucket.take(1000, START_NS + S) == 0
+    assert bucket.take(1000, START_NS + S + S // 1000) == 1
+
+
+def test_a_booker_that_was_held_up_does_not_book_again_what_others_booked(scoreboard: Scoreboard) -> None:
+    board = RateBoard(scoreboard, clock_ns=lambda: START_NS + S)
+    shape = shape_of(1000.0, 1.0)
+    waits = []
+    while (booked := board.take_keyed("a", "key", shape, START_NS + S, S // 100)).booked:
+        waits.append(booked.wait_ns)
+    assert len(waits) == 61  # 51 at once, ten within the horizon
+    assert not board.take_keyed("a", "key", shape, START_NS, S // 100).booked
+    assert not board.take_keyed("a", "key", shape, START_NS + S, S // 100).booked
 
 
 @pytest.mark.timeout(60)
