@@ -16,7 +16,7 @@ from typing import Any, Final
 from ...serializers.base import EncodeError
 from ...transports.base import Message
 from ...transports.errors import TransportError
-from ...transports.mailbox import Controls, Mailbox
+from ...transports.mailbox import Controls, Mailbox, reply_exchange
 from ..clock import wall_s
 from ..control.addressing import is_addressed
 from ..control.collecting import Asker, controls_of
@@ -57,6 +57,7 @@ class Node:
         self._side = side
         self._controls: Controls = controls_of(side.storage.transport)
         self._exchange: str = config.control_exchange
+        self._reply_exchange = reply_exchange(self._exchange)
         self._queue = queue_of(config)
         self._serializer: str = config.task_serializer
         self._table = control_table(config)
@@ -181,6 +182,12 @@ class Node:
         elif command is not None and command.changes and answer is not None:
             _log.info("%s, on request: %s", request.method, answer)
         if request.reply_to is None or (command is not None and command.silent):
+            return
+        if request.reply_to.exchange != self._reply_exchange:
+            # Where tasks are, a reply has no business; on Redis it would give their list an end.
+            side.count("misdirected")
+            error = ValueError(f"{request.reply_to.exchange!r} is no exchange for replies")
+            self._say_once("misdirected", "an answer of remote control is not sent: %s", error)
             return
         reply = Reply(side.node, answer, request.ticket, side.clock.forward())
         try:

@@ -319,3 +319,15 @@ def test_a_monitor_that_asks_the_same_again_and_again_fills_no_log(
     answers = [json.loads(message.body)["w@h"] for _, _, message in controls.replied]
     assert answers == [{"error": "event dispatcher unavailable"}] * 5
     assert caplog.text.count("event dispatcher unavailable") == 1
+
+
+@pytest.mark.parametrize("exchange", ["celery", "reply.other.pidbox", "amq.direct"])
+def test_no_answer_goes_where_tasks_may_be(
+    node: Node, controls: Controls, side: WorkerSide, exchange: str
+) -> None:
+    reply_to = {"exchange": exchange, "routing_key": "celery"}
+    node.take(request(reply=False, reply_to=reply_to, ticket="t"))
+    assert controls.replied == []
+    assert side.counts["misdirected"] == 1
+    node.take(request())
+    assert len(controls.replied) == 1
