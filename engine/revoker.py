@@ -266,6 +266,9 @@ class Revoker:
             self._stale += self._known.forget(now_s)
             if self._stale and now_s - self._rebuilt_mono_s >= REBUILD_S:
                 self._rebuild()
+            for waiting in (self._unsaved, self._unmarked):
+                # Of more than are remembered the oldest are given up, while nobody takes them.
+                del waiting[: max(0, len(waiting) - REVOKED_MAX)]
         if now_s - self._told_mono_s < AWAY_S:
             return
         try:

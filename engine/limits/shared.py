@@ -127,8 +127,7 @@ class Sharing:
             return True
         if limit == 0:
             return False
-        self._number += 1
-        holder = f"{self._owner}/{self._number}"
+        holder = self._holder(name)
         try:
             taken = self._coordinates.take_slot(name, limit, self._worker, holder)
         except TransportError:
@@ -137,6 +136,15 @@ class Sharing:
         if taken:
             self.holding[what] = (name, holder)
         return taken
+
+    def _holder(self, name: str) -> str:
+        """A new holder; or one who may have a slot already, since nobody knows whether he gave it back."""
+        for index, (doubtful, holder) in enumerate(self.late):
+            if doubtful == name:
+                del self.late[index]
+                return holder
+        self._number += 1
+        return f"{self._owner}/{self._number}"
 
     def free(self, kind: Limited) -> None:
         """Give the slot of a kind back.

@@ -139,6 +139,22 @@ def test_what_the_broker_could_not_take_is_said_again(app: App, clock: list[floa
     assert remembered(scene) == [task_key("a")]
 
 
+def test_what_nobody_takes_does_not_grow_for_ever(app: App, clock: list[float]) -> None:
+    plain = open_storage(app)
+    faulty = Faulty(plain.transport)
+    scene = Scene(
+        app,
+        Storage(faulty, plain.store, Settler(faulty, plain.store, together=True), app.client.table),  # type: ignore[arg-type]
+    )
+    faulty.fail("revoke", 100)
+    for turn in range(3):
+        scene.revoker.revoke([f"{turn}-{number}" for number in range(REVOKED_MAX)])
+        scene.revoker.turn()
+        clock[0] += AWAY_S
+    assert len(scene.revoker._unsaved) == REVOKED_MAX
+    assert scene.revoker._unsaved[-1] == task_key(f"2-{REVOKED_MAX - 1}")
+
+
 def test_it_is_forgotten_after_its_lifetime(scene: Scene, clock: list[float]) -> None:
     scene.revoker.load(["a"])
     scene.revoker.turn()

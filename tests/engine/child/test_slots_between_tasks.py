@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from prefork.engine.app import App
+from prefork.transports.errors import BrokerUnavailable
+from support.faulty import Faulty
 from support.one_child import WORKER, OneChild
 
 Make = Callable[..., OneChild]
@@ -58,3 +60,27 @@ def test_a_long_task_keeps_its_own_slot(app: App, child_of: Make, key: str | Non
     narrow.delay("a")
     child.run()
     assert taken == [False]
+
+
+def test_an_outage_leaves_one_doubtful_slot_however_long_it_lasts(app: App, child_of: Make) -> None:
+    ran: list[str] = []
+
+    @app.task(max_concurrency=1)
+    def narrow(tenant: str) -> None:
+        ran.append(tenant)
+
+    child = child_of(app)
+    child.parts.storage.transport.heartbeat(WORKER, 60)
+    child.parts.pause = lambda seconds: None  # type: ignore[method-assign]
+    sharing = child.parts.limiter._sharing
+    coordinates = Faulty(child.parts.storage.transport)
+    coordinates.fail("take_slot", 500, lambda: BrokerUnavailable("away", outcome_unknown=True), after=True)
+    coordinates.fail("free_slot", 50, lambda: BrokerUnavailable("away", outcome_unknown=True))
+    sharing._coordinates = coordinates  # type: ignore[assignment]
+    narrow.delay("a")
+    child.idle._before = lambda: not ran  # type: ignore[func-returns-value]
+    child.run()
+    assert ran == ["a"]
+    assert len(sharing.late) <= 1
+    # Each attempt was in the name of the same holder, who had the slot all the time.
+    assert sharing._number == 1
