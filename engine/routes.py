@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from ..transports.base import QueueDeclaration
-from ..transports.declarations import DIRECT_EXCHANGE, DIRECT_SUFFIX
+from ..transports.declarations import DIRECT_EXCHANGE, DIRECT_SUFFIX, original
 from .exceptions import ImproperlyConfigured, QueueNotFound
 
 Route = Callable[..., Any]
@@ -119,6 +119,16 @@ def queue_specs(config: Any) -> dict[str, QueueSpec]:
             described = {key: value for key, value in described.items() if key != "name"}
         found[name] = _spec(name, described, config)
     return found
+
+
+def spec_of(name: str, specs: Mapping[str, QueueSpec]) -> QueueSpec:
+    """How a queue that a worker consumes is described, be it configured or one of its own."""
+    found = specs.get(name) or specs.get(original(name))
+    if found is not None:
+        return found
+    if name.endswith(DIRECT_SUFFIX):
+        return QueueSpec(name, DIRECT_EXCHANGE, name.removesuffix(DIRECT_SUFFIX))
+    return QueueSpec(name, name, name)
 
 
 def _name_of(queue: Any) -> Any:
@@ -306,8 +316,8 @@ class Router:
         )
 
     def _missing(self, name: str) -> QueueSpec:
-        if name.endswith(DIRECT_SUFFIX):  # of one worker: it is never configured
-            return QueueSpec(name, DIRECT_EXCHANGE, name.removesuffix(DIRECT_SUFFIX))
+        if name.endswith(DIRECT_SUFFIX):
+            return spec_of(name, {})  # of one worker: it is never configured
         if name != self._config.task_default_queue and not self._config.task_create_missing_queues:
             raise QueueNotFound(
                 f"queue {name!r} is not in task_queues ({', '.join(sorted(self.queues))}) "

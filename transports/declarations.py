@@ -14,7 +14,7 @@ from .values import QueueDeclaration
 DIRECT_EXCHANGE = "C.dq2"
 DIRECT_SUFFIX = ".dq2"
 COPY_MARK = "~"
-COPY_EXPIRES_MS = 3_600_000
+COPY_EXPIRES_MS = 86_400_000
 """How long a broker that can tell keeps the copies for a worker that is away."""
 
 

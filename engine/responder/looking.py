@@ -17,7 +17,7 @@ from ...transports.url import parse as parse_url
 from ..clock import mono_ns, mono_s, wall_s
 from ..config.show import humanize, table
 from ..message import MalformedMessage, bounded_repr, parse
-from ..routes import queue_specs
+from ..routes import queue_specs, spec_of
 from ..scoreboard import (
     C_BATCH,
     C_CURSOR,
@@ -95,14 +95,13 @@ def active_queues(side: WorkerSide, **_: Any) -> Any:
     specs = queue_specs(side.loaded.config)
     found = []
     for name in side.loaded.options["queues"]:
-        spec = specs.get(name)
-        options = dict(spec.options or {}) if spec is not None else {}
-        exchange = spec.exchange if spec is not None else name
+        spec = spec_of(name, specs)
+        options = dict(spec.options or {})
         found.append(
             {
                 "name": name,
-                "exchange": _exchange(exchange, spec.exchange_type if spec is not None else "direct"),
-                "routing_key": spec.routing_key if spec is not None else name,
+                "exchange": _exchange(spec.exchange, spec.exchange_type),
+                "routing_key": spec.routing_key,
                 "queue_arguments": plain(options.get("queue_arguments")),
                 "binding_arguments": None,
                 "consumer_arguments": None,

@@ -13,6 +13,7 @@ from typing import Any
 
 import celery
 from kombu import Exchange, Queue
+from kombu.common import Broadcast
 
 from prefork.engine import App
 from support import ledger
@@ -27,11 +28,12 @@ class FleetError(Exception):
 def make_app(make: str, config: dict[str, Any]) -> Any:
     """The application, with its tasks.
 
-    :param config: settings as in Celery; `task_queues` as a list of (name, exchange, type, key).
+    :param config: settings as in Celery; `task_queues` as a list of (name, exchange, type, key); of the
+        type broadcast, each worker gets copies.
     """
     settings = dict(config)
     queues = [
-        Queue(name, Exchange(exchange, kind), routing_key=key)
+        Broadcast(name) if kind == "broadcast" else Queue(name, Exchange(exchange, kind), routing_key=key)
         for name, exchange, kind, key in settings.pop("task_queues", ())
     ]
     if queues:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ..base import QueueDeclaration
-from ..declarations import DIRECT_EXCHANGE, named
+from ..declarations import DIRECT_EXCHANGE, named, original
 from ..url import Url, parse_failover
 
 DEFAULT_PORT = 5672
@@ -90,6 +90,11 @@ class AmqpSettings:
     def is_broadcast(self, exchange: str) -> bool:
         """Whether it is one of those that need not lead anywhere, while no worker is there."""
         return any(one.exchange == exchange and one.broadcast for one in self.declarations.values())
+
+    def is_copy(self, queue: str) -> bool:
+        """Whether it is a queue with the copies of a broadcast for one worker."""
+        described = self.declarations.get(original(queue))
+        return described is not None and described.broadcast
 
     def declaration(self, queue: str) -> QueueDeclaration:
         """How a queue is described; one that is not configured as Celery describes it (interop §6.1)."""

@@ -12,6 +12,7 @@ import amqp
 from ..base import Capabilities, DeadLetter, Depth, Outgoing, Recovery, ResultStore, Waiting
 from .absences import Absences
 from .attached import AttachedConsumer, recover_held
+from .broadcasts import declare_copies
 from .consumer import AmqpConsumer
 from .coordination import Agreements, AmqpCoordination
 from .documents import starts_of, to_document
@@ -98,6 +99,7 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
         with self._guard:
             self._consumers[owner] = (consumer, worker)
         self._note(queues)
+        declare_copies(self._publisher, self._settings, queues)
         return consumer
 
     def attach(self, owner: str) -> AttachedConsumer:

@@ -67,3 +67,15 @@ def test_every_so_many_messages_another_priority_has_its_turn(fleet: Fleet) -> N
         assert order[begin : begin + 4].count(f"one {worst}") <= 1
     assert order[:24].count(f"one {worst}") >= 4, order
     assert ran(fleet, sent) == [f"one {best}"] * 24 + [f"one {worst}"] * 6
+
+
+def test_a_worker_with_weights_that_idles_takes_what_comes_to_any_of_its_queues(fleet: Fleet) -> None:
+    ledger = fleet.unique("ledger")
+    high, low = fleet.unique("high"), fleet.unique("low")
+    fleet.restart(queues=[high, low], worker_queue_weights={high: 5})
+    try:
+        for number in range(1, 7):
+            fleet.task("one").apply_async((ledger, "ran"), queue=low if number % 3 else high)
+            eventually(lambda wanted=number: len(fleet.notes(ledger)) == wanted)  # type: ignore[misc]
+    finally:
+        fleet.restart()
