@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..transports.base import Outgoing, SendsWithin, Transport
@@ -103,14 +104,13 @@ class Delivers:
             return
         except BrokerUnavailable as exc:
             failure = exc
+        self._persist(partial(self._attempt, messages), failure, give_up_mono_s, retry, policy)
 
-        def attempt(_failed: int, left_s: float) -> None:
-            if isinstance(self.transport, SendsWithin):
-                self.transport.send_within(messages, left_s)
-            else:
-                self.transport.send(messages)
-
-        self._persist(attempt, failure, give_up_mono_s, retry, policy)
+    def _attempt(self, messages: Sequence[Outgoing], _failed: int, left_s: float) -> None:
+        if isinstance(self.transport, SendsWithin):
+            self.transport.send_within(messages, left_s)
+        else:
+            self.transport.send(messages)
 
     def persist(
         self,

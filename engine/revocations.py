@@ -31,6 +31,7 @@ class Revocations:
     """Answers whether a task was revoked. Used by one thread.
 
     :param open_store: gives the result store of this process; None when results are disabled.
+    :ivar none_until_mono_s: before then `revoked` says no, whatever it is asked; written by that thread.
     """
 
     def __init__(self, open_store: Callable[[], ResultStore | None], serializer: Serializer) -> None:
@@ -38,6 +39,7 @@ class Revocations:
         self._serializer = serializer
         self._looked_mono_s = float("-inf")
         self._lit = False
+        self.none_until_mono_s = float("-inf")
 
     def revoked(self, task_id: str, now_mono_s: float) -> bool:
         """Whether a task was revoked, as far as known `LOOK_EVERY_S` ago.
@@ -47,11 +49,13 @@ class Revocations:
         """
         store = self._open()
         if store is None:
+            self.none_until_mono_s = float("inf")
             return False
         if now_mono_s - self._looked_mono_s >= LOOK_EVERY_S:
             self._lit = store.get([BEACON])[0] is not None
             self._looked_mono_s = now_mono_s
         if not self._lit:
+            self.none_until_mono_s = self._looked_mono_s + LOOK_EVERY_S
             return False
         found = store.get([task_id])[0]
         if found is None:

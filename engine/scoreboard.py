@@ -104,6 +104,7 @@ W_WAKE: Final = 56
 _TEXT_OFFSET: Final = 1024
 _LAST_OFFSET: Final = 2048  # the tag of what ran last, with its length
 _TEXT = struct.Struct("<H254s H510s H62s")  # task id, task name, tag; each with its length
+_PADDED = struct.Struct(f"{TAG_BYTES}p")  # one byte of length, the tag, zeros
 
 _WORDS: Final = 64
 
@@ -167,7 +168,7 @@ def unpack_mark(mark: int) -> tuple[int, int]:
 
 def padded_tag(tag: bytes) -> bytes:
     """A tag as it is kept in fields of a fixed size."""
-    return len(tag).to_bytes(1, "little") + tag.ljust(TAG_BYTES - 1, b"\0")
+    return _PADDED.pack(tag)
 
 
 class Slot:
@@ -238,7 +239,7 @@ class Slot:
 
     def write_tags(self, tags: list[bytes]) -> None:
         """Write the tags of a new batch, before C_BATCH and C_HELD announce it."""
-        data = b"".join([padded_tag(tag) for tag in tags])
+        data = b"".join(map(_PADDED.pack, tags))
         self.buffer[self._area : self._area + len(data)] = data
 
     def read_tags(self, first: int, end: int) -> list[bytes]:

@@ -41,16 +41,9 @@ class Gate:
         :raises MalformedMessage: the headers, read in full, are not those of a task message.
         """
         parts = self._parts
-        refusal = admit(
-            wall_s(),
-            known=plan is not None,
-            task_name=message.task,
-            eta_wall_s=message.eta_wall_s,
-            expires_wall_s=message.expires_wall_s,
-            headers=None if plan is not None else message.all_headers(parts.table),
-            unknown_grace_s=parts.config.task_unknown_grace,
-            unknown_retry_s=parts.config.task_unknown_retry_delay,
-        )
+        refusal = None
+        if plan is None or message.eta_wall_s is not None or message.expires_wall_s is not None:
+            refusal = self._refusal(message, plan)
         revoked = (refusal is None or refusal.ending in _WAITS) and parts.revoked(message)
         if refusal is not None and not revoked:
             return self._outcomes.refused(delivery, message, refusal)
@@ -69,6 +62,20 @@ class Gate:
         if plan is not None and plan.limited:
             return self._without_token(delivery, plan)
         return None
+
+    def _refusal(self, message: TaskMessage, plan: RunPlan | None) -> Refusal | None:
+        """What its own times, or its name, have against a message."""
+        parts = self._parts
+        return admit(
+            wall_s(),
+            known=plan is not None,
+            task_name=message.task,
+            eta_wall_s=message.eta_wall_s,
+            expires_wall_s=message.expires_wall_s,
+            headers=None if plan is not None else message.all_headers(parts.table),
+            unknown_grace_s=parts.config.task_unknown_grace,
+            unknown_retry_s=parts.config.task_unknown_retry_delay,
+        )
 
     def stopped_by_key(
         self,

@@ -152,8 +152,11 @@ class Parts:
         """
         if self._revoked_words[A_COUNT] and self.revoked_board.revokes(message.id, message.stamps):
             return True
+        now_mono_s = mono_s()
+        if now_mono_s < self._revocations.none_until_mono_s:
+            return False
         try:
-            return self._revocations.revoked(message.id, mono_s())
+            return self._revocations.revoked(message.id, now_mono_s)
         except TransportError as error:
             _log.warning("cannot tell whether %s was revoked: %s", message.id, error)
             return False
