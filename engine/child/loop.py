@@ -57,10 +57,13 @@ from .idle import Idle
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
+from .processor import Processor
+from .readahead import SHORT_S
 from .trial import run_body
 
 # Outcomes are settled at the latest this long after the first of them.
 _SETTLE_NS: Final = 4_000_000
+_LONG_NS: Final = int(SHORT_S * 1e9)
 
 EXIT_AS_TOLD: Final = 0
 EXIT_OWNER_LOST: Final = 4  # also known to supervisor.deaths
@@ -85,6 +88,7 @@ class WorkerLoop:
         self._board = parts.board_words
         self._outcomes = Outcomes(parts)
         self._ahead = parts.read_ahead
+        self._processor = Processor()
         # Outcomes that are not settled yet, oldest first, and when the first of them came.
         self._pending: list[Outcome] = []
         self._pending_since_ns = 0
@@ -161,6 +165,7 @@ class WorkerLoop:
         """Run a batch: claim each message, run it, settle now and then, give back the rest."""
         words, held = self._words, len(deliveries)
         batch = self._announce_batch(deliveries)
+        self._processor.begin()
         all_short, slowest_s, ran = True, 0.0, 0
         for index, delivery in enumerate(deliveries):
             words[C_CURSOR] = index + 1
@@ -297,6 +302,8 @@ class WorkerLoop:
         words[C_RUNNING] = 0
         busy_ns = mono_ns() - start_ns
         words[C_BUSY_NS] += busy_ns
+        if busy_ns >= _LONG_NS:
+            busy_ns = self._processor.own_ns(busy_ns)
         plan.kind.add(busy_ns / 1e9)
         if plan.acks.late:
             self._done(outcome, more)
