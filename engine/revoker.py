@@ -45,7 +45,8 @@ CANCEL_S: Final = 5.0
 LOOK_S: Final = 30.0
 # What is forgotten is left out of the board so often: to write it anew takes up to 0.1 s.
 REBUILD_S: Final = 30.0
-# Who did not take what he was told is told again after so long: he may have kept the agent waiting.
+# A result store that did not take what it was told is told again after so long: it may keep the agent
+# waiting each time.
 AWAY_S: Final = 5.0
 
 _SEEK_MAX: Final = 1_000
@@ -115,7 +116,7 @@ class Revoker:
         self._looked_mono_s = self._rebuilt_mono_s = float("-inf")
         self._stale = 0  # how many are still shown and not remembered any more
         self._away = False
-        self._told_mono_s = float("-inf")  # when broker and store were last told, if in vain
+        self._mark_mono_s = float("-inf")  # when the store is told again
         self._stored = StoredResults(
             lambda: storage.store,
             storage.table.by_name(config.result_serializer),
@@ -269,20 +270,18 @@ class Revoker:
             for waiting in (self._unsaved, self._unmarked):
                 # Of more than are remembered the oldest are given up, while nobody takes them.
                 del waiting[: max(0, len(waiting) - REVOKED_MAX)]
-        if now_s - self._told_mono_s < AWAY_S:
-            return
         try:
             self._save()
-            self._mark()
             if now_s - self._looked_mono_s >= LOOK_S:
                 self._look(now_s)
+            if self._unmarked and now_s >= self._mark_mono_s:
+                self._mark()
         except TransportError as error:
             if not self._away:
                 self._log.error("revocations: %s; trying again", error)
             self._away = True
-            self._told_mono_s = mono_s()
         else:
-            self._away = False
+            self._away = self._away and bool(self._unmarked)
 
     def _look(self, now_s: float) -> None:
         if self._memory is not None:
@@ -306,6 +305,10 @@ class Revoker:
         while self._unmarked:
             some = self._unmarked[:_AT_A_TIME]
             if self._storage.store is not None:
-                self._stored.revoke(some, waiting_only=True, announce=False)
+                try:
+                    self._stored.revoke(some, waiting_only=True, announce=False)
+                except TransportError:
+                    self._mark_mono_s = mono_s() + AWAY_S
+                    raise
             with self._lock:
                 del self._unmarked[: len(some)]
