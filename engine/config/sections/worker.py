@@ -164,12 +164,14 @@ class WorkerSettings:
         integer(1, 50_000),
         50_000,
         "How many revocations a worker remembers; the oldest are forgotten first. At most 50,000.",
+        ours=True,
     )
     worker_revoke_expires: float = setting(
         DURATION,
         604_800.0,
         "How long a revocation is remembered, by workers and by the broker.",
         unit="s",
+        ours=True,
     )
     worker_enable_remote_control: bool = setting(
         BOOLEAN,

@@ -1,0 +1,46 @@
+"""The default queue at an exchange and with a key of its own, and queues that nobody has described."""
+
+from __future__ import annotations
+
+from support.semantics import Fleet
+from support.waiting import eventually
+
+SOURCE = """
+app = App("defaults", **SETTINGS)
+app.conf.update(
+    task_default_queue="main",
+    task_default_exchange="tasks",
+    task_default_exchange_type="topic",
+    task_default_routing_key="task.default",
+)
+
+
+@app.task(bind=True)
+def which(self):
+    return self.request.delivery_info["routing_key"]
+"""
+WORKER = {"queues": ["main", "described-nowhere"]}
+
+
+def test_calls_that_say_nothing_reach_the_default_queue(fleet: Fleet) -> None:
+    assert fleet.task("which").delay().get(timeout=15) == "task.default"
+
+
+def test_so_do_calls_that_name_its_exchange_and_key(fleet: Fleet) -> None:
+    result = fleet.task("which").apply_async(exchange="tasks", routing_key="task.default")
+    assert result.get(timeout=15) == "task.default"
+
+
+def test_its_exchange_is_taken_when_a_call_names_a_key_alone(fleet: Fleet) -> None:
+    assert fleet.task("which").apply_async(routing_key="task.default").get(timeout=15) == "task.default"
+
+
+def test_delayed_calls_take_the_same_way(fleet: Fleet) -> None:
+    result = fleet.task("which").apply_async(countdown=0.3)
+    assert "task.default" in result.get(timeout=15)
+
+
+def test_a_queue_that_nobody_has_described_is_made_and_reached_by_its_name(fleet: Fleet) -> None:
+    result = fleet.task("which").apply_async(queue="described-nowhere")
+    assert result.get(timeout=15) == "described-nowhere"
+    eventually(lambda: fleet.depth("described-nowhere").ready == 0)
