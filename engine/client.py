@@ -78,6 +78,7 @@ class Client(Delivers):
         self.result_table = SerializerTable(
             {"json", config.result_serializer}, tuple(result_accept) if result_accept else accept
         )
+        self._names = self.table.names
         # Results are read in the process that asked for them, and only as the configuration says.
         self.result_table.allow_unpickling()
         self.stored = StoredResults(
@@ -87,7 +88,8 @@ class Client(Delivers):
         )
         self._tables: dict[str, SerializerTable] = {}
         self.unique = UniqueTasks(self)
-        self._bounded = config.task_payload_max_bytes is not None
+        limit_bytes = config.task_payload_max_bytes
+        self._bytes_max = DOCUMENT_BYTES_MAX if limit_bytes is None else limit_bytes
         # How tasks are sent that only their name is known of. Written by any thread that sends one.
         self.named_plans: dict[str, TaskPlan] = {}
         self._handles = _Handles()
@@ -276,9 +278,9 @@ class Client(Delivers):
             publish_signals.before(draft, policy)
         if self._answered and not draft.ignore_result and not draft.reply_to:
             draft.reply_to = self._listen()
-        table = self.table if draft.serializer in self.table.names else self.table_for(draft.serializer)
+        table = self.table if draft.serializer in self._names else self.table_for(draft.serializer)
         document = encode_task(draft, table, now_wall_s=now_wall_s)
-        if self._bounded:
+        if len(document) > self._bytes_max:
             self.check_size(draft.task, document)
         self.publish(
             self.outgoing(destination, document, draft.priority, draft.eta_wall_s),

@@ -97,7 +97,6 @@ class Delivers:
         :param policy: None follows `task_publish_retry_policy`; never beyond `broker_publish_timeout`.
         :raises BrokerUnavailable: with `outcome_unknown` when a message may have been stored.
         """
-
         give_up_mono_s = mono_s() + self.config.broker_publish_timeout
         try:
             self.transport.send(messages)
