@@ -49,6 +49,7 @@ from support.thread_worker import ThreadWorker
 from support.waiting import eventually
 
 BROKERS = ("memory", "filesystem", "redis", "amqp")
+SERVERS = ("redis", "amqp")
 # What a test may need and a broker cannot do, beside the capabilities that a transport declares.
 GAPS: dict[str, frozenset[str]] = {
     "memory": frozenset({"several_processes"}),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.semantics import BROKERS, GAPS, Fleet, fleet_of
+from support.semantics import BROKERS, GAPS, SERVERS, Fleet, fleet_of
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -14,7 +14,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     needed = {name for mark in metafunc.definition.iter_markers("needs") for name in mark.args}
     chosen = [name for name in BROKERS if not needed & GAPS[name]]
-    metafunc.parametrize("fleet", chosen, indirect=True, scope="module")
+    parameters = [
+        pytest.param(name, id=name, marks=pytest.mark.on_server if name in SERVERS else ()) for name in chosen
+    ]
+    metafunc.parametrize("fleet", parameters, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
