@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from prefork.transports.base import Depth
 from support.semantics import Fleet
 from support.waiting import eventually
 
@@ -16,7 +17,16 @@ app = App("order", task_queue_max_priority=9, **SETTINGS)
 @app.task
 def one(ledger, name):
     note(ledger, name)
+
+
+@app.task
+async def waits(ledger, name):
+    import asyncio
+
+    await asyncio.sleep(0.02)
+    note(ledger, name)
 """
+# Each test starts the worker that it needs, which stays until the next one: queues are of one test alone.
 WORKER = {"queues": ["elsewhere"]}
 
 
@@ -36,10 +46,7 @@ def ran(fleet: Fleet, sent: list[tuple[str, int]], **settings: Any) -> list[str]
         worker_queue_weights=weights,
         **settings,
     )
-    try:
-        eventually(lambda: len(fleet.notes(ledger)) == len(sent), deadline_s=20)
-    finally:
-        fleet.restart()
+    eventually(lambda: len(fleet.notes(ledger)) == len(sent), deadline_s=20)
     return fleet.notes(ledger)
 
 
@@ -73,9 +80,26 @@ def test_a_worker_with_weights_that_idles_takes_what_comes_to_any_of_its_queues(
     ledger = fleet.unique("ledger")
     high, low = fleet.unique("high"), fleet.unique("low")
     fleet.restart(queues=[high, low], worker_queue_weights={high: 5})
-    try:
-        for number in range(1, 7):
-            fleet.task("one").apply_async((ledger, "ran"), queue=low if number % 3 else high)
-            eventually(lambda wanted=number: len(fleet.notes(ledger)) == wanted)  # type: ignore[misc]
-    finally:
-        fleet.restart()
+    for number in range(1, 7):
+        fleet.task("one").apply_async((ledger, "ran"), queue=low if number % 3 else high)
+        eventually(lambda wanted=number: len(fleet.notes(ledger)) == wanted)  # type: ignore[misc]
+
+
+def test_queues_with_weights_feed_tasks_that_run_side_by_side(fleet: Fleet) -> None:
+    ledger = fleet.unique("ledger")
+    high, low = fleet.unique("high"), fleet.unique("low")
+    expected = []
+    for number in range(20):
+        for queue in (high, low):
+            name = f"{queue} {number}"
+            fleet.task("waits").apply_async((ledger, name), queue=queue)
+            expected.append(name)
+    fleet.restart(
+        queues=[high, low], concurrency=1, worker_async_concurrency=4, worker_queue_weights={high: 3}
+    )
+    eventually(lambda: len(fleet.notes(ledger)) >= len(expected))
+    eventually(lambda: all(fleet.depth(queue) == Depth(0, 0, 0) for queue in (high, low)))
+    ran = fleet.notes(ledger)
+    assert sorted(ran) == sorted(expected)
+    first = ran[:20]
+    assert 12 <= sum(name.startswith(high) for name in first) <= 18, ran
