@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from ...transports.base import Delivery, Outcome, Outgoing, StoredResult, Verdict
+from ...transports.errors import BrokerUnavailable
 from .. import signals, states
 from ..clock import wall_s
 from ..einfo import ExceptionInfo, safe_text
@@ -25,13 +27,16 @@ from ..message_edit import with_header
 from ..obituary import TERMINATED
 from ..replacing import Replaced
 from ..request import Context, context_of
-from ..scoreboard import C_RUNNING, C_SHIELDED
+from ..scoreboard import C_RUNNING, C_SHIELDED, S_STOP, Stop
 from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
 from .parts import Parts
 from .plan import RunPlan
 from .report import Reporter
 from .trial import Interrupted
+
+# How long to wait before the broker is asked again what a message that follows must know.
+_AGAIN_S: Final = 0.5
 
 _log = logging.getLogger("prefork.child")
 
@@ -69,6 +74,8 @@ class Outcomes:
         self._report = Reporter(parts)
         self._defaults = AckPolicy()
         self._bell = self._on_shield
+        # Whether its thread may stand still; written by the loop that it belongs to, before it runs.
+        self.waits = True
         self._chords: set[str] = set()  # tasks of which a chord's part was complained of
 
     def request(
@@ -319,8 +326,30 @@ class Outcomes:
         if executed.retry is not None:
             return on_retry(self._parts.app, message, self._parts.table, delivery.queue, executed.retry)
         if executed.state == states.SUCCESS and (request.callbacks or request.chain):
-            return on_success(self._parts.app, request, executed.value)
+            return self._until_answered(message, lambda: on_success(self._parts.app, request, executed.value))
         if executed.state == states.FAILURE and is_final and request.errbacks:
             # A message that will run again has not failed yet.
             return on_failure(self._parts.app, request, executed)
         return ()
+
+    def _until_answered(
+        self, message: TaskMessage, make: Callable[[], tuple[Outgoing, ...]]
+    ) -> tuple[Outgoing, ...]:
+        """Make what follows a success. For a unique task the broker must be asked: an outage is waited for,
+        as it is when the outcome is settled.
+
+        :raises BrokerUnavailable: it is away, and the worker leaves, or others would have to wait, too.
+        """
+        said = False
+        while True:
+            try:
+                return make()
+            except BrokerUnavailable as error:
+                if not self.waits or self._parts.slot.words[S_STOP] != Stop.RUN:
+                    raise
+                if not said:
+                    said = True
+                    _log.error(
+                        "%s[%s]: what follows waits for the broker: %s", message.task, message.id, error
+                    )
+                self._parts.pause(_AGAIN_S)

@@ -264,3 +264,31 @@ def test_outcomes_that_were_not_asked_for_do_nothing(app: App, broker: Recording
     broker.send([Outgoing("celery", b"no task message")])
     child.run()
     assert broker.done == []
+
+
+# --- what follows a task --------------------------------------------------------------------------
+
+
+def test_what_follows_waits_for_a_broker_that_is_away(
+    app: App, broker: Recording, child_of: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage must not turn a success into a failure, and the next step into nothing."""
+    app.task(name="first")(lambda: 1)
+    app.task(name="second", unique=True)(lambda x: None)
+    child = child_of(app)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        broker.away = len(pauses) < 3
+
+    child.parts.pause = pause  # type: ignore[method-assign]
+    result = app.tasks["first"].apply_async(
+        link=app.signature("second"), retry_policy={"max_retries": 0, "interval_start": 0}
+    )
+    broker.away = True
+    child.run()
+    assert result.state == "SUCCESS"
+    assert len(pauses) == 3
+    assert caplog.text.count("what follows waits for the broker") == 1
+    assert broker.done.count(("unlock", 0.0)) == 1  # the second one has run, too
