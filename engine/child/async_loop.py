@@ -38,7 +38,7 @@ from ..scoreboard import (
 from ..settling import encode_outcome
 from .async_runs import Ready, Runs
 from .idle import Idle
-from .loop import EXIT_AS_TOLD, EXIT_OWNER_LOST, WorkerLoop
+from .loop import EXIT_AS_TOLD, EXIT_OWNER_LOST, Opened, WorkerLoop
 from .parts import Parts
 from .plan import RunPlan
 from .trial import Interrupted
@@ -198,17 +198,17 @@ class AsyncLoop(WorkerLoop):
             if not self._fresh:
                 self._idle.rest(token)
 
-    def _one(self, delivery: Delivery, batch: list[Delivery], index: int, held: int) -> RunPlan | None:
+    def _start(
+        self, delivery: Delivery, opened: Opened, batch: list[Delivery], index: int, held: int
+    ) -> RunPlan | None:
         """Hand one message over to the main thread; returns its plan if it has run meanwhile."""
-        opened = self._opened(delivery, index + 1 < held)
-        if opened is None:
-            return None
         message, plan, payload = opened
         beside = self._beside.get(plan.name)
         if beside is None:
             beside = self._beside[plan.name] = runs_beside_others(plan)
         if delivery.suspect or not beside:
-            return self._run_alone(lambda: self._start(delivery, opened, batch, index, held))
+            start = super()._start
+            return self._run_alone(lambda: start(delivery, opened, batch, index, held))
         if self._may_start(delivery, message, plan):
             self._room.take()
             ready = Ready(delivery, message, plan, payload, *self._limits(message, plan))

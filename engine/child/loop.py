@@ -177,7 +177,8 @@ class WorkerLoop:
                 words[C_CURSOR] = index
                 held = index
                 break
-            plan = self._one(delivery, deliveries, index, held)
+            opened = self._opened(delivery, index + 1 < held)
+            plan = None if opened is None else self._start(delivery, opened, deliveries, index, held)
             if plan is not None:
                 ran += 1
                 all_short = all_short and plan.kind.short
@@ -214,10 +215,26 @@ class WorkerLoop:
 
     # --- one message -----------------------------------------------------------------------------
 
-    def _one(self, delivery: Delivery, batch: list[Delivery], index: int, held: int) -> RunPlan | None:
-        """Take one message from its bytes to its outcome; returns its plan if it ran."""
-        opened = self._opened(delivery, index + 1 < held)
-        return None if opened is None else self._start(delivery, opened, batch, index, held)
+    def _opened(self, delivery: Delivery, more: bool) -> Opened | None:
+        """Read a message that runs now; None when it does not, and its outcome is known."""
+        parts = self._parts
+        try:
+            message = parse(delivery.document, parts.table)
+            plan = parts.plan(message.task)
+            stopped = self._gate.stopped(delivery, message, plan)
+            if stopped is None:
+                assert plan is not None  # the gate stops every task that is not known
+                payload = message.payload(parts.table)
+                if not plan.keyed:
+                    return message, plan, payload
+                stopped = self._gate.stopped_by_key(delivery, message, plan, payload[0], payload[1])
+                if stopped is None:
+                    return message, plan, payload
+        except MalformedMessage as error:
+            stopped = self._outcomes.malformed(delivery, error)
+        self._passed_over += 1
+        self._done(stopped, more)
+        return None
 
     def _start(
         self, delivery: Delivery, opened: Opened, batch: list[Delivery], index: int, held: int
@@ -240,27 +257,6 @@ class WorkerLoop:
         if signals.task_received.receivers:
             signals.task_received.send(parts.sender, request=request)
         return plan if self._run(delivery, message, plan, request, index + 1 < held) else None
-
-    def _opened(self, delivery: Delivery, more: bool) -> Opened | None:
-        """Read a message that runs now; None when it does not, and its outcome is known."""
-        parts = self._parts
-        try:
-            message = parse(delivery.document, parts.table)
-            plan = parts.plan(message.task)
-            stopped = self._gate.stopped(delivery, message, plan)
-            if stopped is None:
-                assert plan is not None  # the gate stops every task that is not known
-                payload = message.payload(parts.table)
-                if not plan.keyed:
-                    return message, plan, payload
-                stopped = self._gate.stopped_by_key(delivery, message, plan, payload[0], payload[1])
-                if stopped is None:
-                    return message, plan, payload
-        except MalformedMessage as error:
-            stopped = self._outcomes.malformed(delivery, error)
-        self._passed_over += 1
-        self._done(stopped, more)
-        return None
 
     def _may_start(self, delivery: Delivery, message: TaskMessage, plan: RunPlan) -> bool:
         """Put on record that it starts, where that must be; False: somebody took it back."""
@@ -325,15 +321,16 @@ class WorkerLoop:
 
     def _limits(self, message: TaskMessage, plan: RunPlan) -> tuple[float | None, float | None]:
         """Soft and hard limit in seconds. The message's own limits win, but for a command's."""
-        soft_s, hard_s = message.soft_time_limit_s, message.time_limit_s
         changes = self._board[A_TIME_LIMITS]
         if changes != plan.limits_seen:
             plan.look_up_limits(self._parts.time_limits, changes)
+        soft_s, hard_s = message.soft_time_limit_s, message.time_limit_s
         if plan.run_time is not None:
             return plan.limits_after_command(soft_s, hard_s, self._parts.config)
-        soft_s = plan.soft_limit_s if soft_s is None else soft_s
-        hard_s = plan.hard_limit_s if hard_s is None else hard_s
-        return soft_s, hard_s
+        return (
+            plan.soft_limit_s if soft_s is None else soft_s,
+            plan.hard_limit_s if hard_s is None else hard_s,
+        )
 
     # --- settling --------------------------------------------------------------------------------
 
