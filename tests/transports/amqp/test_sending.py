@@ -24,3 +24,11 @@ def test_the_broker_drops_no_task_that_a_worker_would_answer_as_expired(
     parcel = parcel_of(Outgoing("celery", document(headers)), 0.0)
     assert parcel.properties.get("expiration") == kept
     assert parcel.properties["headers"] == headers
+
+
+def test_what_waits_for_a_fanout_exchange_has_a_key_that_no_queue_is_bound_by() -> None:
+    message = Outgoing("news", document({}), due_wall_s=60.0, exchange="news", routing_key="celery")
+    fanout = parcel_of(message, 0.0, lambda exchange: exchange == "news")
+    assert fanout.routing_key.endswith(".prefork-fanout.news")
+    assert parcel_of(message, 0.0).routing_key.endswith(".celery")
+    assert parcel_of(message, 90.0, lambda exchange: True).routing_key == "celery"
