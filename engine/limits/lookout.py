@@ -20,6 +20,8 @@ LEFT_OVER_S: Final = 60.0
 # To ask RabbitMQ for a queue that does not exist makes it log an error.
 LEFT_OVER_UNLISTED_S: Final = 900.0
 _LANES_PER_S: Final = 200
+# So long one look for left-over lanes takes at most: the lease is renewed by the same thread.
+_LOOK_S_MAX: Final = 1.0
 _ASKED_AT_ONCE: Final = 100
 
 
@@ -90,7 +92,10 @@ class Lookout:
         names = self._left_over
         if lists:
             names[:] = [name for name in names if there & set(lanes_of(self._queues, name))]
+        ends_mono_s = mono_s() + _LOOK_S_MAX
         while names:
+            if mono_s() > ends_mono_s:
+                return  # the rest at the next look
             if self._ready(lanes_of(self._queues, names[-1])):
                 self._log.info("%s has no limit any more: what waited is run", names[-1])
                 self._board.enter(names[-1]).park()

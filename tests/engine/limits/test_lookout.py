@@ -148,3 +148,29 @@ def test_a_long_lane_is_handed_back_in_several_looks(
             monkeypatch.setattr(strays_module, "_MOVES_S", 60.0)
     assert left in ([250, 0], [150, 0])
     assert transport.ready(["celery"]) == 250
+
+
+def test_many_lanes_are_looked_for_in_several_looks(
+    app: App,
+    board: RateBoard,
+    look: Callable[[], Lookout],
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"shop.task{number}" for number in range(10)]
+    for name in names:
+        app.task(name=name)(lambda: None)
+        app.send_task(name, queue=lane_of("celery", name))
+    looking = look()
+    ready = looking._ready
+
+    def slowly(lanes: Any) -> int:
+        clock.now_s += 0.4
+        return ready(lanes)
+
+    monkeypatch.setattr(looking, "_ready", slowly)
+    found = []
+    for _ in range(4):
+        looking._look_for_left_over()
+        found.append(sum(board.bucket(name) is not None for name in names))
+    assert found == [3, 6, 9, 10]
