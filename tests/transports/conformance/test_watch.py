@@ -101,7 +101,10 @@ def test_a_promotion_fires_the_watch(watch: Watch, send: Send, transport: Transp
     watch.drain()
     transport.promote()
     assert readable(watch.fileno())
-    assert transport.depth(queue).ready == 1
+    if transport.capabilities.inspects_schedule:
+        assert transport.depth(queue).ready == 1
+    # Else the broker promotes by itself: no call of ours is followed by it, and its watch fires regularly.
+    eventually(lambda: transport.depth(queue).ready == 1)
 
 
 @pytest.mark.needs("dead_letters")
