@@ -31,13 +31,21 @@ def present_taker() -> Taker | None:
 
 
 class Collector:
-    """Puts what is published into a list: what follows from a task, and is settled with it."""
+    """Puts what is published into a list: what follows from a task, and is settled with it.
+
+    Of equal unique tasks that follow the same one it takes the first: they have the same id, and so the lock.
+    """
 
     def __init__(self) -> None:
         self.messages: list[Outgoing] = []
+        self._unique: set[str] = set()
 
     def __call__(self, task_id: str, messages: Sequence[Outgoing], claim: Claim | None) -> None:
         """Take messages."""
+        if claim is not None:
+            if task_id in self._unique:
+                return
+            self._unique.add(task_id)
         self.messages.extend(messages)
 
 

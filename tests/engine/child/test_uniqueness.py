@@ -292,3 +292,14 @@ def test_what_follows_waits_for_a_broker_that_is_away(
     assert len(pauses) == 3
     assert caplog.text.count("what follows waits for the broker") == 1
     assert broker.done.count(("unlock", 0.0)) == 1  # the second one has run, too
+
+
+def test_of_equal_unique_callbacks_one_is_sent(app: App, broker: Recording, child_of: Make) -> None:
+    ran: list[int] = []
+    app.task(name="first")(lambda: 1)
+    app.task(name="second", unique=True)(ran.append)
+    app.task(name="third")(lambda x: ran.append(x + 1))
+    twice = [app.signature(name) for name in ("second", "third", "second", "third")]
+    app.tasks["first"].apply_async(link=twice)
+    child_of(app).run()
+    assert sorted(ran) == [1, 2, 2]
