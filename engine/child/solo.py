@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ from typing import Final
 
 from ...transports.base import Consumer, Recovery, Transport, Wakeable
 from ...transports.errors import TransportError
+from ...transports.readable import wait_readable
 from .. import signals as hooks
 from ..boot import BootSpec
 from ..client import Client
@@ -77,7 +77,7 @@ class WatchWakes:
         if self._connection is not None and self._connection.fileno() >= 0:
             fds.append(self._connection.fileno())
         due_in_s = self._due_in_s()
-        select.select(fds, [], [], _SAFETY_S if due_in_s is None else min(due_in_s, _SAFETY_S))
+        wait_readable(fds, _SAFETY_S if due_in_s is None else min(due_in_s, _SAFETY_S))
 
     def worked(self) -> None:
         """Nothing to remember."""
@@ -88,7 +88,7 @@ class WatchWakes:
 
     def rest(self, token: int) -> None:
         """Sleep until nudged; at most a second, in which the worker may be told to leave."""
-        select.select([self._nudged.fd], [], [], _SAFETY_S)
+        wait_readable([self._nudged.fd], _SAFETY_S)
 
     def close(self) -> None:
         """Release the watch."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 
 from ..base import Message
 from ..envelope import MalformedEnvelope, decode, encode
 from ..errors import Unacceptable
 from ..identifiers import fresh_id
 from ..mailbox import KEPT_MAX, RECEIVED_MAX, USUAL_QUEUE, ControlQueue, reply_exchange
+from ..readable import wait_readable
 from . import clock
 from .failures import broker_errors
 from .fileops import ForeignObject
@@ -75,7 +75,7 @@ class FilesystemMailbox:
         found = self._take()
         ends_s = clock.mono_s() + timeout_s
         while not found and (left_s := ends_s - clock.mono_s()) > 0:
-            select.select([self.fileno()], [], [], min(left_s, _TOUCH_S))
+            wait_readable([self.fileno()], min(left_s, _TOUCH_S))
             found = self._take()
         return found
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import collections
 import os
-import select
 from collections.abc import Callable
 from typing import Any
 
 from ..base import Message
 from ..mailbox import KEPT_MAX, RECEIVED_MAX, USUAL_QUEUE, ControlQueue, reply_exchange
+from ..readable import wait_readable
 
 Place = tuple[str, str, str]
 """Requests or replies, the namespace or exchange, the address."""
@@ -41,7 +41,7 @@ class MemoryMailbox:
     def receive(self, timeout_s: float = 0.0) -> list[Message]:
         """What has come, as in `Mailbox.receive`."""
         if timeout_s > 0 and self._fd >= 0:
-            select.select([self._fd], [], [], timeout_s)
+            wait_readable([self._fd], timeout_s)
         with self._locked():
             count = min(RECEIVED_MAX, len(self._waiting))
             found = [self._waiting.popleft() for _ in range(count)]

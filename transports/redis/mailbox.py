@@ -19,6 +19,7 @@ from ..base import Message, QueueDeclaration
 from ..envelope import MalformedEnvelope, decode, encode
 from ..errors import BrokerUnavailable, TransportError, Unacceptable
 from ..mailbox import RECEIVED_MAX, USUAL_QUEUE, ControlQueue, reply_exchange, reply_queue, request_exchange
+from ..readable import wait_readable
 from ..timer import Timer
 from .bindings import Bindings
 from .faults import ServerError, pause_before_reconnect_s, unreachable
@@ -97,7 +98,7 @@ class RequestMailbox:
             left_s = ends_mono_s - monotonic()
             if found or left_s <= 0.0:
                 return found
-            select.select([self._epoll], [], [], left_s)
+            wait_readable([self._epoll.fileno()], left_s)
         return []
 
     def _take(self) -> list[Message]:
