@@ -81,7 +81,7 @@ class TimeLimitBoard:
 
 
 def _ms(limit_s: float | None) -> int:
-    return 0 if limit_s is None else max(1, int(limit_s * 1000))
+    return 0 if limit_s is None else max(1, round(limit_s * 1000))
 
 
 def _digest(name: str) -> int:
