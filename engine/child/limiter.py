@@ -23,6 +23,7 @@ from ..limits.kinds import Limited, limited_kinds
 from ..limits.lanes import lane_of
 from ..limits.shared import Sharing
 from ..message import TaskMessage
+from ..scoreboard import W_PARKED, W_RATES
 from .keyed import Keyed
 from .plan import RunPlan
 
@@ -52,6 +53,7 @@ class Limiter:
         table: SerializerTable,
     ) -> None:
         self._board = board
+        self._header = board.header
         self._plan_of = plans
         self._task_names = task_names
         self._queues = queues
@@ -112,10 +114,10 @@ class Limiter:
         :raises TransportError: as `Consumer.reserve`.
         """
         self.from_lane = False
-        if self._board.changes != self._seen:
+        if self._header[W_RATES] != self._seen:
             self._refresh()
             self._quiet = -1
-        parks = self._board.parks
+        parks = self._header[W_PARKED]
         if parks == self._quiet or self._selects is None:
             return []
         self._sharing.free_late()
@@ -148,7 +150,7 @@ class Limiter:
             for queue, lane in kind.lanes_in_turn():
                 found = selects.reserve_from(lane, tokens)
                 if found:
-                    # What runs, retries or is buried is a message of the queue that it was sent to.
+                    # What runs, or runs again, is a message of the queue that it was sent to; a dead letter is of the lane.
                     found = [msgspec.structs.replace(one, queue=queue) for one in found]
                     break
             else:

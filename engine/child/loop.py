@@ -276,7 +276,7 @@ class WorkerLoop:
         self, delivery: Delivery, message: TaskMessage, plan: RunPlan, request: Context, more: bool
     ) -> bool:
         """Run one execution under its limits; False when it was taken back just before."""
-        words = self._words
+        parts, words = self._parts, self._words
         number = words[C_EXECUTIONS] + 1
         words[C_EXECUTIONS] = number
         self._slot.write_texts(slot_id(message.id), plan.name_bytes, delivery.tag)
@@ -287,9 +287,9 @@ class WorkerLoop:
         start_ns = self._set_limits(message, plan)
         words[C_RUNNING] = number
         set_current(message.id, plan.name)
-        executed = run_body(plan.task, request, words, number, self._parts.driver)
+        executed = run_body(plan.task, request, words, number, parts.driver)
         runtime_ns = mono_ns() - start_ns
-        self._parts.executed += 1
+        parts.executed += 1
         if words[S_TERMINATED] == number:
             executed = self._outcomes.terminated(executed, plan, request, words[S_TERMINATION_SIGNAL])
         # Encoding and error callbacks are the user's code too: still under the hard limit.

@@ -291,9 +291,13 @@ class Outcomes:
         follow_ups: tuple[Outgoing, ...] = ()
         if request.chord:
             self._complain_of_chord(message)
-        if isinstance(executed.value, Replaced):
-            follow_ups = executed.value.messages
-        elif executed.retry is not None or request.callbacks or request.chain or request.errbacks:
+        if (
+            executed.retry is not None
+            or request.callbacks
+            or request.chain
+            or request.errbacks
+            or ending is Ending.IGNORE
+        ):
             is_final = decided.state is not None
             follow_ups = self._follow_ups(delivery, message, request, executed, is_final)
         return executed, ending, decided, results, follow_ups
@@ -323,6 +327,8 @@ class Outcomes:
         executed: Executed,
         is_final: bool,
     ) -> tuple[Outgoing, ...]:
+        if isinstance(executed.value, Replaced):
+            return executed.value.messages
         if executed.retry is not None:
             return on_retry(self._parts.app, message, self._parts.table, delivery.queue, executed.retry)
         if executed.state == states.SUCCESS and (request.callbacks or request.chain):

@@ -186,12 +186,13 @@ class RateBoard:
     """All buckets of a worker, seen from one process.
 
     :param clock_ns: the monotonic clock.
+    :ivar header: has `changes` and `parks`, as W_RATES and W_PARKED, for whoever looks at each message.
     """
 
     def __init__(self, scoreboard: Scoreboard, clock_ns: Callable[[], int] = mono_ns) -> None:
         self._clock_ns = clock_ns
         self._scoreboard = scoreboard  # whose descriptors are used
-        self._header = scoreboard.words
+        self._header = self.header = scoreboard.words
         self._words = scoreboard.rates
         self._locks = ByteLocks(scoreboard.locks_fd)
         self._bell_fd = scoreboard.agent_bell_fd
