@@ -150,7 +150,7 @@ class Limiter:
             for queue, lane in kind.lanes_in_turn():
                 found = selects.reserve_from(lane, tokens)
                 if found:
-                    # What runs, or runs again, is a message of the queue that it was sent to; a dead letter is of the lane.
+                    # What runs, or runs again, is a message of the queue that it was sent to.
                     found = [msgspec.structs.replace(one, queue=queue) for one in found]
                     break
             else:
