@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -37,6 +37,7 @@ _TEXTS = frozenset(PROPERTIES) - {"headers", "delivery_mode", "priority", "times
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Unencodable(ValueError):
@@ -205,7 +206,8 @@ def _value(kind: int, data: bytes, offset: int, depth: int) -> tuple[Any, int]:
         return _array(data, offset, depth + 1)
     if kind == 0x54:  # T
         seconds = _U64.unpack_from(data, offset)[0]
-        return datetime.fromtimestamp(seconds, timezone.utc), offset + 8
+        # Not `fromtimestamp`: what the system says of a moment beyond its calendar is an OSError.
+        return _EPOCH + timedelta(seconds=seconds), offset + 8
     if kind == 0x44:  # D
         places, number = struct.unpack_from(">Bi", data, offset)
         return Decimal(number).scaleb(-places), offset + 5

@@ -92,6 +92,13 @@ def test_a_damaged_table_is_read_or_refused(table: dict[str, Any], where: int, b
     assert isinstance(found, dict) and end <= len(data)
 
 
+@pytest.mark.parametrize("seconds", [253_402_300_800, 2**56, 2**63, 2**64 - 1])
+def test_a_moment_beyond_the_calendar_is_refused(seconds: int) -> None:
+    value = b"\x01xT" + seconds.to_bytes(8, "big")
+    with pytest.raises(Undecodable):
+        decode_table(len(value).to_bytes(4, "big") + value)
+
+
 def test_nesting_has_an_end_in_both_directions() -> None:
     deep: Any = 1
     for _ in range(DEPTH_MAX + 2):
