@@ -9,9 +9,9 @@ import sys
 PROGRAM = """
 import sys, json, time
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()
 from prefork.engine.config import PendingConfig
-took_s = time.perf_counter() - start
+took_s = time.process_time() - start
 print(json.dumps([took_s, sorted(set(sys.modules) - before)]))
 """
 
@@ -34,5 +34,5 @@ def test_importing_the_configuration_is_cheap_and_loads_no_parser_and_no_driver(
         "zoneinfo",
     }
     assert heavy.isdisjoint(name.partition(".")[0] for name in loaded)
-    # The budget is 25 ms with compiled files; compiling them on the way takes three times as long.
+    # Processor time: others are at work as well. The budget is 25 ms with compiled files; compiling them on the way takes three times as long.
     assert took_s < 0.1
