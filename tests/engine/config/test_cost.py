@@ -34,5 +34,6 @@ def test_importing_the_configuration_is_cheap_and_loads_no_parser_and_no_driver(
         "zoneinfo",
     }
     assert heavy.isdisjoint(name.partition(".")[0] for name in loaded)
-    # Processor time: others are at work as well. The budget is 25 ms with compiled files; compiling them on the way takes three times as long.
+    # Processor time: others are at work as well.
+    # The budget is 25 ms with compiled files; compiling them on the way takes three times as long.
     assert took_s < 0.1
