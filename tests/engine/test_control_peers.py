@@ -153,7 +153,8 @@ def test_every_inspect_command_that_both_know_has_the_same_shape(
     assert "fleet.echo" in " ".join(inspect.registered()[node])
     assert [queue["name"] for queue in inspect.active_queues()[node]] == [worker]
     assert inspect.conf()[node]["task_acks_late"] is True
-    assert inspect.scheduled() == {node: []}
+    # Celery keeps what was revoked among what is scheduled until it is due.
+    eventually(lambda: inspect.scheduled() == {node: []}, deadline_s=WAIT_S)
     assert inspect.reserved() == {node: []}
     assert inspect.active(safe=True) == {node: []}
     assert isinstance(inspect.revoked()[node], list)
