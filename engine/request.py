@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from ..serializers import iso8601
@@ -262,11 +263,13 @@ def context_of(
     redelivered: bool,
     crashes: int,
     node: str,
+    on_shield: Callable[[bool], None] | None = None,
 ) -> Context:
     """What a task sees as ``self.request``, and an error callback as the request of what failed.
 
     :param queue: where the message came from.
     :param crashes: how many processes died of it.
+    :param on_shield: see `shielding`.
     """
     args, kwargs, embed = payload
     return Context(
@@ -306,5 +309,6 @@ def context_of(
             "crashes": crashes,
             "message": message,
             "started_wall_s": wall_s(),
+            "on_shield": on_shield,
         }
     )

@@ -87,16 +87,15 @@ class Outcomes:
         embed: Embed,
     ) -> Context:
         """What the task sees as ``self.request``."""
-        request = context_of(
+        return context_of(
             message,
             (args, kwargs, embed),
             queue=delivery.queue,
             redelivered=delivery.redelivered,
             crashes=delivery.crashes,
             node=self._parts.node,
+            on_shield=self._bell,
         )
-        request.on_shield = self._bell
-        return request
 
     def _on_shield(self, begins: bool) -> None:
         """The running execution enters its outermost `shield`, or leaves it."""
