@@ -32,7 +32,7 @@ from .settings import RedisSettings
 from .wire import Wire, pack
 
 MESSAGE_BYTES_MAX: Final = 16 << 20
-_HEALTH_S: Final = 5.0
+_HEALTH_S: Final = 15.0
 _ANSWER_S: Final = 2.0
 # What a worker answers to a client that goes meanwhile stays no longer.
 _REPLY_KEPT_MS: Final = 10_000

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet
 
 from ..base import (
@@ -36,6 +37,9 @@ from .publish import Publisher
 from .scripts import HEARTBEAT
 from .settings import RedisSettings
 from .watch import RedisWatch
+
+# What has ended counts as ended at once; to sweep it away only saves memory.
+_SWEEP_S: Final = 60.0
 
 CAPABILITIES = Capabilities(
     name="redis",
@@ -73,6 +77,8 @@ class RedisTransport(RedisControls, RedisCoordination):
         # Why owners of lapsed workers could not be recovered when that was tried last; said once each.
         # Written by the thread that recovers.
         self._unrecovered: frozenset[str] = frozenset()
+        # When locks, slots and revocations were swept last. Written by the thread that maintains.
+        self._swept_mono_s = float("-inf")
         # Links and watches that must be closed with this. Added by whoever opens one.
         self._opened: WeakSet[Any] = WeakSet()
 
@@ -240,7 +246,9 @@ class RedisTransport(RedisControls, RedisCoordination):
         """Keep what expires, drop what has ended, and restore what dead Celery workers held."""
         with self._pool.link() as link:
             self._publisher.keep(link, self._watched)
-            sweep(link, self._keys)
+            if time.monotonic() - self._swept_mono_s >= _SWEEP_S:
+                sweep(link, self._keys)
+                self._swept_mono_s = time.monotonic()
             return self._restorer.turn(link)
 
     def leases(self, queue: str | None = None) -> dict[str, float]:
