@@ -20,6 +20,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("fleet", parameters, indirect=True, scope="module")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make soaks of what is one on its broker, before anything is chosen by its marks."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)  # only of tests with parameters
+        broker = None if callspec is None else callspec.params.get("fleet")
+        if any(broker in mark.args for mark in item.iter_markers("soak_on")):
+            item.add_marker(pytest.mark.soak)
+
+
 @pytest.fixture(scope="module")
 def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The project that the test module describes, with its worker."""

@@ -158,12 +158,17 @@ def test_what_a_task_does_settles_its_message(fleet: Fleet, row: Row, star: str)
     judge(fleet, row, key, fleet.app.tasks[row.task(star)].delay(key, row.how))
 
 
+def _marks(row: Row) -> list[pytest.MarkDecorator]:
+    """Memory is sampled now and then, by the same code whatever the broker."""
+    return [pytest.mark.slow, pytest.mark.soak_on("redis", "amqp")] if row.how == "memory limit" else []
+
+
 @pytest.mark.needs("several_processes")
 @pytest.mark.parametrize(
     "row",
     [
         # A memory limit is looked at once a second.
-        pytest.param(row, id=row.id, marks=pytest.mark.slow if row.how == "memory limit" else ())
+        pytest.param(row, id=row.id, marks=_marks(row))
         for row in ROWS
         if row.how in WITH_PROCESSES
     ],

@@ -69,6 +69,7 @@ def in_ten_seconds(fleet: Fleet, run: str) -> int:
 
 
 @pytest.mark.needs("several_processes")
+@pytest.mark.soak_on("filesystem", "amqp")
 def test_a_worker_keeps_its_rate_within_two_percent(fleet: Fleet) -> None:
     run = fleet.unique("local")
     send_many(fleet, lambda: [fleet.task("local").delay(run, number) for number in range(12 * RATE)])
@@ -77,6 +78,7 @@ def test_a_worker_keeps_its_rate_within_two_percent(fleet: Fleet) -> None:
 
 
 @pytest.mark.needs("several_processes", "coordinates")
+@pytest.mark.soak_on("filesystem", "amqp")
 def test_four_workers_keep_a_rate_together_within_two_percent(fleet: Fleet) -> None:
     run = fleet.unique("shared")
     with ExitStack() as stack:
@@ -109,7 +111,7 @@ def spent(fleet: Fleet) -> float:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("broker", ["filesystem", "redis"])
+@pytest.mark.parametrize("broker", [pytest.param("filesystem", marks=pytest.mark.soak), "redis"])
 def test_a_hundred_thousand_limited_messages_slow_nothing_down(broker: str, tmp_path: Path) -> None:
     roots = [tmp_path / name for name in ("without", "beside")]
     for root in roots:
