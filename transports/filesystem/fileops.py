@@ -38,6 +38,7 @@ class FileOps:
         self.pwrite = os.pwrite
         self.fstat = os.fstat
         self.rename = os.rename
+        self.link = os.link
         self.unlink = os.unlink
         self.mkdir = os.mkdir
         self.rmdir = os.rmdir

@@ -6,6 +6,7 @@ start of the machine has run out.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from .store import Store
 GRACE_S = 60.0
 """The lease of a worker that registered an owner and never sent a heartbeat yet."""
 _FILE_BYTES_MAX = 2 << 20
+# What file systems without hard links answer.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class Lease(NamedTuple):
@@ -34,10 +37,8 @@ class Lease(NamedTuple):
 
 def heartbeat(store: Store, worker: str, lease_s: float) -> None:
     """Write a lease that ends `lease_s` from now."""
-    lease = Lease(worker, clock.boot_id(), clock.boot_ns() + int(lease_s * 1e9))
     path = lease_path(store, worker)
-    temporary = f"{store.path('workers')}/.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-    store.ops.write_new(temporary, json.dumps(lease._asdict()).encode("ascii"))
+    temporary = _written(store, worker, lease_s)
     try:
         store.ops.rename(temporary, path)
     except IsADirectoryError:
@@ -46,9 +47,33 @@ def heartbeat(store: Store, worker: str, lease_s: float) -> None:
 
 
 def ensure_lease(store: Store, worker: str) -> None:
-    """Give a worker a first, short lease unless it has one: what it holds must not outlive it."""
-    if not os.path.lexists(lease_path(store, worker)):
-        heartbeat(store, worker, GRACE_S)
+    """Give a worker a first, short lease unless it has one: what it holds must not outlive it.
+
+    Never in place of another: its agent may write a shorter one at this moment, and if the worker died
+    before the next, others would wait for this one.
+    """
+    path = lease_path(store, worker)
+    if os.path.lexists(path):
+        return
+    temporary = _written(store, worker, GRACE_S)
+    try:
+        store.ops.link(temporary, path)
+    except FileExistsError:
+        return  # somebody else was first, and that is as good
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        store.ops.rename(temporary, path)
+    finally:
+        store.ops.unlink_if_there(temporary)
+
+
+def _written(store: Store, worker: str, lease_s: float) -> str:
+    """The path of a file with a lease, still to be put in its place."""
+    lease = Lease(worker, clock.boot_id(), clock.boot_ns() + int(lease_s * 1e9))
+    temporary = f"{store.path('workers')}/.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    store.ops.write_new(temporary, json.dumps(lease._asdict()).encode("ascii"))
+    return temporary
 
 
 def unregister(store: Store, worker: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -99,6 +100,44 @@ def test_a_damaged_lease_is_replaced_by_a_short_one(store: Store, content: bytes
     renewed = json.loads(Path(path).read_bytes())
     assert renewed["worker"] == "worker"
     assert renewed["until_boot_ns"] <= clock.boot_ns() + leases.GRACE_S * 1e9
+
+
+def test_a_first_lease_never_takes_the_place_of_one_that_is_written_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_new, calls = store.ops.write_new, 0
+
+    def agent_is_quicker(path: str, data: bytes, *, sync: bool = False) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            leases.heartbeat(store, "worker", 2.0)
+        write_new(path, data, sync=sync)
+
+    monkeypatch.setattr(store.ops, "write_new", agent_is_quicker)
+    leases.ensure_lease(store, "worker")
+    assert calls == 2
+    written = json.loads(Path(leases.lease_path(store, "worker")).read_bytes())
+    assert written["until_boot_ns"] <= clock.boot_ns() + 2.0 * 1e9
+    assert os.listdir(store.path("workers")) == [encode_name("worker")]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EIO])
+def test_a_first_lease_is_written_on_file_systems_without_links_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store.ops, "link", refuse)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            leases.ensure_lease(store, "worker")
+        assert os.listdir(store.path("workers")) == []
+    else:
+        leases.ensure_lease(store, "worker")
+        assert leases.lives(store, "worker")
+        assert os.listdir(store.path("workers")) == [encode_name("worker")]
 
 
 def test_a_lease_of_another_start_of_the_machine_has_lapsed() -> None:
