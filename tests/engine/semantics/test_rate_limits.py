@@ -65,10 +65,11 @@ def test_children_share_one_bucket_and_keep_the_order(fleet: Fleet) -> None:
     assert 57 / 20 <= elapsed_s <= 59 / 20 * 1.1, elapsed_s
     for first, last in zip(ran, ran[21:]):
         assert last - first >= 0.95 - 0.02, (first, last)
-    # Two children move messages side by side, up to 32 at a time by then.
+    # Two children move messages side by side, in batches of 1, 2, 4, 8, 16 and 32 each: the order is kept
+    # within a batch, and a child that was slow to move its own comes after the other's, however many.
     order = numbers(fleet, run)
     assert sorted(order) == list(range(60))
-    assert max(abs(place - number) for place, number in enumerate(order)) <= 40, order
+    assert sum(before > after for before, after in zip(order, order[1:])) <= 12, order
 
 
 def test_a_burst_runs_at_once_and_the_rest_at_the_rate(fleet: Fleet) -> None:
