@@ -21,6 +21,10 @@ class Faulty:
         self._error: Callable[[], Exception] = lambda: BrokerUnavailable("the broker is away")
         self._after = False
         self.calls: Counter[str] = Counter()
+        # Since Python 3.12 a protocol is recognized by what is there, not by what __getattr__ would give.
+        for name in dir(inner):
+            if not name.startswith("_") and callable(getattr(type(inner), name, None)):
+                setattr(self, name, self._passing(name))
 
     def fail(
         self, name: str, times: int, error: Callable[[], Exception] | None = None, *, after: bool = False
@@ -33,11 +37,12 @@ class Faulty:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        if not callable(found):
-            return found
+        return self._passing(name) if callable(found) else found
 
+    def _passing(self, name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             self.calls[name] += 1
+            found = getattr(self._inner, name)
             if self._failures[name]:
                 self._failures[name] -= 1
                 if self._after:
