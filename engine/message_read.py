@@ -50,7 +50,7 @@ class Embed(msgspec.Struct, gc=False):
     chord: Signature | None = None
 
 
-class TaskMessage(msgspec.Struct):
+class TaskMessage(msgspec.Struct, gc=False):
     """A task message, all but its arguments.
 
     :param eta_wall_s: Unix time before which it must not run; None is at once.
@@ -138,7 +138,7 @@ class TaskMessage(msgspec.Struct):
         return {key: value for key, value in found.items() if key not in CONTEXT_KEYS} or None
 
     def _embed(self, found: Any, is_body_of_protocol_1: bool) -> Embed:
-        if found is None:
+        if found is None or found == _NOTHING_FOLLOWS:
             return Embed()
         if not isinstance(found, dict):
             self._refuse(Malformed.BAD_EMBED, f"embed is a {type(found).__name__}, not an object")
@@ -292,6 +292,7 @@ def _queue_name(name: str | None) -> str | None:
     return name if name is None or name.isascii() or encodable(name) == name else None
 
 
+_NOTHING_FOLLOWS = dict.fromkeys(Embed.__struct_fields__)
 _NO_LIMITS: tuple[Limit, Limit] = (None, None)
 _NOWHERE = DeliveryInfo()
 

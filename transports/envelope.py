@@ -83,7 +83,7 @@ class _StrictProperties(Properties, frozen=True, gc=False, forbid_unknown_fields
     """For the typed pass: whoever writes other properties pays for the second pass, which keeps them."""
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """A document taken apart.
 
     :param body: decoded from base64, not yet decompressed nor deserialized.
@@ -146,7 +146,7 @@ def clamped_priority(value: Any) -> int:
     """0 to 9 of whatever a ``priority`` property holds (interop §1.1)."""
     if type(value) is not int:
         return 0
-    return min(max(value, 0), 9)
+    return value if 0 <= value <= 9 else min(max(value, 0), 9)
 
 
 def decode(document: bytes, *, document_bytes_max: int = DOCUMENT_BYTES_MAX) -> Envelope:

@@ -35,13 +35,18 @@ from .plan import RunPlan
 from .report import Reporter
 from .trial import Interrupted
 
+# Each look at a member of an enumeration is a call on Python 3.11; these are looked at for every message.
+_ACK: Final = Verdict.ACK
+_DEAD: Final = Verdict.DEAD
+_IGNORE: Final = Ending.IGNORE
+_SUCCESS: Final = Ending.SUCCESS
+
 # How long to wait before the broker is asked again what a message that follows must know.
 _AGAIN_S: Final = 0.5
 
 _log = logging.getLogger("prefork.child")
 
 _ENDINGS = {
-    states.SUCCESS: Ending.SUCCESS,
     states.RETRY: Ending.RETRY,
     states.IGNORED: Ending.IGNORE,
     states.REVOKED: Ending.TERMINATED,
@@ -55,6 +60,8 @@ _Consequences = tuple[Executed, Ending, Settlement, tuple[StoredResult, ...], tu
 
 def ending_of(executed: Executed) -> Ending:
     """What kind of end an execution came to."""
+    if executed.state == states.SUCCESS:
+        return _SUCCESS
     if executed.state == states.FAILURE:
         if isinstance(executed.value, Interrupted):
             return Ending.SHUTDOWN
@@ -232,13 +239,14 @@ class Outcomes:
             self._parts.wear_out()
         reason = ""
         causes: tuple[str, ...] = ()
-        if decided.verdict is Verdict.DEAD:
+        verdict = decided.verdict
+        if verdict is _DEAD:
             reason = ending.value.replace(" ", "-")
             value = executed.value.reason if isinstance(executed.value, Reject) else executed.value
             causes = (value if isinstance(value, str) else safe_text(value),)
         return Outcome(
             tag=delivery.tag,
-            verdict=Verdict.ACK if decided.verdict is None else decided.verdict,
+            verdict=_ACK if verdict is None else verdict,
             reason=reason,
             causes=causes,
             follow_ups=follow_ups,
@@ -280,7 +288,7 @@ class Outcomes:
         executed: Executed,
     ) -> _Consequences:
         ending = ending_of(executed)
-        decided = settlement(ending, plan.acks)
+        decided = plan.after_success if ending is _SUCCESS else settlement(ending, plan.acks)
         results: tuple[StoredResult, ...] = ()
         if decided.state is not None and self._is_stored(plan, message, executed):
             encoded, results = self._parts.results.executed(message, request, executed, decided.state)
@@ -295,7 +303,7 @@ class Outcomes:
             or request.callbacks
             or request.chain
             or request.errbacks
-            or ending is Ending.IGNORE
+            or ending is _IGNORE
         ):
             is_final = decided.state is not None
             follow_ups = self._follow_ups(delivery, message, request, executed, is_final)

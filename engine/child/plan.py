@@ -6,7 +6,7 @@ from typing import Any
 
 from ..limits.policy import limits_of
 from ..options import TaskOptions, limits, options_of
-from ..settle import AckPolicy, bits_of_policy
+from ..settle import AckPolicy, Ending, bits_of_policy, settlement
 from ..task import Task
 from ..time_limit_board import RunTimeLimits, TimeLimitBoard
 from .readahead import Kind
@@ -15,6 +15,7 @@ from .readahead import Kind
 class RunPlan:
     """The options of one task, as the loop needs them.
 
+    :ivar after_success: how a message is settled when its task has returned.
     :ivar policy_bits: `scoreboard.Policy` bits that go with every execution.
     :ivar kind: what is known of its run times.
     :ivar limits: of its rate and its concurrency, as the code has them.
@@ -26,6 +27,7 @@ class RunPlan:
 
     __slots__ = (
         "acks",
+        "after_success",
         "hard_limit_s",
         "ignore_result",
         "keyed",
@@ -52,6 +54,7 @@ class RunPlan:
         self.name_bytes = task.name.encode("utf-8", "replace")
         self.kind = kind
         self.acks = ack_policy(options)
+        self.after_success = settlement(Ending.SUCCESS, self.acks)
         self.soft_limit_s = options.soft_time_limit_s
         self.hard_limit_s = options.time_limit_s
         # What the task itself asks for, hard and soft: clients send it with every call.

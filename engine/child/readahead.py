@@ -16,14 +16,18 @@ _CREDIT_PER_LONG_RUN: Final = 100
 
 
 class Kind:
-    """What is known about the run times of one task name."""
+    """What is known about the run times of one task name.
 
-    __slots__ = ("average_s", "debt", "samples")
+    :ivar short: known to be short: enough samples, and the 99th percentile of them below SHORT_S.
+    """
+
+    __slots__ = ("average_s", "debt", "samples", "short")
 
     def __init__(self) -> None:
         self.samples = 0
         self.average_s = 0.0
         self.debt = 0
+        self.short = False
 
     def add(self, runtime_s: float) -> None:
         """Take one more run into account."""
@@ -36,11 +40,7 @@ class Kind:
             self.debt += _CREDIT_PER_LONG_RUN
         elif self.debt:
             self.debt -= 1
-
-    @property
-    def short(self) -> bool:
-        """Known to be short: enough samples, and the 99th percentile of them below SHORT_S."""
-        return self.samples >= SAMPLES_MIN and self.debt == 0 and self.average_s < SHORT_S
+        self.short = self.samples >= SAMPLES_MIN and self.debt == 0 and self.average_s < SHORT_S
 
 
 class ReadAhead:

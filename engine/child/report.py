@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..einfo import safe_text
 from ..execution import Executed
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("celery.app.trace")
 
+_SUCCESS: Final = Ending.SUCCESS
 _FAILURES = (Ending.FAILURE, Ending.SOFT_LIMIT, Ending.HARD_LIMIT, Ending.REJECT)
 
 
@@ -30,7 +31,7 @@ class Reporter:
         self, plan: RunPlan, message: TaskMessage, executed: Executed, ending: Ending, runtime_ns: int
     ) -> None:
         """Count one execution and log it, in the words that log parsers know (parity §17)."""
-        if ending is Ending.SUCCESS:
+        if ending is _SUCCESS:
             self._words[C_SUCCEEDED] += 1
             if _log.isEnabledFor(logging.INFO):
                 shown = "" if executed.value is None else f": {safe_text(executed.value, 128)}"

@@ -28,6 +28,9 @@ _POLL_LAST_S = 0.1
 _SETTLED_PER_CALL = 500
 _COMPLAINTS_EVERY_S = 60.0
 
+# A look at a member of an enumeration is a call on Python 3.11.
+_ACK = Verdict.ACK
+
 _log = logging.getLogger("prefork.transports.redis")
 
 
@@ -252,7 +255,7 @@ class RedisConsumer:
         """
         plain = True
         for outcome in outcomes:
-            if outcome.verdict is not Verdict.ACK or outcome.results or outcome.follow_ups:
+            if outcome.verdict is not _ACK or outcome.results or outcome.follow_ups:
                 plain = False
                 self._destinations.check(outcome)
         answers: list[bool] = []
