@@ -6,6 +6,7 @@ import logging
 import os
 import select
 from collections.abc import Sequence
+from typing import Any
 
 from setproctitle import setproctitle
 
@@ -71,21 +72,17 @@ class Parts:
         self.settler = storage.settler
         self.table = storage.table
         self.table.allow_unpickling()
-        self.consumer = storage.transport.consumer(loaded.options["queues"], owner, worker_id)
+        self._queues: list[str] = loaded.options["queues"]
+        self.consumer = storage.transport.consumer(self._queues, owner, worker_id)
         # None where the broker's own order is what is wanted.
-        self.picker = picker_of(
-            self.consumer, loaded.options["queues"], config, storage.transport.capabilities
-        )
+        self.picker = picker_of(self.consumer, self._queues, config, storage.transport.capabilities)
         # Whether workers of other makes may retry what comes here (`rest`): they store, too.
         self.foreign_retries = storage.transport.capabilities.routes and storage.store is not None
         self._refusals = Refusals(loaded.app, self.table, stored=storage.store is not None)
         self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
         self._started = self.results.on_start({"pid": os.getpid(), "hostname": node})
         self._revocations = Revocations(lambda: storage.store, self.table.by_name(config.result_serializer))
-        bound = 1 if config.worker_disable_prefetch else config.worker_prefetch_multiplier or BATCH_MAX
-        self.read_ahead = ReadAhead(
-            config.worker_read_ahead_ms / 1000, min(bound, config.worker_read_ahead_max, BATCH_MAX)
-        )
+        self.read_ahead = _read_ahead(config)
         self.uniqueness = Uniqueness(storage.transport, loaded.app.tasks)
         self.driver = Driver()
         self._plans: dict[str, RunPlan | None] = {}
@@ -97,15 +94,21 @@ class Parts:
         # Written by the loop's thread: executions so far, and a wish to be replaced (out of memory).
         self.executed = 0
         self.worn_out = False
-        board = rates or RateBoard(scoreboard or Scoreboard())
-        declare_all(board, self.app.tasks.values(), config)
-        self.limiter = Limiter(
+        self.limiter = self._limiter(rates or RateBoard(scoreboard or Scoreboard()), worker_id)
+
+    def _limiter(self, board: RateBoard, worker_id: str) -> Limiter:
+        """Keep the limits of the tasks, by the worker's buckets.
+
+        :raises ImproperlyConfigured: a task asks for a limit that is none, or that this broker cannot keep.
+        """
+        declare_all(board, self.app.tasks.values(), self.config)
+        return Limiter(
             board,
-            storage.transport,
+            self.storage.transport,
             self.consumer,
             self.plan,
             lambda: list(self.app.tasks),
-            loaded.options["queues"],
+            self._queues,
             worker_id,
             self.table,
         )
@@ -218,6 +221,13 @@ class Parts:
     def close(self) -> None:
         """Close the connections; what is still held stays held."""
         self.storage.close()
+
+
+def _read_ahead(config: Any) -> ReadAhead:
+    """How many messages are reserved at once: bounded by the settings, and by what a slot can show."""
+    bound = 1 if config.worker_disable_prefetch else config.worker_prefetch_multiplier or BATCH_MAX
+    at_most = min(bound, config.worker_read_ahead_max, BATCH_MAX)
+    return ReadAhead(config.worker_read_ahead_ms / 1000, at_most)
 
 
 def build(link: ProcessLink, loaded: Loaded, slot: Slot, owner: str) -> Parts:

@@ -127,50 +127,61 @@ class Solo:
         self._lease_s: float = loaded.options["lease_s"]
         self._stopped = threading.Event()
         self._on_ready = on_ready
-        self._keeping = Housekeeping(
-            self._storage.transport,
-            link.worker_id,
-            lease_s=self._lease_s,
-            renew_s=loaded.config.worker_lease_renew_interval,
-            max_crashes=loaded.config.task_max_crashes,
-            log=_log,
-            on_renewed=self._renewed,
-            on_promoted=lambda: None,
-            on_lapsed=_report,
-        )
+        self._keeping = self._housekeeping()
         self.revoker = Revoker(
             link.scoreboard, self._storage, loaded.config, _log, worker_id=link.worker_id, end=None
         )
         self._control = WorkerControl(link, loaded, self._storage, self.revoker, stop=self.leave)
         self._control.load()
         self.revoker.turn()
+        rates = RateBoard(link.scoreboard)
         self._keeping.duties += [
             Duty("revocations", TURN_S, self.revoker.turn),
             Duty("state", SAVE_S, self._control.save),
+            self._lanes(rates),
         ]
-        rates = RateBoard(link.scoreboard)
-        lookout = Lookout(
-            rates,
-            self._storage,
-            list(loaded.app.tasks.values()),
-            loaded.config,
-            loaded.options["queues"],
-            _log,
-        )
-        self._keeping.duties.append(Duty("lanes", lookout.every_s, lookout.look))
         self._keeping.renew()
-        self._parts = Parts(
-            loaded,
+        self._parts = self._child(link, rates)
+
+    def _housekeeping(self) -> Housekeeping:
+        """The duties that an agent would have."""
+        config = self._loaded.config
+        return Housekeeping(
+            self._storage.transport,
+            self._worker_id,
+            lease_s=self._lease_s,
+            renew_s=config.worker_lease_renew_interval,
+            max_crashes=config.task_max_crashes,
+            log=_log,
+            on_renewed=self._renewed,
+            on_promoted=lambda: None,
+            on_lapsed=_report,
+        )
+
+    def _lanes(self, rates: RateBoard) -> Duty:
+        """The duty to look into the lanes of limited tasks.
+
+        :raises ImproperlyConfigured: a limit is none, or there are too many.
+        """
+        tasks = list(self._loaded.app.tasks.values())
+        queues = self._loaded.options["queues"]
+        lookout = Lookout(rates, self._storage, tasks, self._loaded.config, queues, _log)
+        return Duty("lanes", lookout.every_s, lookout.look)
+
+    def _child(self, link: ProcessLink, rates: RateBoard) -> Parts:
+        """What takes messages and runs tasks, as the only child."""
+        return Parts(
+            self._loaded,
             self._storage,
             self._slot,
-            link.scoreboard.words,
+            self._board_words,
             doorbell_fd=link.doorbell_fd,
             node=link.node,
             owner=owner_name(link.worker_id, 0, 1),
             worker_id=link.worker_id,
             replaceable=False,
             rates=rates,
-            titled=not guest,
+            titled=not self._guest,
         )
 
     def run(self) -> int:
