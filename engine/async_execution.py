@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from . import signals, states
 from .clock import mono_s
 from .coroutines import reason_of
-from .execution import Executed, failed, tell_end, tell_success
+from .exceptions import TimeLimitExceeded
+from .execution import Executed, Telling, failed, tell_end, tell_success
 from .local import running
 from .request import Context
+
+T = TypeVar("T")
 
 
 class Steps(Protocol):
@@ -71,6 +74,10 @@ async def execute_async(
     kwargs = request.kwargs = request.kwargs if request.kwargs is not None else {}
     token = running.set((task, request, running.get()))
     done: Executed | None = None
+
+    def told(telling: Telling[T]) -> Coroutine[Any, Any, T]:
+        return _told(telling, interrupted_by, steps)
+
     try:
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=request.id, task=task, args=args, kwargs=kwargs)
@@ -78,7 +85,7 @@ async def execute_async(
         started_mono_s = mono_s()
         try:
             if hooks and "before_start" in hooks:
-                task.before_start(request.id, args, kwargs)
+                await _begun(task.before_start(request.id, args, kwargs), steps)
             value = task(*args, **kwargs) if hooks and "__call__" in hooks else task.run(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = await (value if steps is None else Stepped(value, steps))
@@ -86,17 +93,50 @@ async def execute_async(
             reason = reason_of(interrupted_by(), cancelled)
             if not isinstance(reason, Exception):
                 raise reason from None
-            done = failed(task, request, reason)
+            done = await told(failed(task, request, reason))
         except Exception as exc:  # noqa: BLE001 - whatever the task raises is its outcome
-            done = failed(task, request, exc)
+            done = await told(failed(task, request, exc))
         else:
             done = Executed(states.SUCCESS, value, retry=request.retry_plan)
             if hooks or signals.task_success.receivers:
-                tell_success(task, request, value, mono_s() - started_mono_s)
+                await told(tell_success(task, request, value, mono_s() - started_mono_s))
         if hooks or signals.task_postrun.receivers:
-            tell_end(task, request, done)
+            await told(tell_end(task, request, done))
         return done
     finally:
         running.reset(token)
         if request.reporter is not None:
             request.reporter.close(stays=done is not None and done.state == states.IGNORED)
+
+
+async def _begun(called: Any, steps: Steps | None) -> None:
+    if type(called) is CoroutineType:
+        await (called if steps is None else Stepped(called, steps))
+
+
+async def _told(
+    telling: Telling[T], interrupted_by: Callable[[], BaseException | None], steps: Steps | None
+) -> T:
+    """Go through with what calls hooks, and await those that are coroutines.
+
+    :raises BaseException: what is no `Exception`; and the end of the hard limit, at which a process that runs
+        one task is killed, whatever it returned.
+    """
+    try:
+        coroutine = next(telling)
+        while True:
+            try:
+                await (coroutine if steps is None else Stepped(coroutine, steps))
+            except asyncio.CancelledError as cancelled:
+                reason = reason_of(interrupted_by(), cancelled)
+                if not isinstance(reason, Exception) or isinstance(reason, TimeLimitExceeded):
+                    telling.close()
+                    raise reason from None
+                coroutine = telling.throw(reason)
+            except Exception as error:  # noqa: BLE001 - it is reported as what a plain hook raises
+                coroutine = telling.throw(error)
+            else:
+                coroutine = next(telling)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from importlib import import_module
 from types import CoroutineType
-from typing import Any
+from typing import Any, TypeVar
 
 from . import signals, states
 from .clock import mono_s
@@ -25,6 +25,11 @@ _logger = logging.getLogger("celery.app.trace")
 
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs the coroutine of an ``async def`` task to its end and returns what it returned."""
+
+T = TypeVar("T")
+
+Telling = Generator[Coroutine[Any, Any, Any], None, T]
+"""Calls hooks and sends signals, and yields the coroutines of hooks that are to be awaited, one by one."""
 
 
 _UNTOLD = frozenset({states.IGNORED, states.REJECTED, states.SNOOZED})
@@ -78,26 +83,48 @@ def execute(task: Any, request: Context, drive: Drive | None = None) -> Executed
         started_mono_s = mono_s()
         try:
             if hooks and "before_start" in hooks:
-                task.before_start(request.id, args, kwargs)
+                begun = task.before_start(request.id, args, kwargs)
+                if type(begun) is CoroutineType:
+                    _run(begun, drive)
             if hooks and "__call__" in hooks:
                 value = task(*args, **kwargs)
             else:
                 value = task.run(*args, **kwargs)
             if type(value) is CoroutineType:
-                value = drive_here(value) if drive is None else drive(value)
+                value = _run(value, drive)
         except Exception as exc:  # noqa: BLE001 - whatever the task raises is its outcome
-            done = failed(task, request, exc)
+            done = _told(failed(task, request, exc), drive)
         else:
             done = Executed(states.SUCCESS, value, retry=request.retry_plan)
             if hooks or signals.task_success.receivers:
-                tell_success(task, request, value, mono_s() - started_mono_s)
+                _told(tell_success(task, request, value, mono_s() - started_mono_s), drive)
         if hooks or signals.task_postrun.receivers:
-            tell_end(task, request, done)
+            _told(tell_end(task, request, done), drive)
         return done
     finally:
         running.reset(token)
         if request.reporter is not None:
             request.reporter.close(stays=done is not None and done.state == states.IGNORED)
+
+
+def _run(coroutine: Coroutine[Any, Any, Any], drive: Drive | None) -> Any:
+    return drive_here(coroutine) if drive is None else drive(coroutine)
+
+
+def _told(telling: Telling[T], drive: Drive | None) -> T:
+    """Go through with it, and run each coroutine to its end."""
+    try:
+        coroutine = next(telling)
+        while True:
+            try:
+                _run(coroutine, drive)
+            except Exception as error:  # noqa: BLE001 - it is reported as what a plain hook raises
+                coroutine = telling.throw(error)
+            else:
+                coroutine = next(telling)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
 
 
 def drive_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -106,19 +133,20 @@ def drive_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return import_module(".coroutines", __package__).run_here(coroutine)
 
 
-def tell_success(task: Any, request: Context, value: Any, runtime_s: float) -> None:
+def tell_success(task: Any, request: Context, value: Any, runtime_s: float) -> Telling[None]:
     """Send `task_success` and call `on_success`."""
     if signals.task_success.receivers:
         signals.task_success.send(task, result=value, runtime=runtime_s)
     if "on_success" in task.overridden_hooks:
-        _hook(task, request, task.on_success, value, request.id, request.args, request.kwargs)
+        yield from _hook(task, request, task.on_success, value, request.id, request.args, request.kwargs)
 
 
-def tell_end(task: Any, request: Context, done: Executed) -> None:
+def tell_end(task: Any, request: Context, done: Executed) -> Telling[None]:
     """Call `after_return` and send `task_postrun`."""
     args, kwargs = request.args, request.kwargs
     if "after_return" in task.overridden_hooks and done.state not in _UNTOLD:
-        _hook(task, request, task.after_return, done.state, done.value, request.id, args, kwargs, done.einfo)
+        values = (done.state, done.value, request.id, args, kwargs, done.einfo)
+        yield from _hook(task, request, task.after_return, *values)
     if signals.task_postrun.receivers:
         signals.task_postrun.send(
             task,
@@ -131,10 +159,12 @@ def tell_end(task: Any, request: Context, done: Executed) -> None:
         )
 
 
-def _hook(task: Any, request: Context, hook: Any, *values: Any) -> None:
+def _hook(task: Any, request: Context, hook: Any, *values: Any) -> Telling[None]:
     """Call a hook of the user's; what it raises is reported and does not change the outcome."""
     try:
-        hook(*values)
+        called = hook(*values)
+        if type(called) is CoroutineType:
+            yield called
     except Exception as exc:
         _logger.exception("hook %s of task %s[%s] raised", hook.__name__, task.name, request.id)
         report_internal_error(task, request, exc)
@@ -183,12 +213,12 @@ def autoretry(task: Any, request: Context, exc: Exception) -> Exception:
     return exc
 
 
-def failed(task: Any, request: Context, exc: Exception) -> Executed:
+def failed(task: Any, request: Context, exc: Exception) -> Telling[Executed]:
     """What an exception of the task makes of its execution, with the hooks and signals that go with it."""
     if task.autoretry_for:
         exc = autoretry(task, request, exc)
     if isinstance(exc, Retry):
-        return _retried(task, request, exc)
+        return (yield from _retried(task, request, exc))
     if isinstance(exc, Snooze):
         try:
             return Executed(states.SNOOZED, exc, retry=decide_snooze(task, request, exc))
@@ -201,7 +231,7 @@ def failed(task: Any, request: Context, exc: Exception) -> Executed:
     # The first frame is this module's; the reader wants to see the task's.
     einfo = ExceptionInfo(exc, skip_frames=1)
     if "on_failure" in task.overridden_hooks:
-        _hook(task, request, task.on_failure, exc, request.id, request.args, request.kwargs, einfo)
+        yield from _hook(task, request, task.on_failure, exc, request.id, request.args, request.kwargs, einfo)
     if signals.task_failure.receivers:
         signals.task_failure.send(
             task,
@@ -215,11 +245,13 @@ def failed(task: Any, request: Context, exc: Exception) -> Executed:
     return Executed(states.FAILURE, exc, einfo)
 
 
-def _retried(task: Any, request: Context, exc: Retry) -> Executed:
+def _retried(task: Any, request: Context, exc: Retry) -> Telling[Executed]:
     reason: BaseException = exc.exc if exc.exc is not None else exc
     einfo = ExceptionInfo(exc, skip_frames=1)
     if "on_retry" in task.overridden_hooks:
-        _hook(task, request, task.on_retry, reason, request.id, request.args, request.kwargs, einfo)
+        yield from _hook(
+            task, request, task.on_retry, reason, request.id, request.args, request.kwargs, einfo
+        )
     if signals.task_retry.receivers:
         signals.task_retry.send(task, request=request, reason=exc, einfo=einfo)
     return Executed(states.RETRY, reason, einfo, retry=exc.plan)

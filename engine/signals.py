@@ -5,6 +5,7 @@ A signal without listeners costs one attribute read: senders test ``if signal.re
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import weakref
@@ -94,12 +95,17 @@ class Signal:
         :param weak: hold the receiver weakly. Functions local to a function need False.
         :param dispatch_uid: a receiver connected under a uid already known replaces nothing.
         :param retry: accepted as users know it; a receiver that raises is logged, not repeated.
-        :raises TypeError: the receiver takes no keyword arguments in any form.
+        :raises TypeError: the receiver cannot be called, or is a coroutine function: nobody would await it.
         """
         if receiver is None:
             return lambda function: self.connect(function, sender, weak, dispatch_uid)
         if not callable(receiver):
             raise TypeError(f"a receiver of {self.name!r} must be callable, not {receiver!r}")
+        if inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(type(receiver).__call__):
+            raise TypeError(
+                f"a receiver of {self.name!r} must be a plain function, not {receiver!r}: signals "
+                "await nothing; use a hook of the task, such as an async before_start"
+            )
         sender_key = None if sender is None else _key_of(sender)
         key = (dispatch_uid if dispatch_uid is not None else _key_of(receiver), sender_key)
         listener = _Listener(key, sender_key, receiver, weak)

@@ -93,7 +93,7 @@ def shown(done: Executed) -> tuple[Any, ...]:
 
 
 def tried(
-    app: App, body: Callable[..., Any], how: str, broken_hooks: bool
+    app: App, body: Callable[..., Any], how: str, broken_hooks: bool, async_hooks: bool = False
 ) -> tuple[tuple[Any, ...], list[Any]]:
     seen = Seen()
 
@@ -108,7 +108,12 @@ def tried(
             if broken_hooks and hook != "before_start":
                 raise RuntimeError(hook)
 
-        setattr(Told, hook, called)
+        async def awaited_hook(self: Any, *values: Any, called: Any = called) -> None:
+            await asyncio.sleep(0)
+            called(self, *values)
+            await asyncio.sleep(0)
+
+        setattr(Told, hook, awaited_hook if async_hooks else called)
 
     options: dict[str, Any] = {"bind": True, "base": Told, "max_retries": 5, "retry_backoff": False}
     if body is is_retried_by_itself:
@@ -140,6 +145,16 @@ def test_all_ways_to_run_a_task_agree(app: App, body: Callable[..., Any], broken
     assert tried(app, body, "coroutine", broken_hooks) == plain
     assert tried(app, body, "beside", broken_hooks) == plain
     assert plain[1]
+
+
+@pytest.mark.parametrize("broken_hooks", [False, True])
+@pytest.mark.parametrize("body", BODIES)
+def test_hooks_that_are_coroutines_are_awaited_where_plain_ones_are_called(
+    app: App, body: Callable[..., Any], broken_hooks: bool
+) -> None:
+    plain = tried(app, body, "sync", broken_hooks)
+    for how in ("sync", "coroutine", "beside"):
+        assert tried(app, body, how, broken_hooks, async_hooks=True) == plain, how
 
 
 def test_a_plain_function_may_be_run_so_too(app: App) -> None:

@@ -135,6 +135,28 @@ def test_disconnecting_needs_the_same_receiver_and_sender() -> None:
     assert signal.disconnect(receiver, sender="a")
 
 
+def test_what_nobody_would_await_is_refused() -> None:
+    class Receiver:
+        async def __call__(self, **_: Any) -> None:
+            """Never awaited."""
+
+        async def method(self, **_: Any) -> None:
+            """Never awaited."""
+
+    one = Receiver()
+    signal = Signal("s")
+    for receiver in (one, one.method):
+        with pytest.raises(TypeError, match="must be a plain function"):
+            signal.connect(receiver)
+    with pytest.raises(TypeError, match="must be a plain function"):
+
+        @signal.connect(sender="x")
+        async def told(**_: Any) -> None:
+            """Never awaited."""
+
+    assert signal.receivers == ()
+
+
 def test_what_is_not_callable_is_refused() -> None:
     with pytest.raises(TypeError, match="must be callable"):
         Signal("s").connect(3)  # type: ignore[call-overload]

@@ -315,6 +315,43 @@ def test_one_that_is_to_be_ended_is_cancelled_and_its_result_says_so(
     assert (asked.state, revoked) == ("REVOKED", [True])
 
 
+@pytest.mark.parametrize("hook", ["before_start", "on_success", "after_return"])
+def test_a_soft_limit_reaches_hooks_that_wait(
+    app: App, side_of: Callable[..., Side], caplog: pytest.LogCaptureFixture, hook: str
+) -> None:
+    async def waits(*_: Any) -> None:
+        await asyncio.sleep(60)
+
+    @app.task(soft_time_limit=0.05, **{hook: waits})
+    async def returns() -> str:
+        return "done"
+
+    asked = returns.delay()
+    assert side_of().run() == 0
+    if hook == "before_start":
+        assert isinstance(asked.result, SoftTimeLimitExceeded)
+    else:
+        assert asked.get(timeout=5) == "done"
+        assert f"hook waits of task {returns.name}" in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["before_start", "on_success", "after_return", "on_failure"])
+def test_a_hard_limit_ends_hooks_that_wait_and_with_them_the_task(
+    app: App, side_of: Callable[..., Side], hook: str
+) -> None:
+    async def waits(*_: Any) -> None:
+        await asyncio.sleep(60)
+
+    @app.task(time_limit=0.05, **{hook: waits})
+    async def ends() -> None:
+        if hook == "on_failure":
+            raise ValueError("first")
+
+    asked = ends.delay()
+    assert side_of().run() == 0
+    assert isinstance(asked.result, TimeLimitExceeded)
+
+
 def test_a_broker_that_is_away_holds_up_no_task(
     app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,37 @@ async def flaky(self, x):
     return [x, self.request.retries, self.request.id]
 
 
+class Noting(app.Task):
+    abstract = True
+
+    async def before_start(self, task_id, args, kwargs):
+        await asyncio.sleep(0.01)
+        self.note("before_start", task_id)
+
+    async def on_success(self, value, task_id, args, kwargs):
+        await asyncio.sleep(0.01)
+        self.note("on_success", task_id)
+
+    async def after_return(self, state, value, task_id, args, kwargs, einfo):
+        await asyncio.sleep(0.01)
+        self.note("after_return", task_id)
+
+    def note(self, hook, task_id):
+        assert self.request.id == task_id
+        with open(self.request.args[0], "a") as file:
+            file.write(f"{task_id} {hook}\\n")
+
+
+@app.task(base=Noting)
+async def hooked(path):
+    await asyncio.sleep(0.01)
+
+
+@app.task(base=Noting)
+def plain_hooked(path):
+    pass
+
+
 @app.task
 async def fail(text):
     await asyncio.sleep(0)
@@ -173,6 +204,18 @@ def test_retries_failures_and_early_acknowledgement_are_as_ever(fleet: Fleet) ->
 
 
 @pytest.mark.needs("several_processes")
+def test_hooks_are_awaited_before_the_result_is_there(fleet: Fleet) -> None:
+    path = fleet.root / "hooks"
+    results = [fleet.task("hooked").delay(str(path)) for _ in range(20)]
+    results.append(fleet.task("plain_hooked").delay(str(path)))
+    for result in results:
+        result.get(timeout=20)
+    lines = [line.split() for line in path.read_text().splitlines()]
+    for result in results:
+        called = [hook for task_id, hook in lines if task_id == result.id]
+        assert called == ["before_start", "on_success", "after_return"]
+
+
 def test_rates_and_counts_across_workers_hold_for_coroutines(fleet: Fleet) -> None:
     path = fleet.unique()
     began_s = time.monotonic()

@@ -74,6 +74,25 @@ class Hooked(Task[..., Any]):
         self.journal.add("after_return", self.name, status, repr(retval), einfo is not None)
 
 
+def _awaited(name: str) -> Any:
+    async def hook(self: Any, *values: Any) -> None:
+        await asyncio.sleep(0)
+        getattr(Hooked, name)(self, *values)
+
+    return hook
+
+
+class AsyncHooked(Hooked):
+    """The same with hooks that are coroutines."""
+
+    abstract = True
+    before_start = _awaited("before_start")
+    on_success = _awaited("on_success")
+    on_failure = _awaited("on_failure")
+    on_retry = _awaited("on_retry")
+    after_return = _awaited("after_return")
+
+
 class Scene:
     """An app whose tasks are programs, called through a worker or eagerly."""
 
@@ -100,7 +119,9 @@ class Scene:
         self.tasks = {
             "plain": app.task(name="plain", bind=True, max_retries=2, default_retry_delay=0)(play),
             "hooked": app.task(name="hooked", max_retries=1, default_retry_delay=0, **hooked)(play),
-            "async": app.task(name="async", max_retries=1, default_retry_delay=0, **hooked)(play_later),
+            "async": app.task(
+                name="async", max_retries=1, default_retry_delay=0, bind=True, base=AsyncHooked
+            )(play_later),
             "auto": app.task(
                 name="auto",
                 autoretry_for=(LookupError,),
