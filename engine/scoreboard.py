@@ -41,7 +41,11 @@ TIME_LIMITS_MAX: Final = 1024
 TIME_LIMIT_WORDS: Final = 4
 TIME_LIMITS_OFFSET: Final = REVOKED_OFFSET + REVOKED_BYTES
 TIME_LIMITS_BYTES: Final = TIME_LIMITS_MAX * TIME_LIMIT_WORDS * 8
-SIZE_BYTES: Final = TIME_LIMITS_OFFSET + TIME_LIMITS_BYTES
+# Locks of unique tasks that run (engine/held_locks.py): cells of each slot.
+LOCK_CELLS: Final = 256
+LOCK_CELL_BYTES: Final = 384
+LOCKS_OFFSET: Final = TIME_LIMITS_OFFSET + TIME_LIMITS_BYTES
+SIZE_BYTES: Final = LOCKS_OFFSET + SLOTS * LOCK_CELLS * LOCK_CELL_BYTES
 # Not in the mmap module before Python 3.13. Untouched slots must cost neither pages nor commit charge.
 _MAP_NORESERVE: Final = 0x4000
 
@@ -83,6 +87,8 @@ C_HARD_LIMIT_MS: Final = 19
 C_BODY: Final = 20  # number of the execution whose body runs; the soft limit's signal is for it
 C_OUTCOME_CLEARS: Final = 21  # how often the outcome area was emptied
 C_SHIELDED: Final = 22  # the execution that is in a shield: it must not be interrupted softly
+C_REPORT_BYTES: Final = 23  # length of the report that lies where outcomes would; 0 for none
+C_LOCKS: Final = 23  # how many of its cells for locks (engine/held_locks.py) have been used
 
 # Slot words written by the supervisor.
 S_PID: Final = 32
@@ -289,15 +295,18 @@ class Slot:
         return records
 
     def write_report(self, text: str) -> None:
-        """Leave a text (a boot traceback) in the outcome area."""
+        """Leave a text (a boot traceback) in the outcome area, where nobody takes it for an outcome."""
         self.clear_outcomes()
-        data = text.encode("utf-8", "replace")
-        self.append_outcome(data[-(OUTCOME_BYTES - 4) :])
+        data = text.encode("utf-8", "replace")[-OUTCOME_BYTES:]
+        at = self._area + _TAGS_BYTES
+        self.buffer[at : at + len(data)] = data
+        self.words[C_REPORT_BYTES] = len(data)
 
     def read_report(self) -> str:
         """The text that `write_report` left, or an empty one."""
-        records = self.read_outcomes()
-        return records[0].decode("utf-8", "replace") if records else ""
+        at = self._area + _TAGS_BYTES
+        end = at + min(self.words[C_REPORT_BYTES], OUTCOME_BYTES)
+        return self.buffer[at:end].decode("utf-8", "replace")
 
 
 class Scoreboard:

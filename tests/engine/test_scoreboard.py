@@ -12,6 +12,7 @@ from prefork.engine.scoreboard import (
     BATCH_MAX,
     C_HELD,
     C_OUTCOME_BYTES,
+    C_REPORT_BYTES,
     C_SEQUENCE,
     OUTCOME_BYTES,
     S_GENERATION,
@@ -137,6 +138,23 @@ def test_a_report_keeps_its_end_where_the_error_is(board: Scoreboard) -> None:
     assert slot.read_report() == ""
     slot.write_report("x" * (2 * OUTCOME_BYTES) + "ValueError: here")
     assert slot.read_report().endswith("ValueError: here")
+    assert len(slot.read_report()) == OUTCOME_BYTES
+
+
+def test_a_report_is_no_outcome(board: Scoreboard) -> None:
+    slot = board.slot(28)
+    slot.append_outcome(b"settled long ago")
+    slot.write_report("Traceback")
+    assert (slot.read_outcomes(), slot.words[C_OUTCOME_BYTES]) == ([], 0)
+    assert slot.read_report() == "Traceback"
+
+
+def test_a_report_of_a_nonsensical_length_is_cut(board: Scoreboard) -> None:
+    slot = board.slot(29)
+    slot.write_report("Traceback")
+    slot.words[C_REPORT_BYTES] = OUTCOME_BYTES * 1000
+    assert slot.read_report().startswith("Traceback")
+    assert len(slot.read_report()) == OUTCOME_BYTES
 
 
 def test_a_slot_is_clean_for_its_next_child(board: Scoreboard) -> None:

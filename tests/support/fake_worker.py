@@ -83,6 +83,15 @@ def note(link: ProcessLink, what: str, **fields: Any) -> None:
         os.close(fd)
 
 
+def say(link: ProcessLink, channel: socket.socket, message: dict[str, Any]) -> None:
+    """Tell the supervisor; leave without a word, as the real ones do, when it does not listen any more."""
+    try:
+        send(channel, message)
+    except OSError:
+        orphans.clear_up_after(link.supervisor_pidfd, link.scoreboard)
+        os._exit(1)
+
+
 def descriptors() -> list[str]:
     """What this process has open besides 0, 1 and 2, sorted by what it is."""
     found = []
@@ -113,10 +122,8 @@ def template_main(link: ProcessLink) -> None:
     if override.exists():
         options |= json.loads(override.read_text())
     fresh = bool(setting(link, "fresh"))
-    send(
-        link.channel,
-        {"op": "ready", "options": options, "fresh": fresh, "reasons": ["told to"] if fresh else []},
-    )
+    report = {"op": "ready", "options": options, "fresh": fresh, "reasons": ["told to"] if fresh else []}
+    say(link, link.channel, report)
     if fresh:
         os._exit(0)
     faulthandler.register(signal.SIGUSR2, all_threads=True)
@@ -140,7 +147,7 @@ def template_main(link: ProcessLink) -> None:
 def _fork(link: ProcessLink, message: dict[str, Any], fds: list[int]) -> None:
     answer = {key: message.get(key) for key in ("kind", "slot", "generation")}
     if (Path(setting(link, "dir")) / "fork-fails").exists():
-        send(link.channel, {"op": "fork-failed", "error": "told to", **answer})
+        say(link, link.channel, {"op": "fork-failed", "error": "told to", **answer})
         for fd in fds:
             os.close(fd)
         return
@@ -168,7 +175,8 @@ def _fork(link: ProcessLink, message: dict[str, Any], fds: list[int]) -> None:
             Linux().die_with_parent(link.supervisor_pid)
             FakeChild(link, message["slot"], message["generation"]).run()
         except BaseException:
-            traceback.print_exc()
+            # In one piece: it may be killed in the middle of several.
+            os.write(2, traceback.format_exc().encode())
         os._exit(1)
     os.close(writing)
     pid = int(os.read(reading, 64))
@@ -176,7 +184,9 @@ def _fork(link: ProcessLink, message: dict[str, Any], fds: list[int]) -> None:
     os.waitpid(intermediate, 0)
     for fd in fds:
         os.close(fd)
-    send(link.channel, {"op": "forked", "pid": pid, **answer})
+    while message["kind"] == "agent" and (Path(setting(link, "dir")) / "agent-late").exists():
+        time.sleep(0.005)
+    say(link, link.channel, {"op": "forked", "pid": pid, **answer})
 
 
 def fresh_child(link: ProcessLink, slot: int, generation: int) -> None:
@@ -204,10 +214,12 @@ class FakeAgent:
             os._exit(7)
         note(self.link, "agent")
         self._renew()
-        send(self.channel, {"op": "ready"})
+        while (self.directory / "agent-late").exists():
+            time.sleep(0.005)
+        self._say({"op": "ready"})
         if (self.directory / "agent-babbles").exists():
             (self.directory / "agent-babbles").unlink()
-            send(self.channel, {"op": "recovered", "slot": None})
+            self._say({"op": "recovered", "slot": None})
         while True:
             tick_s = setting(self.link, "agent_tick_s", 0.02)
             ready, _, _ = select.select([self.channel, self.link.supervisor_pidfd], [], [], tick_s)
@@ -248,7 +260,7 @@ class FakeAgent:
                 if slot.words[C_RUNNING] == request["execution"]:
                     (self.directory / "terminate").unlink()
                     note(self.link, "terminate", **{k: v for k, v in request.items() if k != "op"})
-                    send(self.channel, request)
+                    self._say(request)
                     return
 
     def _serve(self) -> None:
@@ -275,7 +287,10 @@ class FakeAgent:
             note(self.link, "recall", outcomes=outcomes, **{k: v for k, v in message.items() if k != "op"})
             slot.words[A_MOVED] = message["batch"]
             answer = "moved"
-        send(self.channel, {**message, "op": answer})
+        self._say({**message, "op": answer})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        say(self.link, self.channel, message)
 
 
 # --- child -----------------------------------------------------------------------------------

@@ -183,6 +183,16 @@ def test_a_damaged_outcome_area_loses_nothing(
     assert "damaged" in caplog.text
 
 
+@pytest.mark.parametrize("report", ["Traceback\nLookupError: no database", "\x93"])
+def test_what_a_child_said_of_its_failed_boot_is_not_taken_for_outcomes(
+    scene: Scene, report: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.slot.write_report(report)
+    assert scene.dead("boot")["returned"] == 0
+    assert "damaged" not in caplog.text
+    assert scene.slot.read_report() == report
+
+
 def test_a_nonsensical_length_of_the_outcome_area_is_survived(scene: Scene) -> None:
     scene.hold(1)
     scene.slot.words[C_OUTCOME_BYTES] = OUTCOME_BYTES * 1000

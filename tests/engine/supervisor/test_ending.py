@@ -240,6 +240,24 @@ def test_hup_with_an_application_that_cannot_be_loaded_keeps_the_old_one(worker:
     worker.event("end", job=worker.job({"do": "sleep"}))
 
 
+def test_an_agent_that_is_replaced_before_its_fork_is_reported_leaves_without_a_word(
+    worker: Supervised,
+) -> None:
+    # Given an agent that the supervisor does not know of yet
+    worker.set("agent-late")
+    worker.start(ready=False)
+    early = worker.event("agent")["pid"]
+    # When its place is taken, and it says that it is ready to nobody
+    worker.signal(HUP)
+    eventually(lambda: "reloaded: agent and children are replaced" in worker.log)
+    worker.unset("agent-late")
+    # Then it leaves
+    eventually(lambda: early not in worker.processes())
+    worker.event("end", job=worker.job({"do": "sleep"}))
+    assert worker.ask("stats")["agent"]["pid"] != early
+    assert "Traceback" not in worker.log
+
+
 def test_hup_during_an_import_that_fails_is_not_forgotten(worker: Supervised) -> None:
     worker.start()
     # Given a reload whose import hangs, and one that was asked for meanwhile
