@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from ..clock import mono_ns
-from ..exceptions import ImproperlyConfigured
+from ..exceptions import ImproperlyConfigured, PreforkError
 from ..scoreboard import RATE_BUCKETS, W_PARKED, W_RATES, Scoreboard
 from . import gcra
 from .gcra import Shape
@@ -43,6 +43,25 @@ _BURST_MASK: Final = (1 << 32) - 1
 BUSY_NS: Final = 10_000_000
 """How long to wait when the lock of a bucket could not be had."""
 NEVER_NS: Final = 1 << 62
+# How often the lock of the table is asked for, each time for some 10 ms: about two seconds. The lease of a
+# worker is renewed by a thread that may stand here.
+_ENTER_TRIES: Final = 200
+
+
+class TableBusy(PreforkError):
+    """Nothing can be entered now: another process of this worker was stopped while it did the same.
+
+    Raised by `RateBoard.enter` and whatever calls it; to be tried again later.
+
+    :ivar name: of the task kind that was to be entered.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"task {name!r} cannot be entered in the table of limits: another process of this worker keeps "
+            "its lock. Is one of them stopped? Continue it (SIGCONT) or end it, and try again"
+        )
+        self.name = name
 
 
 class Bucket:
@@ -225,9 +244,12 @@ class RateBoard:
         """The bucket of a task kind, made if need be.
 
         :raises ImproperlyConfigured: there are too many.
+        :raises TableBusy: another process keeps the lock of the table.
         """
         found = self.bucket(name)
-        while found is None:
+        for _ in range(_ENTER_TRIES):
+            if found is not None:
+                return found
             with self._locks.held(_TABLE_LOCK) as ours:
                 if ours:
                     index = self._find(digest(name))
@@ -238,12 +260,16 @@ class RateBoard:
                     self._words[index * WORDS + _DIGEST] = digest(name)
                     self._changed()
             found = self.bucket(name)
+        if found is None:
+            raise TableBusy(name)
         return found
 
     def declare(self, name: str, per_s: float | None, burst: float) -> Bucket:
         """Enter what the code says of a task kind.
 
         A rate that was set at run time stays, until the code says something else than before.
+
+        :raises ImproperlyConfigured: as in `enter`; TableBusy likewise.
         """
         bucket = self.enter(name)
         said = digest(f"{per_s!r} {burst!r}") & ~_BURST_MASK | min(round(burst * 1000), _BURST_MASK)
@@ -259,7 +285,8 @@ class RateBoard:
 
         :param rate: as in the task option; 0 pauses, None does not limit.
         :returns: the rate, in tasks a second.
-        :raises ImproperlyConfigured: it is no rate.
+        :raises ImproperlyConfigured: it is no rate, or there are too many limits.
+        :raises TableBusy: as in `enter`.
         """
         per_s = rate_per_s(rate, f"rate_limit of task {name!r}")
         bucket = self.enter(name)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..clock import mono_s
 from ..storage import Storage
-from .board import RateBoard
+from .board import RateBoard, TableBusy
 from .kinds import Limited, declare_all, limited_kinds
 from .lanes import lanes_of
 from .strays import Strays
@@ -96,10 +96,19 @@ class Lookout:
         while names:
             if mono_s() > ends_mono_s:
                 return  # the rest at the next look
-            if self._ready(lanes_of(self._queues, names[-1])):
-                self._log.info("%s has no limit any more: what waited is run", names[-1])
-                self._board.enter(names[-1]).park()
+            if self._ready(lanes_of(self._queues, names[-1])) and not self._enter(names[-1]):
+                return  # it and the rest at the next look
             names.pop()
         self._strays.look(there, mono_s())
         self._left_over = None
         self._left_over_mono_s = mono_s() + (LEFT_OVER_S if lists else LEFT_OVER_UNLISTED_S)
+
+    def _enter(self, name: str) -> bool:
+        """Have messages taken from the lanes of a task without a limit; whether that can be had now."""
+        try:
+            self._board.enter(name).park()
+        except TableBusy as error:
+            self._log.warning("%s", error)
+            return False
+        self._log.info("%s has no limit any more: what waited is run", name)
+        return True

@@ -63,11 +63,12 @@ class Node:
         self._table = control_table(config)
         if "pickle" in config.accept_content:
             self._table.allow_unpickling()  # the configuration trusts whoever can reach the broker
-        self._mingle = mingle
-        self._mailbox: Mailbox | None = None  # written by the thread
-        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # written by who closes
         self._stopped = threading.Event()
         self._listening = threading.Event()
+        # Written by the thread from now on.
+        self._mingle = mingle
+        self._mailbox: Mailbox | None = None
         self._said: set[str] = set()
         self._away = False
         self._thread = threading.Thread(target=self._run, name="prefork-control", daemon=True)
@@ -78,12 +79,17 @@ class Node:
         self._listening.wait(_START_S)
 
     def close(self) -> None:
-        """Stop listening; a command that is being carried out is waited for, but not for long."""
+        """Stop listening; a command that is being carried out is waited for, but not for long.
+
+        Safe to call twice.
+        """
+        if self._stop_fd < 0:
+            return
         self._stopped.set()
         os.eventfd_write(self._stop_fd, 1)
         if self._thread.is_alive():
             self._thread.join(_LEAVE_S)
-        if not self._thread.is_alive() and self._stop_fd >= 0:
+        if not self._thread.is_alive():
             fd, self._stop_fd = self._stop_fd, -1
             os.close(fd)
 
@@ -94,8 +100,15 @@ class Node:
             while not self._stopped.is_set():
                 self._turn()
         finally:
-            if self._mailbox is not None:
-                self._mailbox.close()
+            self._forget_mailbox()
+
+    def _forget_mailbox(self) -> None:
+        mailbox, self._mailbox = self._mailbox, None
+        try:
+            if mailbox is not None:
+                mailbox.close()
+        except (TransportError, OSError) as error:
+            _log.warning("remote control: what was listened at is left to its end: %s", error)
 
     def _turn(self) -> None:
         try:
@@ -113,6 +126,14 @@ class Node:
             if not self._away:
                 _log.error("remote control: %s; trying again", error)
             self._away = True
+            self._wait(-1, _RETRY_S)
+            return
+        except Exception:  # noqa: BLE001 - a thread that ended would leave the worker deaf for ever
+            self._side.count("unheard")
+            if not self._away:
+                _log.exception("remote control has failed; listening anew")
+            self._away = True
+            self._forget_mailbox()
             self._wait(-1, _RETRY_S)
             return
         if self._away:

@@ -15,21 +15,12 @@ from prefork.engine.housekeeping import Housekeeping
 from prefork.transports.base import Outgoing, Recovery
 from support.apps import memory_app
 from support.faulty import Faulty
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from support.set_clock import SetClock
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
+    made = SetClock()
     monkeypatch.setattr(housekeeping, "mono_s", made)
     return made
 
@@ -52,7 +43,7 @@ def keeping(transport: Any, **events: Any) -> Housekeeping:
     return Housekeeping(transport, "worker", max_crashes=3, log=log, **(given | events))
 
 
-def test_every_duty_is_done_at_once_and_then_in_its_time(app: App, clock: Clock) -> None:
+def test_every_duty_is_done_at_once_and_then_in_its_time(app: App, clock: SetClock) -> None:
     transport = Faulty(app.client.transport)
     keeper = keeping(transport)
     names = ("heartbeat", "promote", "recover_lapsed", "maintain")
@@ -71,7 +62,7 @@ def test_every_duty_is_done_at_once_and_then_in_its_time(app: App, clock: Clock)
 
 
 def test_a_broker_that_is_away_is_said_once_and_so_is_its_return(
-    app: App, clock: Clock, caplog: pytest.LogCaptureFixture
+    app: App, clock: SetClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     transport = Faulty(app.client.transport)
     keeper = keeping(transport)
@@ -85,7 +76,7 @@ def test_a_broker_that_is_away_is_said_once_and_so_is_its_return(
     assert sum("works again after 3 failures" in text for text in said) == 1
 
 
-def test_what_is_due_soon_is_promoted_when_it_is_due(app: App, clock: Clock) -> None:
+def test_what_is_due_soon_is_promoted_when_it_is_due(app: App, clock: SetClock) -> None:
     promoted: list[int] = []
     transport = app.client.transport
     transport.send([Outgoing("celery", b"later", 0, wall_s() + 0.05)])
@@ -94,7 +85,7 @@ def test_what_is_due_soon_is_promoted_when_it_is_due(app: App, clock: Clock) -> 
     assert promoted == [1]
 
 
-def test_messages_of_a_vanished_worker_are_taken_over(app: App, clock: Clock) -> None:
+def test_messages_of_a_vanished_worker_are_taken_over(app: App, clock: SetClock) -> None:
     transport = app.client.transport
     transport.send([Outgoing("celery", b"document")])
     transport.consumer(["celery"], "gone.0.1", "gone").reserve(1)
@@ -104,14 +95,14 @@ def test_messages_of_a_vanished_worker_are_taken_over(app: App, clock: Clock) ->
     assert seen[0].suspects == 1
 
 
-def test_what_maintenance_finds_is_said(app: App, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_maintenance_finds_is_said(app: App, clock: SetClock, caplog: pytest.LogCaptureFixture) -> None:
     transport = Faulty(app.client.transport)
     transport.maintain = lambda: ["a foreign object was set aside"]  # type: ignore[attr-defined]
     keeping(transport).turn()
     assert "a foreign object" in caplog.text
 
 
-def test_a_broker_that_tells_is_asked_for_due_messages_when_it_did(app: App, clock: Clock) -> None:
+def test_a_broker_that_tells_is_asked_for_due_messages_when_it_did(app: App, clock: SetClock) -> None:
     transport = Faulty(app.client.transport)
     keeper = keeping(transport, told=True)
     for _ in range(100):
@@ -126,7 +117,7 @@ def test_a_broker_that_tells_is_asked_for_due_messages_when_it_did(app: App, clo
     assert 4 <= transport.calls["promote"] <= 6
 
 
-def test_a_broker_that_tells_is_asked_when_the_next_message_is_due(app: App, clock: Clock) -> None:
+def test_a_broker_that_tells_is_asked_when_the_next_message_is_due(app: App, clock: SetClock) -> None:
     transport = Faulty(app.client.transport)
     transport.send([Outgoing("celery", b"later", 0, wall_s() + 3.0)])
     keeper = keeping(transport, told=True)
@@ -139,7 +130,7 @@ def test_a_broker_that_tells_is_asked_when_the_next_message_is_due(app: App, clo
     assert transport.calls["promote"] == 2
 
 
-def test_the_lease_is_renewed_between_duties_that_wait_for_others(app: App, clock: Clock) -> None:
+def test_the_lease_is_renewed_between_duties_that_wait_for_others(app: App, clock: SetClock) -> None:
     """A result store that does not answer must not make this worker count as lost."""
     renewed: list[float] = []
     keeper = keeping(app.client.transport, on_renewed=lambda: renewed.append(clock()))
@@ -155,7 +146,7 @@ def test_the_lease_is_renewed_between_duties_that_wait_for_others(app: App, cloc
     assert max(gaps) <= 8.0
 
 
-def test_no_duty_follows_a_lease_that_cannot_be_renewed(app: App, clock: Clock) -> None:
+def test_no_duty_follows_a_lease_that_cannot_be_renewed(app: App, clock: SetClock) -> None:
     transport = Faulty(app.client.transport)
     keeper = keeping(transport)
     done: list[str] = []

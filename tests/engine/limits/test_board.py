@@ -12,7 +12,7 @@ import pytest
 
 from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.limits import board as board_module
-from prefork.engine.limits.board import KINDS_MAX, NEVER_NS, RateBoard
+from prefork.engine.limits.board import KINDS_MAX, NEVER_NS, RateBoard, TableBusy
 from prefork.engine.limits.gcra import shape_of
 from prefork.engine.limits.locks import ByteLocks
 from prefork.engine.scoreboard import Scoreboard
@@ -193,6 +193,27 @@ def test_a_key_whose_lock_is_held_asks_again(scoreboard: Scoreboard, children: l
     board = RateBoard(scoreboard)
     child_that_holds(scoreboard, board_module._KEYS_LOCK, children)
     assert board.take_keyed("a", "x", shape_of(1.0, 1.0), START_NS, S) == (board_module.BUSY_NS, False)
+
+
+def test_a_table_whose_lock_is_kept_by_a_stopped_process_is_not_waited_for_without_end(
+    scoreboard: Scoreboard, children: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_module, "_ENTER_TRIES", 3)
+    board = RateBoard(scoreboard)
+    board.declare("known", 1.0, 1.0)
+    # Given a process that is stopped while it enters something
+    pid = child_that_holds(scoreboard, board_module._TABLE_LOCK, children)
+    os.kill(pid, signal.SIGSTOP)
+    # Then what is there already is found as ever, and what is not is refused, with the remedy
+    assert board.enter("known").per_s == pytest.approx(1)
+    with pytest.raises(TableBusy, match="'new'.*SIGCONT") as caught:
+        board.declare("new", 1.0, 1.0)
+    assert caught.value.name == "new"
+    # And it goes on once that process has gone
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    children.remove(pid)
+    assert board.declare("new", 2.0, 1.0).per_s == pytest.approx(2)
 
 
 def test_a_lock_on_a_closed_descriptor_is_an_error() -> None:

@@ -11,30 +11,21 @@ import pytest
 from prefork.engine.app import App
 from prefork.engine.limits import lookout as lookout_module
 from prefork.engine.limits import strays as strays_module
-from prefork.engine.limits.board import RateBoard
+from prefork.engine.limits.board import RateBoard, TableBusy
 from prefork.engine.limits.lanes import lane_of
 from prefork.engine.limits.lookout import LEFT_OVER_S, Lookout
 from prefork.engine.scoreboard import Scoreboard
 from prefork.engine.storage import open_storage
 from prefork.transports.base import Transport
 from support.apps import memory_app
+from support.set_clock import SetClock
 
 GRACE_S = 300.0
 
 
-class Clock:
-    """A monotonic clock that is set."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
+    made = SetClock()
     monkeypatch.setattr(lookout_module, "mono_s", made)
     return made
 
@@ -71,7 +62,7 @@ def look(app: App, board: RateBoard) -> Callable[[], Lookout]:
 
 
 def test_what_another_worker_parks_after_the_start_is_found(
-    app: App, board: RateBoard, look: Callable[[], Lookout], clock: Clock
+    app: App, board: RateBoard, look: Callable[[], Lookout], clock: SetClock
 ) -> None:
     @app.task(name="shop.pay")
     def pay() -> None:
@@ -89,11 +80,38 @@ def test_what_another_worker_parks_after_the_start_is_found(
     assert bucket is not None and bucket.holds and bucket.due_ns(0) == 0
 
 
+def test_what_cannot_be_entered_now_is_entered_at_the_next_look(
+    app: App,
+    board: RateBoard,
+    look: Callable[[], Lookout],
+    clock: SetClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @app.task(name="shop.pay")
+    def pay() -> None:
+        """Not limited any more."""
+
+    app.send_task("shop.pay", queue=lane_of("orders", "shop.pay"))
+    looking = look()
+
+    def busy(name: str) -> None:
+        raise TableBusy(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(board, "enter", busy)
+        looking.look()
+    assert "'shop.pay' cannot be entered" in caplog.text
+    assert board.bucket("shop.pay") is None
+    looking.look()
+    assert board.bucket("shop.pay") is not None
+
+
 def test_what_waits_for_a_task_that_is_gone_returns_to_its_queue(
     app: App,
     transport: Transport,
     look: Callable[[], Lookout],
-    clock: Clock,
+    clock: SetClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     lane = lane_of("orders", "shop.renamed")
@@ -110,7 +128,7 @@ def test_what_waits_for_a_task_that_is_gone_returns_to_its_queue(
 
 
 def test_a_lane_from_which_others_take_is_left_to_them(
-    app: App, transport: Transport, look: Callable[[], Lookout], clock: Clock
+    app: App, transport: Transport, look: Callable[[], Lookout], clock: SetClock
 ) -> None:
     lane = lane_of("celery", "shop.elsewhere")
     for _ in range(20):
@@ -129,7 +147,7 @@ def test_a_long_lane_is_handed_back_in_several_looks(
     app: App,
     transport: Transport,
     look: Callable[[], Lookout],
-    clock: Clock,
+    clock: SetClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lane = lane_of("celery", "shop.renamed")
@@ -154,7 +172,7 @@ def test_many_lanes_are_looked_for_in_several_looks(
     app: App,
     board: RateBoard,
     look: Callable[[], Lookout],
-    clock: Clock,
+    clock: SetClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [f"shop.task{number}" for number in range(10)]

@@ -300,6 +300,52 @@ def test_it_waits_for_a_broker_that_is_away(
     assert caplog.text.count("trying again") == 1
 
 
+class Unsound:
+    """A mailbox that fails as nobody thought of, and cannot even be closed."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def receive(self, timeout_s: float = 0.0) -> list[Message]:
+        raise RuntimeError("not thought of")
+
+    def close(self) -> None:
+        raise BrokerUnavailable("gone, too")
+
+
+def test_a_failure_that_nobody_thought_of_leaves_no_worker_deaf(
+    side: WorkerSide, controls: Controls, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefork.engine.responder.node._LOOK_S", 0.02)
+    monkeypatch.setattr("prefork.engine.responder.node._RETRY_S", 0.02)
+    opened: list[Any] = [Unsound(), Unsound()]
+
+    def mailbox(exchange: str, node: str, queue: Any = None) -> Any:
+        return opened.pop() if opened else controls.inner.mailbox(exchange, node)
+
+    monkeypatch.setattr(controls, "mailbox", mailbox)
+    with closing(Node(side, mingle=False)) as node:
+        node.start()
+
+        def heard() -> bool:
+            controls.broadcast("celery", request())
+            return bool(controls.replied)
+
+        eventually(heard)
+    assert side.counts["unheard"] == 2
+    assert caplog.text.count("listening anew") == 1
+    assert "gone, too" in caplog.text
+    assert "heard again" in caplog.text
+
+
+def test_it_may_be_closed_twice(side: WorkerSide) -> None:
+    node = Node(side, mingle=False)
+    node.start()
+    node.close()
+    node.close()
+    assert node._stop_fd == -1
+
+
 def test_nobody_listens_when_the_configuration_or_the_broker_says_no(side: WorkerSide) -> None:
     said: list[str] = []
     side.loaded.config = SimpleNamespace(worker_enable_remote_control=False)
