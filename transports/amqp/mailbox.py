@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import select
 import threading
 from collections import deque
 from time import monotonic
@@ -20,7 +19,7 @@ from ..mailbox import (
     request_exchange,
     request_queue,
 )
-from ..timer import Timer
+from ..timed_poll import TimedPoll
 from .codec import PROPERTIES, Undecodable, decode_properties
 from .errors import Refused, Unroutable
 from .frames import CANCEL, DELIVER, Method, ack_frame, consume_frame, read_arrival
@@ -66,15 +65,12 @@ class AmqpMailbox:
         self._how = how
         self._link = Link(settings, f"control {queue}", heartbeat_s=_HEARTBEAT_S)
         self._wire: Wire | None = None
-        self._fd = -1
         self._channel_id = 0
         self._inbox: deque[tuple[int, Message]] = deque()
         self._retry_mono_s = 0.0
         self._beat_mono_s = 0.0
         self._cancelled = False
-        self._epoll = select.epoll()
-        self._timer = Timer()
-        self._epoll.register(self._timer, select.EPOLLIN)
+        self._poll = TimedPoll()
         try:
             self._listen()
         except TransportError:
@@ -83,7 +79,7 @@ class AmqpMailbox:
 
     def fileno(self) -> int:
         """The descriptor, as in `Mailbox.fileno`."""
-        return -1 if self._epoll.closed else self._epoll.fileno()
+        return self._poll.fileno()
 
     def receive(self, timeout_s: float = 0.0) -> list[Message]:
         """What has come, as in `Mailbox.receive`.
@@ -91,11 +87,11 @@ class AmqpMailbox:
         It is acknowledged at once, which lets more come: the broker pushes no more than one call
         returns, so that nothing waits here while the descriptor is silent.
         """
-        if self._epoll.closed:
+        if self._poll.closed:
             return []
         if self._wire is None and monotonic() < self._retry_mono_s:
             raise BrokerUnavailable(f"the control connection to {self._settings.shown} is broken")
-        self._timer.clear()
+        self._poll.timer.clear()
         try:
             wire = self._listen()
             with self._link.guarded("reading requests"):
@@ -127,7 +123,7 @@ class AmqpMailbox:
         if left_s <= 0:
             wire.send_heartbeat()
             self._beat_mono_s, left_s = monotonic(), _BEAT_EVERY_S
-        self._timer.after(left_s)
+        self._poll.timer.after(left_s)
 
     def _listen(self) -> Wire:
         """The connection, with the queue declared and its messages on their way here.
@@ -149,10 +145,9 @@ class AmqpMailbox:
                 ) from error
             raise BrokerUnavailable(f"RabbitMQ refused control queue {self._queue!r}: {error}") from error
         self._wire = wire
-        self._fd = wire.fileno()
-        self._epoll.register(self._fd, select.EPOLLIN)
+        self._poll.watch(wire.fileno())
         self._beat_mono_s = monotonic()
-        self._timer.after(_BEAT_EVERY_S)
+        self._poll.timer.after(_BEAT_EVERY_S)
         return wire
 
     def _declare(self, wire: Wire) -> None:
@@ -176,24 +171,18 @@ class AmqpMailbox:
     def _lost(self) -> None:
         self._drop()
         self._retry_mono_s = monotonic() + _RETRY_S
-        self._timer.after(_RETRY_S)
+        self._poll.timer.after(_RETRY_S)
 
     def _drop(self) -> None:
         self._wire = None
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
-                self._epoll.unregister(fd)
-            except OSError:
-                _log.debug("descriptor %d was closed already, and has left the epoll by that", fd)
+        self._poll.unwatch()
         self._link.drop()
 
     def close(self) -> None:
         """Stop listening, as in `Mailbox.close`. The queue goes with its connection, or its time."""
-        if self._epoll.closed:
+        if self._poll.closed:
             return
-        self._epoll.close()
-        self._timer.close()
+        self._poll.close()
         self._wire = None
         self._link.close()
 

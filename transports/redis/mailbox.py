@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 from time import monotonic
 from typing import Any, Final
 from weakref import WeakSet
@@ -20,7 +19,7 @@ from ..envelope import MalformedEnvelope, decode, encode
 from ..errors import BrokerUnavailable, TransportError, Unacceptable
 from ..mailbox import RECEIVED_MAX, USUAL_QUEUE, ControlQueue, reply_exchange, reply_queue, request_exchange
 from ..readable import wait_readable
-from ..timer import Timer
+from ..timed_poll import TimedPoll
 from .bindings import Bindings
 from .faults import ServerError, pause_before_reconnect_s, unreachable
 from .keys import Keys
@@ -77,9 +76,7 @@ class RequestMailbox:
         self._failures = 0
         self._retry_mono_s = 0.0
         self._reader = _Reader(f"redis at {settings.shown}")
-        self._epoll = select.epoll()
-        self._timer = Timer()
-        self._epoll.register(self._timer, select.EPOLLIN)
+        self._poll = TimedPoll()
         try:
             self._connect()
         except TransportError:
@@ -88,23 +85,23 @@ class RequestMailbox:
 
     def fileno(self) -> int:
         """The descriptor, as in `Mailbox.fileno`."""
-        return -1 if self._epoll.closed else self._epoll.fileno()
+        return self._poll.fileno()
 
     def receive(self, timeout_s: float = 0.0) -> list[Message]:
         """What has come, as in `Mailbox.receive`."""
         ends_mono_s = monotonic() + timeout_s
-        while not self._epoll.closed:
+        while not self._poll.closed:
             found = self._take()
             left_s = ends_mono_s - monotonic()
             if found or left_s <= 0.0:
                 return found
-            wait_readable([self._epoll.fileno()], left_s)
+            wait_readable([self._poll.fileno()], left_s)
         return []
 
     def _take(self) -> list[Message]:
         if self._wire is None and monotonic() < self._retry_mono_s:
             raise BrokerUnavailable(f"redis at {self._settings.shown}: the control connection is broken")
-        self._timer.clear()
+        self._poll.timer.clear()
         wire = self._wire
         try:
             if wire is None:
@@ -126,7 +123,7 @@ class RequestMailbox:
             if isinstance(item, list) and item and item[0] == b"pmessage":
                 found += self._reader.read(item[3])
         if len(found) == RECEIVED_MAX:
-            self._timer.after(0.0)  # there may be more, which the parser holds already
+            self._poll.timer.after(0.0)  # there may be more, which the parser holds already
         return found
 
     def _check(self, wire: Wire) -> None:
@@ -139,7 +136,7 @@ class RequestMailbox:
             wire.write(pack((b"PING",)))
             self._asked_mono_s = self._checked_mono_s = now_mono_s
         if not wire.can_read():
-            self._timer.after(_HEALTH_S)
+            self._poll.timer.after(_HEALTH_S)
 
     def _connect(self) -> Wire:
         wire = self._link.connection(protocol=2)
@@ -156,10 +153,10 @@ class RequestMailbox:
             wire.close()
             raise
         self._wire = wire
-        self._epoll.register(wire, select.EPOLLIN)
+        self._poll.watch(wire.fileno())
         self._asked_mono_s, self._checked_mono_s = 0.0, monotonic()
         self._failures = 0
-        self._timer.after(_HEALTH_S)
+        self._poll.timer.after(_HEALTH_S)
         return wire
 
     def _lost(self, error: Exception) -> TransportError:
@@ -167,22 +164,21 @@ class RequestMailbox:
         self._failures += 1
         pause_s = pause_before_reconnect_s(self._failures, random.random())
         self._retry_mono_s = monotonic() + pause_s
-        self._timer.after(pause_s)
+        self._poll.timer.after(pause_s)
         return error if isinstance(error, TransportError) else unreachable(self._settings.shown, error)
 
     def _drop(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
-            self._epoll.unregister(wire)
+            self._poll.unwatch()
             wire.close()
 
     def close(self) -> None:
         """Stop listening, as in `Mailbox.close`."""
-        if self._epoll.closed:
+        if self._poll.closed:
             return
         self._drop()
-        self._timer.close()
-        self._epoll.close()
+        self._poll.close()
 
 
 class ReplyMailbox:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 import hiredis
 
 from ..errors import TransportError
-from ..timer import Timer
+from ..timed_poll import TimedPoll
 from .faults import CommandRefused, ServerError, pause_before_reconnect_s
 from .link import Link
 from .settings import RedisSettings
@@ -81,14 +80,13 @@ class RedisWatch:
         self._deaf = False  # the last broadcast could not be kept, and that was said
         self._waiting: int | None = None
         self._drained_mono_s = 0.0
-        self._epoll = select.epoll()
-        self._timer = Timer()
-        self._epoll.register(self._timer, select.EPOLLIN)
+        self._poll = TimedPoll()
+        self._timer = self._poll.timer
         self._attempt()
 
     def fileno(self) -> int:
         """The descriptor, as in `Watch.fileno`."""
-        return self._epoll.fileno()
+        return self._poll.fileno()
 
     @property
     def tracks(self) -> bool:
@@ -99,7 +97,7 @@ class RedisWatch:
         """How many messages wait, as in `Counts.waiting`."""
         if self._waiting is None or not self.tracks:
             return None
-        if monotonic() - self._drained_mono_s < _FRESH_S or not self._epoll.poll(0):
+        if monotonic() - self._drained_mono_s < _FRESH_S or not self._poll.fires():
             return self._waiting
         return None
 
@@ -108,7 +106,7 @@ class RedisWatch:
 
         Without a connection it tries to connect, and fires again after a pause if that fails.
         """
-        if self._epoll.closed:
+        if self._poll.closed:
             return
         told = not self._timer.clear()
         if self._connection is None:
@@ -123,8 +121,7 @@ class RedisWatch:
     def close(self) -> None:
         """Release everything, as in `Watch.close`."""
         self._drop()
-        self._timer.close()
-        self._epoll.close()
+        self._poll.close()
 
     # -- the connection -----------------------------------------------------------------------
 
@@ -133,7 +130,7 @@ class RedisWatch:
         try:
             connection = self._connect()
             self._connection = connection
-            self._epoll.register(connection, select.EPOLLIN)
+            self._poll.watch(connection.fileno())
             self._arm(connection, counting=True)
         except (OSError, hiredis.HiredisError, TransportError) as error:
             self._lost(error)
@@ -193,8 +190,7 @@ class RedisWatch:
         connection, self._connection = self._connection, None
         self._waiting = None
         if connection is not None:
-            if not self._epoll.closed:
-                self._epoll.unregister(connection)
+            self._poll.unwatch()
             connection.close()
 
     # -- looking ------------------------------------------------------------------------------
