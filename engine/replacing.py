@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from .canvas import Signature, chain, group, maybe_signature
 from .exceptions import Ignore, ImproperlyConfigured
+from .message import parse
 from .request import Context
+from .unique import DONE, HEADER, Mark, read_mark, unique_of
+from .unique_locks import mark_of_message
 
 if TYPE_CHECKING:
     from ..transports.base import Outgoing
@@ -17,11 +20,17 @@ class Replaced(Ignore):
     """Another task has taken this one's place.
 
     :ivar messages: of that task; whoever runs this one sends them together with its acknowledgement.
+    :ivar takes_lock: the lock of this unique task is the other one's from now on.
+    :ivar due_wall_s: Unix time at which that one is due; None for now.
     """
 
-    def __init__(self, messages: Iterable[Outgoing]) -> None:
+    def __init__(
+        self, messages: Iterable[Outgoing], takes_lock: bool = False, due_wall_s: float | None = None
+    ) -> None:
         super().__init__("replaced by another task")
         self.messages = tuple(messages)
+        self.takes_lock = takes_lock
+        self.due_wall_s = due_wall_s
 
 
 def replacement_of(task: Any, sig: Any) -> Any:
@@ -52,6 +61,7 @@ def replacement_of(task: Any, sig: Any) -> Any:
         _link(steps, sig.options)
     last = steps[-1]
     last.set(task_id=request.id, chord=request.chord, group_id=request.group, group_index=request.group_index)
+    _hand_on_lock(task, last)
     _link([last], {"link": request.callbacks})
     _link(steps, {"link_error": request.errbacks})
     after = [
@@ -62,6 +72,25 @@ def replacement_of(task: Any, sig: Any) -> Any:
     first.set(chain=rest or None, root_id=request.root_id, reply_to=request.reply_to)
     first.set(parent_id=request.parent_id)
     return first
+
+
+def _mark_until_done(task: Any) -> Mark | None:
+    """What keeps equal tasks from being sent until the running one is done."""
+    message = task.request.message
+    mark = None if message is None else mark_of_message(message)
+    return mark if mark is not None and mark.until == DONE else None
+
+
+def _hand_on_lock(task: Any, last: Any) -> None:
+    """Have the task that takes the id take the lock as well, unless it is to be unique in its own right."""
+    mark = _mark_until_done(task)
+    if mark is not None and not _own_wish(task.app, last):
+        last.set(headers={**(last.options.get("headers") or {}), HEADER: mark.text()})
+
+
+def _own_wish(app: Any, sig: Any) -> bool:
+    own = getattr(app.tasks.get(sig.task), "unique", None)
+    return unique_of(sig.options.get("unique", own)) is not None
 
 
 def _chain(request: Context) -> list[Mapping[str, Any]]:
@@ -94,7 +123,26 @@ def hand_over(task: Any, sig: Any) -> Any:
         return sig.apply().get(disable_sync_subtasks=False)
     with task.app.client.collecting() as messages:
         sig.apply_async(add_to_parent=False)
-    raise Replaced(messages)
+    raise _replaced(task, sig, messages)
+
+
+def _replaced(task: Any, sig: Any, messages: list[Outgoing]) -> Replaced:
+    mark = _mark_until_done(task)
+    if mark is None or not messages:
+        return Replaced(messages)
+    first = parse(messages[0].document, task.app.client.table)
+    if first.id == task.request.id:
+        found = mark_of_message(first)
+    else:  # the first step of a chain: the last one has the id
+        follows = (step for step in sig.options.get("chain") or () if _id_of(step) == task.request.id)
+        headers: Any = next((step["options"].get("headers") for step in follows), None)
+        found = read_mark((headers or {}).get(HEADER))
+    takes_lock = found is not None and found.digest == mark.digest
+    return Replaced(messages, takes_lock, first.eta_wall_s)
+
+
+def _id_of(step: Mapping[str, Any]) -> Any:
+    return (step.get("options") or {}).get("task_id")
 
 
 def signature_of_request(

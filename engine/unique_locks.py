@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..transports.base import Transport
 from ..transports.coordination import Coordinates
 from ..transports.errors import TransportError
+from . import held_locks
+from .held_locks import KEEP_S, Held, KeptLocks
+from .housekeeping import Duty
 from .message import TaskMessage
+from .scoreboard import Slot
 from .unique import DONE, HEADER, STARTED, TIME, Mark, read_mark, replaced_lock, started_lock
 
 MARGIN_S: Final = 60.0
 """How long beyond its hard time limit the lock of a running task lasts."""
+
+RUNNING_S: Final = 6.0
+"""How long the lock of a running task without a limit lasts at least; it is prolonged in time."""
 
 _log = logging.getLogger("prefork.unique")
 
@@ -22,6 +29,33 @@ def mark_of_message(message: TaskMessage) -> Mark | None:
     """What a message bears; None for one of a task that is not unique."""
     headers = message.more_headers
     return None if headers is None else read_mark(headers.get(HEADER))
+
+
+def lasts_s(mark: Mark, hard_limit_s: float | None) -> float:
+    """How long the locks of a task last from its start on, unless they are prolonged. Pure."""
+    return max(mark.ttl_s, RUNNING_S if not hard_limit_s else hard_limit_s + MARGIN_S)
+
+
+def held_while_running(mark: Mark) -> int:
+    """Which locks of a task last for as long as it runs: bits of `held_locks`. Pure."""
+    main = held_locks.MAIN if mark.until == DONE else 0
+    return main | (held_locks.STARTED if mark.replaceable else 0)
+
+
+def names_of(held: Held) -> list[str]:
+    """The names of the locks that a running task holds."""
+    names = [Mark(held.digest, DONE, held.lasts_s).lock] if held.what & held_locks.MAIN else []
+    return [*names, started_lock(held.task_id)] if held.what & held_locks.STARTED else names
+
+
+def keeping(transport: Transport, slots: Callable[[], Iterable[Slot]], log: logging.Logger) -> list[Duty]:
+    """The duty to prolong the locks of what runs; none where there are no locks.
+
+    :param slots: those whose children live.
+    """
+    if not isinstance(transport, Coordinates):
+        return []
+    return [Duty("unique locks", KEEP_S, KeptLocks(transport, slots, names_of, log).turn)]
 
 
 class UniqueLocks:
@@ -45,30 +79,28 @@ class UniqueLocks:
         """
         if self._port is None or (mark.until == TIME and not mark.replaceable):
             return None
-        lasts_s = max(mark.ttl_s, (hard_limit_s or 0.0) + MARGIN_S)
+        for_s = lasts_s(mark, hard_limit_s)
         try:
             if mark.replaceable:
-                return self._start_unless_replaced(self._port, mark, message.id, lasts_s)
-            self._hold(self._port, mark, message.id, lasts_s)
+                return self._start_unless_replaced(self._port, mark, message.id, for_s)
+            self._hold(self._port, mark, message.id, for_s)
         except TransportError as error:
             _log.warning("%s[%s] starts with its lock as it is: %s", message.task, message.id, error)
         return None
 
-    def _start_unless_replaced(
-        self, port: Coordinates, mark: Mark, task_id: str, lasts_s: float
-    ) -> str | None:
+    def _start_unless_replaced(self, port: Coordinates, mark: Mark, task_id: str, for_s: float) -> str | None:
         # First said, then looked; who replaces it says so first, too. So one of the two sees the other.
-        port.lock(started_lock(task_id), task_id, lasts_s)
-        replaced_by = port.locked(replaced_lock(task_id)) or self._hold(port, mark, task_id, lasts_s)
+        port.lock(started_lock(task_id), task_id, for_s)
+        replaced_by = port.locked(replaced_lock(task_id)) or self._hold(port, mark, task_id, for_s)
         if replaced_by is not None:
             port.unlock(started_lock(task_id), task_id)
         return replaced_by
 
     @staticmethod
-    def _hold(port: Coordinates, mark: Mark, task_id: str, lasts_s: float) -> str | None:
+    def _hold(port: Coordinates, mark: Mark, task_id: str, for_s: float) -> str | None:
         """Do with the lock what the start means for it; returns another one that has it."""
         if mark.until == DONE:
-            return port.lock(mark.lock, task_id, lasts_s)
+            return port.lock(mark.lock, task_id, for_s)
         if mark.until == STARTED and port.unlock(mark.lock, task_id):
             return None
         held = port.locked(mark.lock)

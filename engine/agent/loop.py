@@ -16,6 +16,7 @@ from ...transports.base import Watch
 from ...transports.errors import BrokerUnavailable, TransportError
 from .. import orphans, signals
 from ..clock import mono_ns
+from ..held_locks import living
 from ..housekeeping import Duty, Housekeeping
 from ..limits.board import RateBoard
 from ..limits.lookout import Lookout
@@ -25,6 +26,7 @@ from ..responder.worker import SAVE_S, WorkerControl
 from ..revoker import TURN_S, Revoker
 from ..scoreboard import A_ANNOUNCED, A_LOOP_NS, A_RENEWED_NS
 from ..storage import Storage
+from ..unique_locks import keeping
 from . import memory
 from .lanes import Lanes
 from .patience import warn_of_long_limits
@@ -95,6 +97,7 @@ class Agent:
             Duty("revocations", TURN_S, self.revoker.turn),
             Duty("state", SAVE_S, self._control.save),
             Duty("lanes", lookout.every_s, lookout.look),
+            *keeping(storage.transport, lambda: living(link.scoreboard), log),
         ]
         self._stopping = False
         self._away = False  # the last request found no broker

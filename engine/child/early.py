@@ -56,6 +56,7 @@ class EarlyAcknowledgement:
         if doubts:
             self.publish(self._outcomes.unanswered(delivery, message, plan, request, doubts[0]), message)
             return False
+        self._parts.uniqueness.taken_back(message)
         _log.info("delivery %s was taken back before it was acknowledged", delivery.tag.hex())
         return False
 

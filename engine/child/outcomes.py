@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
 from ...transports.base import Delivery, Outcome, Outgoing, StoredResult, Verdict
-from ...transports.errors import BrokerUnavailable
 from .. import signals, states
 from ..clock import wall_s
 from ..einfo import ExceptionInfo, safe_text
@@ -21,15 +19,16 @@ from ..exceptions import (
     WorkerLostError,
 )
 from ..execution import Executed
-from ..follow_ups import on_failure, on_retry, on_success
+from ..follow_ups import on_failure, on_retry
 from ..message import Embed, MalformedMessage, TaskMessage
 from ..message_edit import with_header
 from ..obituary import TERMINATED
 from ..replacing import Replaced
 from ..request import Context, context_of
-from ..scoreboard import C_RUNNING, C_SHIELDED, S_STOP, Stop
+from ..scoreboard import C_RUNNING, C_SHIELDED
 from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
+from .following import AfterSuccess, FollowingHere, Unmade
 from .parts import Parts
 from .plan import RunPlan
 from .report import Reporter
@@ -40,9 +39,6 @@ _ACK: Final = Verdict.ACK
 _DEAD: Final = Verdict.DEAD
 _IGNORE: Final = Ending.IGNORE
 _SUCCESS: Final = Ending.SUCCESS
-
-# How long to wait before the broker is asked again what a message that follows must know.
-_AGAIN_S: Final = 0.5
 
 _log = logging.getLogger("prefork.child")
 
@@ -81,8 +77,8 @@ class Outcomes:
         self._report = Reporter(parts)
         self._defaults = AckPolicy()
         self._bell = self._on_shield
-        # Whether its thread may stand still; written by the loop that it belongs to, before it runs.
-        self.waits = True
+        # Another one is written by a loop whose thread may not stand still, before it runs.
+        self.after_success: AfterSuccess = FollowingHere(parts)
         self._chords: set[str] = set()  # tasks of which a chord's part was complained of
 
     def request(
@@ -226,13 +222,14 @@ class Outcomes:
 
         For a message that was acknowledged before its start only results and follow-ups count.
         Nothing of the user's that runs in here can raise past it.
+
+        :raises Unmade: by `after_success`, if that is another one than `FollowingHere`.
         """
         executed, ending, decided, results, follow_ups = self._consequences(
             delivery, message, plan, request, executed
         )
         if message.more_headers is not None:
-            due_wall_s = None if executed.retry is None else executed.retry.due_wall_s
-            self._parts.uniqueness.ended(delivery, message, ending, decided.verdict, due_wall_s)
+            self._parts.uniqueness.executed(delivery, message, executed, ending, decided.verdict)
         self._report.ended(plan, message, executed, ending, runtime_ns)
         if isinstance(executed.value, MemoryError):
             # Whatever filled the memory may still be there: another process carries on.
@@ -267,6 +264,8 @@ class Outcomes:
         """
         try:
             return self._weigh(delivery, message, plan, request, executed)
+        except Unmade:
+            raise
         except BaseException as error:
             _log.error("%s[%s]: what follows cannot be sent: %s", message.task, message.id, safe_text(error))
             failed = Executed(states.FAILURE, error, ExceptionInfo(error))
@@ -339,30 +338,8 @@ class Outcomes:
         if executed.retry is not None:
             return on_retry(self._parts.app, message, self._parts.table, delivery.queue, executed.retry)
         if executed.state == states.SUCCESS and (request.callbacks or request.chain):
-            return self._until_answered(message, lambda: on_success(self._parts.app, request, executed.value))
+            return self.after_success(message, request, executed.value)
         if executed.state == states.FAILURE and is_final and request.errbacks:
             # A message that will run again has not failed yet.
             return on_failure(self._parts.app, request, executed)
         return ()
-
-    def _until_answered(
-        self, message: TaskMessage, make: Callable[[], tuple[Outgoing, ...]]
-    ) -> tuple[Outgoing, ...]:
-        """Make what follows a success. For a unique task the broker must be asked: an outage is waited for,
-        as it is when the outcome is settled.
-
-        :raises BrokerUnavailable: it is away, and the worker leaves, or others would have to wait, too.
-        """
-        said = False
-        while True:
-            try:
-                return make()
-            except BrokerUnavailable as error:
-                if not self.waits or self._parts.slot.words[S_STOP] != Stop.RUN:
-                    raise
-                if not said:
-                    said = True
-                    _log.error(
-                        "%s[%s]: what follows waits for the broker: %s", message.task, message.id, error
-                    )
-                self._parts.pause(_AGAIN_S)

@@ -83,7 +83,7 @@ class Parts:
         self._started = self.results.on_start({"pid": os.getpid(), "hostname": node})
         self._revocations = Revocations(lambda: storage.store, self.table.by_name(config.result_serializer))
         self.read_ahead = _read_ahead(config)
-        self.uniqueness = Uniqueness(storage.transport, loaded.app.tasks)
+        self.uniqueness = Uniqueness(storage.transport, loaded.app.tasks, slot)
         self.driver = Driver()
         self._plans: dict[str, RunPlan | None] = {}
         self._replaceable = replaceable

@@ -34,6 +34,7 @@ from ..revoker import TURN_S, Revoker
 from ..scoreboard import C_BODY, C_STATE, S_PAUSED, S_STOP, Scoreboard, State, Stop
 from ..shielding import held_off
 from ..storage import open_storage
+from ..unique_locks import keeping
 from ..worker_names import incarnation, node_name
 from ..worker_names import owner as owner_name
 from .choosing import loop_of
@@ -139,6 +140,7 @@ class Solo:
             Duty("revocations", TURN_S, self.revoker.turn),
             Duty("state", SAVE_S, self._control.save),
             self._lanes(rates),
+            *keeping(self._storage.transport, lambda: (self._slot,), _log),
         ]
         self._keeping.renew()
         self._parts = self._child(link, rates)

@@ -12,6 +12,7 @@ import pytest
 
 from prefork.engine import Unique, chain
 from prefork.engine.exceptions import DuplicateTaskError, TaskRevokedError, TimeLimitExceeded
+from prefork.engine.unique_locks import RUNNING_S
 from prefork.transports.coordination import Coordinates
 from support.semantics import OUTSIDE_S, Fleet
 from support.waiting import eventually
@@ -71,6 +72,29 @@ def dies(key):
 def too_long(key):
     note(key, str(os.getpid()))
     time.sleep(30)
+
+@app.task(unique=Unique(ttl_s=1))
+def brief(key):
+    held(key)
+
+@app.task
+def waits(key, how):
+    held(key)
+    return f"{key} {how}"
+
+@app.task
+def first_step(key):
+    return key
+
+@app.task(bind=True, unique=True)
+def replaced(self, key, how):
+    if how == "chain":
+        return self.replace(first_step.s(key) | waits.s(how))
+    if how == "itself" and self.request.replaced_task_nesting == 0:
+        return self.replace(self.s(key, how))
+    if how == "itself":
+        return waits(key, how)
+    return self.replace(waits.s(key, how))
 
 @app.task
 def plain(key, value=None):
@@ -312,3 +336,34 @@ def test_a_hard_time_limit_frees_the_lock(fleet: Fleet) -> None:
     with pytest.raises(TimeLimitExceeded):
         first.get(timeout=OUTSIDE_S)
     eventually(lambda: holder(fleet, "too_long", key) is None)
+
+
+def test_one_that_runs_for_longer_than_its_time_keeps_its_lock(fleet: Fleet) -> None:
+    key = key_of(fleet)
+    first = fleet.task("brief").delay(key)
+    begun(fleet, key)
+    port = fleet.transport
+    assert isinstance(port, Coordinates)
+    lock = fleet.app.client.unique.lock_name(fleet.task("brief").name, (key,))
+    # Its start has given it RUNNING_S; a third of that later it is prolonged, or else it ends before.
+    assert port.prolong(lock, first.id, 0.75 * RUNNING_S)
+    time.sleep(0.9 * RUNNING_S)
+    assert port.locked(lock) == first.id
+    assert fleet.task("brief").delay(key).id == first.id
+    go(fleet, key)
+    first.get(timeout=OUTSIDE_S)
+    eventually(lambda: port.locked(lock) is None)
+
+
+def test_what_replaces_a_task_has_its_lock(fleet: Fleet) -> None:
+    for how in ("one", "chain", "itself"):
+        key = key_of(fleet)
+        first = fleet.task("replaced").delay(key, how)
+        begun(fleet, key)
+        time.sleep(0.3)  # what replaces it runs; its own outcome is long settled
+        assert holder(fleet, "replaced", key, how) == first.id
+        assert fleet.task("replaced").delay(key, how).id == first.id
+        go(fleet, key)
+        assert first.get(timeout=OUTSIDE_S) == f"{key} {how}"
+        eventually(lambda key=key, how=how: holder(fleet, "replaced", key, how) is None)
+        assert len(fleet.notes(key)) == 1
