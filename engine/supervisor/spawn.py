@@ -77,7 +77,9 @@ def _become(
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Not meant for it, though a service manager may send it to everybody: as an exception, it would
+        # come out of the middle of an import.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _close_others(keep_fds)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         module, _, function = entry.partition(":")

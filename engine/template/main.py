@@ -29,6 +29,7 @@ from . import roles
 from .threads import unsafe_to_fork
 
 EXIT_BOOT_FAILED = 3
+_STDERR = 2
 
 
 def main(link: ProcessLink) -> None:
@@ -49,16 +50,16 @@ def main(link: ProcessLink) -> None:
         )
     except (ImproperlyConfigured, TransportError, InvalidUrl) as error:
         # Said by ourselves, and meant for the operator: our frames above it would only be in the way.
-        send(link.channel, {"op": "boot-failed", "traceback": _shortened(str(error))})
+        _say(link, {"op": "boot-failed", "traceback": _shortened(str(error))})
         os._exit(EXIT_BOOT_FAILED)
     except BaseException:
         # The lines of source in it may hold the URL of a broker.
-        send(link.channel, {"op": "boot-failed", "traceback": _shortened(redact(traceback.format_exc()))})
+        _say(link, {"op": "boot-failed", "traceback": _shortened(redact(traceback.format_exc()))})
         os._exit(EXIT_BOOT_FAILED)
     # From here on it has children to clear up after when the supervisor dies.
     Linux().outlive_parent()
     reasons = _reasons_against_forking(link, loaded)
-    send(link.channel, {"op": "ready", "options": loaded.options, "fresh": bool(reasons), "reasons": reasons})
+    _say(link, {"op": "ready", "options": loaded.options, "fresh": bool(reasons), "reasons": reasons})
     if reasons:
         os._exit(0)
     gc.freeze()
@@ -82,6 +83,19 @@ def _shortened(text: str) -> str:
     return text[-(PACKET_BYTES_MAX // 8) :]
 
 
+def _say(link: ProcessLink, message: dict[str, Any]) -> None:
+    try:
+        send(link.channel, message)
+    except OSError:
+        _abandoned(link)
+
+
+def _abandoned(link: ProcessLink) -> NoReturn:
+    """The channel ended without a word: the supervisor died."""
+    orphans.clear_up_after(link.supervisor_pidfd, link.scoreboard)
+    os._exit(1)
+
+
 class Template:
     """Forks on request until the supervisor says so or dies."""
 
@@ -101,7 +115,7 @@ class Template:
                 os._exit(1)
             message, fds = receive(self._link.channel)
             if message is None:
-                self._abandoned()
+                _abandoned(self._link)
             if message["op"] == "exit":
                 os._exit(0)
             if message["op"] == "fork":
@@ -124,15 +138,7 @@ class Template:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             for fd in fds:
                 os.close(fd)
-        try:
-            send(self._link.channel, answer)
-        except OSError:
-            self._abandoned()
-
-    def _abandoned(self) -> NoReturn:
-        """The channel ended without a word: the supervisor died."""
-        orphans.clear_up_after(self._link.supervisor_pidfd, self._link.scoreboard)
-        os._exit(1)
+        _say(self._link, answer)
 
     def _fork_twice(self, message: dict[str, Any], fds: list[int]) -> int:
         """Make the new process; returns its pid once it is the supervisor's child.
@@ -163,7 +169,8 @@ class Template:
             os.close(reading)
             self._intermediate(message, fds, writing)
         except BaseException:
-            traceback.print_exc()
+            # In one piece, so that nothing else gets between its lines.
+            os.write(_STDERR, redact(traceback.format_exc()).encode("utf-8", "backslashreplace"))
         finally:
             os._exit(1)
 
@@ -171,10 +178,10 @@ class Template:
         try:
             pid = os.fork()
         except OSError as error:
-            os.write(writing, b"!" + str(error).encode()[:60])
+            _answer(writing, b"!" + str(error).encode()[:60])
             os._exit(1)
         if pid:
-            os.write(writing, str(pid).encode())
+            _answer(writing, str(pid).encode())
             os._exit(0)
         os.close(writing)
         self._link.channel.close()
@@ -182,3 +189,10 @@ class Template:
             channel = socket.socket(fileno=fds[0])
             roles.run_agent(self._link, self._loaded, channel)
         roles.run_child(self._link, self._loaded, message["slot"], message["generation"])
+
+
+def _answer(writing: int, data: bytes) -> None:
+    try:
+        os.write(writing, data)
+    except BrokenPipeError:
+        os._exit(1)  # the template was killed meanwhile: the supervisor sees to what it has not heard of

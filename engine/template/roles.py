@@ -68,9 +68,11 @@ def _await_supervisor(link: ProcessLink) -> None:
 
 def _leave(code: int) -> NoReturn:
     # os._exit: the atexit handlers are the template's, not ours.
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        code = code or 1  # a closed log must not keep the process
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or 1  # a closed log must not keep the process
+        except (ValueError, AttributeError):
+            continue  # there is none, or the application has closed it: nothing is lost
     os._exit(code)

@@ -320,6 +320,17 @@ def test_an_entry_ends_its_process_whatever_it_does(entry: str, code: int) -> No
     in_child(fork)
 
 
+def test_a_service_manager_that_interrupts_everybody_gets_no_traceback_of_an_import(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fork() -> None:
+        pid = fork_entry("signal:raise_signal", (signal.SIGINT,), ())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    in_child(fork)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_an_entry_has_no_descriptors_but_those_it_is_given_and_default_signals(tmp_path: Path) -> None:
     report = tmp_path / "report"
     program = (

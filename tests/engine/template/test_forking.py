@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from prefork.engine import orphans
+from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.loaded_app import Loaded
 from prefork.engine.process_link import PACKET_BYTES_MAX, ProcessLink, encode
 from prefork.engine.scoreboard import Scoreboard
@@ -78,6 +82,51 @@ def test_a_role_that_raises_never_gets_back_into_the_template(
     assert os.read(reading, 1) == b"", "every copy of the pipe is closed: the new process has ended"
     os.close(reading)
     assert [answer["op"] for answer in said] == ["forked"]
+
+
+def test_a_template_that_was_killed_while_it_forked_leaves_no_traceback(
+    link: ProcessLink, application: Loaded, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(roles, "run_child", lambda *_: os._exit(0))
+    reading, writing = os.pipe()
+    gate, opened = os.pipe()
+    intermediate = os.fork()
+    if intermediate == 0:
+        os.close(opened)
+        os.read(gate, 1)
+        template.Template(link, application)._become(REQUEST, [], reading, writing)
+    for fd in (reading, writing, opened, gate):
+        os.close(fd)  # as the kernel does for whom it kills, before the other one writes
+    assert os.waitstatus_to_exitcode(os.waitpid(intermediate, 0)[1]) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_a_role_that_cannot_be_played_is_said_in_one_piece(
+    link: ProcessLink, application: Loaded, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    written: list[int] = []
+    write = os.write
+
+    def write_once(fd: int, data: bytes) -> int:
+        written.append(fd)
+        assert written.count(2) <= 1
+        return write(fd, data)
+
+    def broken(*_: Any) -> None:
+        raise OSError("no answer of redis://user:s3cr3t@host/0")
+
+    monkeypatch.setattr(os, "write", write_once)
+    monkeypatch.setattr(template.Template, "_intermediate", broken)
+    reading, writing = os.pipe()
+    intermediate = os.fork()
+    if intermediate == 0:
+        template.Template(link, application)._become(REQUEST, [], reading, writing)
+    for fd in (reading, writing):
+        os.close(fd)
+    assert os.waitstatus_to_exitcode(os.waitpid(intermediate, 0)[1]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("Traceback") and said.endswith("\n")
+    assert "OSError: no answer" in said and "s3cr3t" not in said
 
 
 def test_a_fork_that_fails_is_reported_and_leaks_nothing(
@@ -156,6 +205,73 @@ def test_what_speaks_against_forking_decides_unless_a_method_is_asked_for(
     found = template._reasons_against_forking(link, application)
     assert found == (["worker_start_method = fresh"] if reasons is None else reasons)
     assert ("warnings" in application.options) is warned
+
+
+class Left(BaseException):
+    """The process has ended (`os._exit`)."""
+
+
+@pytest.fixture
+def cleared_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """With what exit codes a template left that found its supervisor gone."""
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        raise Left
+
+    monkeypatch.setattr(orphans, "clear_up_after", lambda pidfd, board: codes.append(-1))
+    monkeypatch.setattr(os, "_exit", leave)
+    return codes
+
+
+@pytest.mark.parametrize("error", [None, ImproperlyConfigured("no broker"), LookupError("no module")])
+def test_a_report_that_nobody_reads_means_that_the_supervisor_died(
+    link: ProcessLink,
+    application: Loaded,
+    monkeypatch: pytest.MonkeyPatch,
+    cleared_up: list[int],
+    error: Exception | None,
+) -> None:
+    def load(_link: ProcessLink) -> Loaded:
+        if error is not None:
+            raise error
+        return application
+
+    for name in ("leave_signals_to_supervisor", "show_stacks_on_request"):
+        monkeypatch.setattr(template, name, lambda: None)
+    monkeypatch.setattr(template, "load", load)
+    monkeypatch.setattr(template, "preload", lambda *_, **__: None)
+    try:
+        with pytest.raises(Left):
+            template.main(link)
+    finally:
+        gc.enable()
+    assert cleared_up == [-1, 1]
+
+
+class _Gone:
+    """An output that cannot be written any more."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def flush(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [(_Gone(OSError("no space")), 1), (_Gone(ValueError("closed")), 0), (None, 0)],
+)
+def test_an_output_that_is_not_there_keeps_no_process(
+    monkeypatch: pytest.MonkeyPatch, output: _Gone | None, code: int
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(sys, "stdout", output)
+    roles._leave(0)
+    assert codes == [code]
 
 
 def test_what_ends_a_process_is_in_its_log_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
