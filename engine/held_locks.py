@@ -65,8 +65,9 @@ class ShownLocks:
     The count of cells in the slot is cleared with the slot, so what a dead child left is never read.
     """
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, now_ns: Callable[[], int] = mono_ns) -> None:
         self._slot = slot
+        self._now_ns = now_ns
         self._lock = threading.Lock()
         self._cells: dict[str, int] = {}
         self._free: list[int] = []
@@ -84,7 +85,9 @@ class ShownLocks:
                 if cell >= LOCK_CELLS:
                     return False
                 self._cells[task_id] = cell
-            self._write(cell, (mono_ns(), int(lasts_s * 1000), what, digest.encode("ascii"), len(raw), raw))
+            self._write(
+                cell, (self._now_ns(), int(lasts_s * 1000), what, digest.encode("ascii"), len(raw), raw)
+            )
             self._slot.words[C_LOCKS] = max(used, cell + 1)
         return True
 
