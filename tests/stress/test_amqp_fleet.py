@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from support.amqp_fleet import AmqpFleet
 from support.fleet_app import MAKES
 from support.ledger import check
+from support.mixed_fleet import MixedFleet
 from support.rabbitmq_server import shared
 
-Make = Callable[..., AmqpFleet]
+Make = Callable[..., MixedFleet]
 ROUNDS = 2
 PER_ROUND = 60
 COUNTDOWNS_S = (0.2, 1.5, 3.0)
@@ -24,10 +24,18 @@ LATE_S = 4.0
 @pytest.fixture
 def fleet_of(tmp_path: Path) -> Iterator[Make]:
     """Makes a fleet on a virtual host of its own."""
-    made: list[AmqpFleet] = []
+    made: list[MixedFleet] = []
 
-    def make(**settings: Any) -> AmqpFleet:
-        made.append(AmqpFleet(tmp_path, shared().vhost_url(), **settings))
+    def make(**settings: Any) -> MixedFleet:
+        usual = {
+            "broker_url": shared().vhost_url(),
+            "result_backend": None,
+            "task_ignore_result": True,
+            "task_acks_late": True,
+            "task_reject_on_worker_lost": True,
+            "worker_prefetch_multiplier": 1,
+        }
+        made.append(MixedFleet(tmp_path, {**usual, **settings}, {"task_max_crashes": 1000}))
         return made[-1]
 
     yield make
@@ -35,7 +43,7 @@ def fleet_of(tmp_path: Path) -> Iterator[Make]:
         fleet.close()
 
 
-def storm(fleet: AmqpFleet, dice: random.Random, rounds: int, per_round: int) -> None:
+def storm(fleet: MixedFleet, dice: random.Random, rounds: int, per_round: int) -> None:
     """Kill a worker of each make in turn, under load, and start it again; judge what ran."""
     hits = 0
     for number in range(rounds):
@@ -64,7 +72,7 @@ def test_a_mixed_fleet_whose_workers_are_killed_in_turn_loses_nothing(
     storm(fleet, dice, ROUNDS, PER_ROUND)
 
 
-def typed(fleet_of: Make, queue_type: str) -> AmqpFleet:
+def typed(fleet_of: Make, queue_type: str) -> MixedFleet:
     """With queues of one type; Celery uses the broker's ladder for quorum queues behind topics alone."""
     exchange_type = "topic" if queue_type == "quorum" else "direct"
     return fleet_of(
@@ -75,7 +83,7 @@ def typed(fleet_of: Make, queue_type: str) -> AmqpFleet:
     )
 
 
-def delayed(fleet: AmqpFleet, countdowns_s: tuple[float, ...]) -> None:
+def delayed(fleet: MixedFleet, countdowns_s: tuple[float, ...]) -> None:
     """Each client delays for the worker of each make; all run, none early, none much too late."""
     due_ns: dict[str, tuple[str, float, int]] = {}
     native = fleet.settings["task_default_queue_type"] == "quorum"

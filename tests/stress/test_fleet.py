@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.celery_worker import FleetWorker
-from support.fleet_app import MAKES, make_app
-from support.ledger import Kill, Ledger, boot_ns, check
+from support.fleet_app import MAKES
+from support.ledger import check
+from support.mixed_fleet import MixedFleet
 from support.redis_server import RedisServer, running_redis
 from support.waiting import eventually
 
@@ -25,81 +22,20 @@ LEASE = {"worker_lease": 2.0, "worker_lease_renew_interval": 0.5}
 DEADLINE_S = 60.0
 
 
-class MixedFleet:
+def mixed_fleet(root: Path, server: RedisServer, visibility_s: float = VISIBILITY_S) -> MixedFleet:
     """A worker and a client of each make on the default queue of one server."""
-
-    def __init__(self, root: Path, server: RedisServer, visibility_s: float = VISIBILITY_S) -> None:
-        self.root = root
-        self.server = server
-        self.ledger = Ledger(root / "ledger")
-        self.settings: dict[str, Any] = {
-            "broker_url": server.url,
-            "result_backend": server.url,
-            "task_acks_late": True,
-            "worker_prefetch_multiplier": 1,
-            "broker_transport_options": {
-                "visibility_timeout": visibility_s,
-                "unacked_restore_interval": 1,
-                "unacked_restore_throttle": 1,
-            },
-        }
-        self.clients = {make: make_app(make, self.settings) for make in MAKES}
-        self.accepted: list[str] = []
-        self.kills: list[Kill] = []
-        self.workers: dict[str, FleetWorker] = {}
-
-    def worker(self, make: str, concurrency: int = 1) -> FleetWorker:
-        settings = {**self.settings, **(LEASE if make == "prefork" else {})}
-        made = FleetWorker(
-            *(self.root, make, make, settings, "-c", str(concurrency)), FLEET_LEDGER=str(self.ledger.path)
-        )
-        self.workers[make] = made
-        return made
-
-    def send(self, client: str, *args: Any, **options: Any) -> str:
-        task_id = str(self.clients[client].tasks["fleet.work"].apply_async(args, **options).id)
-        self.accepted.append(task_id)
-        return task_id
-
-    def kill_at_work(self, make: str) -> bool:
-        """End all processes of a worker just after one of them has begun a task; False if it had none.
-
-        At that moment a Celery worker pops nothing, for it holds what it may hold: between its pop and
-        its note of it a message is nowhere, and would be lost by no fault of ours.
-        """
-        worker = self.workers[make]
-        victims = worker.processes()
-
-        def begun() -> bool:
-            now_ns = boot_ns()
-            running = self.ledger.read().running()
-            return any(pid in running and now_ns - running[pid].boot_ns < 5_000_000 for pid in victims)
-
-        try:
-            eventually(begun, deadline_s=5.0, every_s=0.001)
-            hit = True
-        except AssertionError:
-            hit = False
-        for pid in victims:
-            self.kills.append(Kill(pid, boot_ns()))
-            os.kill(pid, signal.SIGKILL)
-        worker.kill()
-        return hit
-
-    def finished(self, ids: list[str], within_s: float = DEADLINE_S) -> None:
-        try:
-            eventually(lambda: set(ids) <= self.ledger.read().finished, deadline_s=within_s, every_s=0.02)
-        except AssertionError:
-            missing = sorted(set(ids) - self.ledger.finished)
-            logs = "\n".join(worker.log[-3000:] for worker in self.workers.values())
-            keys = self.server.cli("KEYS", "*")
-            raise AssertionError(f"{len(missing)} not finished: {missing[:5]}\n{keys}\n{logs}") from None
-
-    def close(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
-        for client in self.clients.values():
-            client.close()
+    settings = {
+        "broker_url": server.url,
+        "result_backend": server.url,
+        "task_acks_late": True,
+        "worker_prefetch_multiplier": 1,
+        "broker_transport_options": {
+            "visibility_timeout": visibility_s,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+        },
+    }
+    return MixedFleet(root, settings, LEASE, told=lambda: str(server.cli("KEYS", "*")))
 
 
 @pytest.fixture
@@ -125,14 +61,13 @@ def storm(fleet: MixedFleet, dice: random.Random, rounds: int, per_round: int) -
 def test_a_mixed_fleet_whose_workers_are_killed_in_turn_loses_nothing(
     tmp_path: Path, server: RedisServer, dice: random.Random
 ) -> None:
-    fleet = MixedFleet(tmp_path, server)
+    fleet = mixed_fleet(tmp_path, server)
     try:
         for make in MAKES:
-            fleet.worker(make).launch()
-        for worker in fleet.workers.values():
-            worker.await_ready()
+            fleet.launch(make)
+        fleet.await_ready()
         hits = storm(fleet, dice, ROUNDS, PER_ROUND)
-        fleet.finished(fleet.accepted)
+        fleet.finished()
         _judge(fleet, ROUNDS, hits)
     finally:
         fleet.close()
@@ -150,13 +85,15 @@ def _judge(fleet: MixedFleet, rounds: int, hits: int) -> None:
 def test_what_prefork_holds_is_restored_by_no_celery_worker_however_long_it_takes(
     tmp_path: Path, server: RedisServer
 ) -> None:
-    fleet = MixedFleet(tmp_path, server, visibility_s=1.0)
+    fleet = mixed_fleet(tmp_path, server, visibility_s=1.0)
     try:
-        fleet.worker("prefork", 2).launch().await_ready()
+        fleet.launch("prefork", concurrency=2)
+        fleet.await_ready()
         begun_s = time.monotonic()
         long = [fleet.send(client, 8.0) for client in MAKES]
         eventually(lambda: len(fleet.ledger.executions()) == 2)
-        fleet.worker("celery").launch().await_ready()
+        fleet.launch("celery")
+        fleet.await_ready()
         short = []
         while time.monotonic() - begun_s < 7.5:
             short += [fleet.send(client, 0.001) for client in MAKES]
@@ -175,12 +112,14 @@ def test_what_a_celery_worker_holds_is_taken_over_when_it_is_dead_and_not_before
     tmp_path: Path, server: RedisServer
 ) -> None:
     visibility_s = 4.0
-    fleet = MixedFleet(tmp_path, server, visibility_s)
+    fleet = mixed_fleet(tmp_path, server, visibility_s)
     try:
-        fleet.worker("celery", 2).launch().await_ready()
+        fleet.launch("celery", concurrency=2)
+        fleet.await_ready()
         alive = [fleet.send(client, 3.0) for client in MAKES]
         eventually(lambda: len(fleet.ledger.executions()) == 2)
-        fleet.worker("prefork").launch().await_ready()
+        fleet.launch("prefork")
+        fleet.await_ready()
         fleet.finished(alive)
         eventually(lambda: server.cli("EXISTS", "unacked") == "0")
         fleet.workers["prefork"].kill()
@@ -202,12 +141,11 @@ def test_what_a_celery_worker_holds_is_taken_over_when_it_is_dead_and_not_before
 
 
 def test_what_one_make_retries_the_other_goes_on_with(tmp_path: Path, server: RedisServer) -> None:
-    fleet = MixedFleet(tmp_path, server)
+    fleet = mixed_fleet(tmp_path, server)
     try:
         for make in MAKES:
-            fleet.worker(make, 2).launch()
-        for worker in fleet.workers.values():
-            worker.await_ready()
+            fleet.launch(make, concurrency=2)
+        fleet.await_ready()
         # Each with a delay: Celery sends an attempt and stores RETRY of the one before it afterwards, so
         # one that starts at once may have its SUCCESS overwritten, by Celery's workers among themselves, too.
         results = [
@@ -227,15 +165,14 @@ def test_what_one_make_retries_the_other_goes_on_with(tmp_path: Path, server: Re
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_mixed_fleet_at_full_size(tmp_path: Path, server: RedisServer, dice: random.Random) -> None:
-    fleet = MixedFleet(tmp_path, server)
+    fleet = mixed_fleet(tmp_path, server)
     try:
         # One process each: only so is it known at which moments a Celery worker holds all that it may.
         for make in MAKES:
-            fleet.worker(make).launch()
-        for worker in fleet.workers.values():
-            worker.await_ready()
+            fleet.launch(make)
+        fleet.await_ready()
         hits = storm(fleet, dice, 40, 100)
-        fleet.finished(fleet.accepted, 180.0)
+        fleet.finished(within_s=180.0)
         _judge(fleet, 40, hits)
     finally:
         fleet.close()

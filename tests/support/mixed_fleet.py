@@ -1,9 +1,10 @@
-"""Workers and clients of both makes on one virtual host of RabbitMQ."""
+"""Workers and clients of both makes on one broker, killed at work; what ran is in a ledger."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,27 @@ from support.waiting import eventually
 DEADLINE_S = 60.0
 
 
-class AmqpFleet:
-    """Both makes with the same settings; what runs is in the ledger.
+class MixedFleet:
+    """Both makes with the same settings.
 
-    :param url: of an empty virtual host.
+    :param settings: of clients and workers; the broker is nobody else's.
+    :param of_prefork: what prefork's workers alone are given besides.
+    :param told: what else is to be known when tasks do not end.
     :ivar sent_ns: when each accepted task was sent, on the clock of the ledger.
     """
 
-    def __init__(self, root: Path, url: str, **settings: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        settings: dict[str, Any],
+        of_prefork: dict[str, Any],
+        told: Callable[[], str] = str,
+    ) -> None:
         self.root = root
         self.ledger = Ledger(root / "ledger")
-        self.settings: dict[str, Any] = {
-            "broker_url": url,
-            "result_backend": None,
-            "task_ignore_result": True,
-            "task_acks_late": True,
-            "task_reject_on_worker_lost": True,
-            "worker_prefetch_multiplier": 1,
-            **settings,
-        }
+        self.settings = settings
+        self._of_prefork = of_prefork
+        self._told = told
         self.clients = {make: make_app(make, self.settings) for make in MAKES}
         self.sent_ns: dict[str, int] = {}
         self.kills: list[Kill] = []
@@ -46,7 +49,7 @@ class AmqpFleet:
 
     def launch(self, make: str, *line: str, concurrency: int = 1) -> None:
         """Start a worker, and wait for nothing."""
-        mine = {"task_max_crashes": 1000} if make == "prefork" else {}
+        mine = self._of_prefork if make == "prefork" else {}
         worker = FleetWorker(
             *(self.root, make, make, {**self.settings, **mine}, "-c", str(concurrency), *line),
             FLEET_LEDGER=str(self.ledger.path),
@@ -67,7 +70,11 @@ class AmqpFleet:
         return task_id
 
     def kill_at_work(self, make: str) -> bool:
-        """End all processes of a worker just after one of them has begun a task; False if none had."""
+        """End all processes of a worker just after one of them has begun a task; False if none had.
+
+        At that moment a Celery worker on Redis pops nothing, for it holds what it may hold: between its pop
+        and its note of it a message is nowhere, and would be lost by no fault of ours.
+        """
         worker = self.workers[make]
         victims = worker.processes()
 
@@ -98,7 +105,9 @@ class AmqpFleet:
         except AssertionError:
             missing = sorted(wanted - self.ledger.finished)
             logs = "\n".join(worker.log[-3000:] for worker in self.workers.values())
-            raise AssertionError(f"{len(missing)} not finished: {missing[:5]}\n{logs}") from None
+            raise AssertionError(
+                f"{len(missing)} not finished: {missing[:5]}\n{self._told()}\n{logs}"
+            ) from None
 
     def close(self) -> None:
         for worker in self.workers.values():
