@@ -60,7 +60,6 @@ class AsyncLoop(WorkerLoop):
         super().__init__(parts, idle)
         self._kept = KeptLoop()
         self._runner = Runner(self._kept)
-        self._outcomes.waits = False  # it would hold up every coroutine
         self._runs = Runs(parts, self._outcomes, self._kept.loop, self._ended, self._broken)
         self._room = Room(concurrency, parts.tasks_left)
         self._ahead = self._room  # type: ignore[assignment]  # asked as the read-ahead is

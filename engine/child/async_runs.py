@@ -14,6 +14,7 @@ import logging
 import math
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ...transports.base import Delivery, Outcome
@@ -44,6 +45,7 @@ from ..scoreboard import (
 )
 from ..shielding import shielded
 from ..task_context import set_current
+from .async_follow_ups import AsyncFollowUps
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
@@ -173,6 +175,7 @@ class Runs:
         self._slot = parts.slot
         self._words = parts.slot.words
         self._outcomes = outcomes
+        self._follow_ups = AsyncFollowUps(parts, outcomes)
         self._loop = loop
         self._done = done
         self._broken = broken
@@ -222,7 +225,10 @@ class Runs:
         except BaseException as error:
             run.in_body = False
             executed = Executed(states.FAILURE, error, ExceptionInfo(error, skip_frames=1))
-        self._end(run, executed)
+        build = self._ended(run, executed)
+        self._done_with(
+            run, await self._follow_ups.outcome(build, lambda: self._lift_limits(run), lambda: run.error)
+        )
 
     def runs_now(self, run: Run) -> None:
         """Show whose code it is that runs now: should the process die of it, that one is charged."""
@@ -249,25 +255,41 @@ class Runs:
         try:
             if not run.ended:
                 error = reason_of(run.error, asyncio.CancelledError())
-                self._end(run, Executed(states.FAILURE, error, ExceptionInfo(error)))
+                build = self._ended(run, Executed(states.FAILURE, error, ExceptionInfo(error)))
+                self._done_with(run, build())
             elif not task.cancelled():
                 task.result()
         except BaseException as error:
             self._broken(error)
 
-    def _end(self, run: Run, executed: Executed) -> None:
+    def _ended(self, run: Run, executed: Executed) -> Callable[[], Outcome]:
+        """Its code has come to its end; returns what builds its outcome."""
         ready = run.ready
         runtime_ns = mono_ns() - run.start_ns
-        run.ended = True
+        run.ended, run.error = True, None
         for timer in run.timers.values():
             timer.cancel()
         if run.on_request:
             executed = self._outcomes.terminated(executed, ready.plan, run.request, int(signal.SIGTERM))
-        outcome = self._outcomes.executed(
-            ready.delivery, ready.message, ready.plan, run.request, executed, runtime_ns
-        )
-        self._parts.executed += 1
         self._words[C_BUSY_NS] += runtime_ns
+        return partial(
+            self._outcomes.executed,
+            ready.delivery,
+            ready.message,
+            ready.plan,
+            run.request,
+            executed,
+            runtime_ns,
+        )
+
+    def _lift_limits(self, run: Run) -> None:
+        """What follows it has to wait for the broker: that is not its own time."""
+        run.soft_ns = run.hard_ns = 0
+        if self._shown is run:
+            self.show_again()
+
+    def _done_with(self, run: Run, outcome: Outcome) -> None:
+        self._parts.executed += 1
         del self._running[run.number]
         if self._shown is run:
             self._show(min(self._running.values(), key=_urgency, default=None))
@@ -295,7 +317,7 @@ class Runs:
         if not board.words[A_ENDINGS]:
             return
         for run in list(self._running.values()):
-            if not run.on_request and board.ends(run.ready.message.id):
+            if not run.on_request and not run.ended and board.ends(run.ready.message.id):
                 run.on_request = True
                 run.cancel(Interrupted("ended on request"))
 

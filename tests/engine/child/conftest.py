@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from prefork.engine.app import App
+from prefork.engine.child.main import arm_soft_limit
 from support.apps import memory_app
+from support.one_async_child import Side
 from support.one_child import OneChild
 
 
@@ -32,3 +35,17 @@ def child_of() -> Iterator[Callable[..., OneChild]]:
     yield make
     for child in made:
         child.close()
+
+
+@pytest.fixture
+def side_of(app: App, child_of: Callable[..., OneChild]) -> Iterator[Callable[..., Side]]:
+    """Makes loops; the signal of soft limits is armed for the last one."""
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def make(concurrency: int = 4, **options: Any) -> Side:
+        side = Side(app, child_of, concurrency, **options)
+        arm_soft_limit(side.child.slot, side.child.parts.driver)
+        return side
+
+    yield make
+    signal.signal(signal.SIGUSR1, before)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +15,7 @@ import pytest
 from prefork.engine import signals
 from prefork.engine.app import App
 from prefork.engine.async_execution import Stepped
-from prefork.engine.child.async_loop import AsyncLoop, Room, runs_beside_others
-from prefork.engine.child.main import arm_soft_limit
+from prefork.engine.child.async_loop import Room, runs_beside_others
 from prefork.engine.child.trial import Interrupted
 from prefork.engine.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from prefork.engine.revoked_board import A_ENDINGS
@@ -37,6 +36,7 @@ from prefork.engine.scoreboard import (
 from prefork.engine.settling import decode_outcome
 from prefork.engine.shielding import shield
 from prefork.transports.errors import BrokerUnavailable, OwnerLost
+from support.one_async_child import Side
 from support.one_child import OneChild
 from support.waiting import eventually
 
@@ -45,69 +45,6 @@ def shown(side: Side) -> tuple[str, bool, bool]:
     """What the slot shows: the task, whether it has a hard limit, whether its body runs."""
     name = side.child.slot.read_texts().task_name.rpartition(".")[2]
     return name, bool(side.words[C_HARD_NS]), bool(side.words[C_BODY])
-
-
-class LeaveWhenDone:
-    """Waits to be nudged; tells the child to leave when it runs nothing and finds nothing to do."""
-
-    def __init__(self, child: OneChild) -> None:
-        self._words = child.words
-        self._changed = threading.Condition()
-        self._count = 0
-        self.room: Room | None = None
-        self.stay = False
-
-    def before_looking(self) -> int:
-        return self._count
-
-    def worked(self) -> None:
-        """Nothing to remember."""
-
-    def nudge(self) -> None:
-        with self._changed:
-            self._count += 1
-            self._changed.notify_all()
-
-    def wait(self, token: int) -> None:
-        if not self.stay and self.room is not None and not self.room.taken:
-            self._words[S_STOP] = Stop.LEAVE
-            return
-        self.rest(token)
-
-    def rest(self, token: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._count != token, 0.2)
-
-
-class Side:
-    """A child with its loop; `run` is the main thread's part."""
-
-    def __init__(self, app: App, child_of: Callable[..., OneChild], concurrency: int, **options: Any) -> None:
-        self.child = child_of(app, **options)
-        self.idle = LeaveWhenDone(self.child)
-        self.loop = AsyncLoop(self.child.parts, self.idle, concurrency)
-        self.idle.room = self.loop._room
-        self.words = self.child.words
-
-    def run(self) -> int:
-        try:
-            return self.loop.run()
-        finally:
-            self.child.parts.driver.close()
-
-
-@pytest.fixture
-def side_of(app: App, child_of: Callable[..., OneChild]) -> Iterator[Callable[..., Side]]:
-    """Makes loops; the signal of soft limits is armed for the last one."""
-    before = signal.getsignal(signal.SIGUSR1)
-
-    def make(concurrency: int = 4, **options: Any) -> Side:
-        side = Side(app, child_of, concurrency, **options)
-        arm_soft_limit(side.child.slot, side.child.parts.driver)
-        return side
-
-    yield make
-    signal.signal(signal.SIGUSR1, before)
 
 
 def test_the_slot_shows_the_one_whose_hard_limit_is_over_first(
