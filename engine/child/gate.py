@@ -86,9 +86,8 @@ class Gate:
         kwargs: Mapping[str, Any],
     ) -> Outcome | None:
         """The same for limits that depend on the arguments, which have been decoded by now."""
-        answer = self._attempts.make(
-            lambda: (self._limiter.stopped_by_key(delivery, message, plan, args, kwargs),)
-        )
+        keyed, kind = self._limiter.keyed, self._limiter.kind_of(plan)
+        answer = self._attempts.make(lambda: (keyed.stopped(kind, delivery, message, args, kwargs),))
         return Outcome(delivery.tag, Verdict.REQUEUE) if answer is None else answer[0]
 
     def _without_token(self, delivery: Delivery, plan: RunPlan) -> Outcome | None:

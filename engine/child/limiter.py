@@ -7,8 +7,8 @@ those with a token are taken from there. So a backlog costs nobody anything, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -22,7 +22,6 @@ from ..limits.board import NEVER_NS, RateBoard
 from ..limits.kinds import Limited, limited_kinds
 from ..limits.lanes import lane_of
 from ..limits.shared import Sharing
-from ..message import TaskMessage
 from ..scoreboard import W_PARKED, W_RATES
 from .keyed import Keyed
 from .plan import RunPlan
@@ -37,7 +36,8 @@ _log = logging.getLogger("prefork.child")
 class Limiter:
     """The limits of one child. Used by the loop's thread only.
 
-    :param plan_of: the plan of a registered task.
+    :param plans: the plan of a registered task.
+    :ivar keyed: the limits of kinds whose keys have limits of their own.
     :raises ImproperlyConfigured: a task asks for a limit that this broker cannot keep.
     """
 
@@ -61,7 +61,7 @@ class Limiter:
         self._selects = consumer if isinstance(consumer, Selects) else None
         coordinates = transport if isinstance(transport, Coordinates) else None
         self._sharing = Sharing(coordinates, worker, consumer.owner)
-        self._keyed = Keyed(board, self._sharing, table)
+        self.keyed = Keyed(board, self._sharing, table)
         self._seen = -1  # the state of the board that `_kinds` is made from
         self._kinds: dict[str, Limited] = {}
         self._quiet = -1  # what had been parked when all lanes were found empty
@@ -223,19 +223,9 @@ class Limiter:
         lane = lane_of(delivery.queue, kind.name)
         return Outcome(delivery.tag, follow_ups=(Outgoing(lane, delivery.document, delivery.priority),))
 
-    def stopped_by_key(
-        self,
-        delivery: Delivery,
-        message: TaskMessage,
-        plan: RunPlan,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-    ) -> Outcome | None:
-        """The same for a kind whose keys have limits of their own.
-
-        :raises TransportError: others cannot be asked.
-        """
-        return self._keyed.stopped(self._kinds[plan.name], delivery, message, args, kwargs)
+    def kind_of(self, plan: RunPlan) -> Limited:
+        """The kind of a plan that is limited, or keyed: what `keyed` is asked with."""
+        return self._kinds[plan.name]
 
     def begins(self, plan: RunPlan) -> None:
         """A task begins that may take long: those that ran before it need their slots no more."""
