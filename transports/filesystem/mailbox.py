@@ -73,8 +73,8 @@ class FilesystemMailbox:
         if self._closed:
             return []
         found = self._take()
-        ends_s = clock.mono_s() + timeout_s
-        while not found and (left_s := ends_s - clock.mono_s()) > 0:
+        ends_mono_s = clock.mono_s() + timeout_s
+        while not found and (left_s := ends_mono_s - clock.mono_s()) > 0:
             wait_readable([self.fileno()], min(left_s, _TOUCH_S))
             found = self._take()
         return found
