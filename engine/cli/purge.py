@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..limits.upkeep import purge_with_lanes
+from ..unique_purge import purge, told
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .output import safe, say
@@ -29,9 +29,10 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         if not arguments.force and not _confirmed(names):
             say("nothing was dropped")
             return ExitCode.FAILED
-        dropped = {name: purge_with_lanes(transport_of(app), name, app.tasks) for name in names}
-    for name, count in dropped.items():
-        say(f"{safe(name)}: {count} dropped")
+        transport, table = transport_of(app), app.client.table
+        dropped = [(safe(name), purge(transport, name, app.tasks, table)) for name in names]
+    for line in told(dropped):
+        say(line)
     return ExitCode.OK
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...transports.coordination import Coordinates
-from ..limits.upkeep import purge_with_lanes
 from ..revoked_keys import stamp_keys, task_key
+from ..unique_purge import purge
 from .collecting import Asker, request
 from .inspect import Inspect
 from .lamport import LamportClock
@@ -262,9 +262,10 @@ class Control:
 
     def purge(self, connection: Any = None) -> int:
         """Drop what waits in every queue of the configuration; returns how many messages that were."""
-        transport = self._app.client.transport
+        client = self._app.client
         return sum(
-            purge_with_lanes(transport, name, self._app.tasks) for name in self._app.client.router.queues
+            purge(client.transport, name, self._app.tasks, client.table).dropped
+            for name in client.router.queues
         )
 
     discard_all = purge

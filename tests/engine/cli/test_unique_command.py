@@ -65,3 +65,12 @@ def test_wrong_arguments_are_said(run: Any) -> None:
     assert code == ExitCode.USAGE
     assert "tenant" in err
     assert run("unique", "show", "once.add", "-a", "{}")[0] == ExitCode.USAGE
+
+
+def test_a_purge_frees_what_it_drops_and_says_so(run: Any) -> None:
+    _code, ready, _ = run("call", "once.add", "-a", "[1]")
+    run("call", "once.add", "-a", "[2]", "--countdown", "3600")
+    code, out, _err = run("purge", "-f")
+    assert (code, out) == (0, "celery: 2 dropped, with the locks of 2 unique ones")
+    assert run("call", "once.add", "-a", "[1]")[1] != ready
+    assert run("unique", "show", "once.add", "-a", "[2]")[0] == ExitCode.FAILED

@@ -13,6 +13,7 @@ import pytest
 from prefork.engine import Unique, chain
 from prefork.engine.exceptions import DuplicateTaskError, TaskRevokedError, TimeLimitExceeded
 from prefork.engine.unique_locks import RUNNING_S
+from prefork.engine.unique_purge import purge
 from prefork.transports.coordination import Coordinates
 from support.semantics import OUTSIDE_S, Fleet
 from support.waiting import eventually
@@ -367,3 +368,27 @@ def test_what_replaces_a_task_has_its_lock(fleet: Fleet) -> None:
         assert first.get(timeout=OUTSIDE_S) == f"{key} {how}"
         eventually(lambda key=key, how=how: holder(fleet, "replaced", key, how) is None)
         assert len(fleet.notes(key)) == 1
+
+
+def test_a_purge_frees_the_locks_of_what_it_drops(fleet: Fleet) -> None:
+    key = key_of(fleet)
+    queue = fleet.unique("purged")
+    declared = fleet.app.client.unique
+    fleet.app.client.transport.consumer([queue], f"{queue}-0", f"{queue}-0").close()
+    ready = [fleet.task("done").apply_async((key, number), queue=queue) for number in range(120)]
+    plain = fleet.task("plain").apply_async((key,), queue=queue)
+    timed = fleet.task("plain").apply_async((key,), queue=queue, unique=Unique(until=600))
+    later = fleet.task("done").apply_async((key, 900), queue=queue, countdown=3600)
+    elsewhere = fleet.task("done").delay(f"{key}b")
+    purged = purge(fleet.transport, queue, fleet.app.tasks, fleet.app.client.table)
+    name = fleet.task("done").name
+    assert purged.freed == len(ready) + int(fleet.transport.capabilities.inspects_schedule)
+    assert purged.dropped == purged.freed + 2, (plain.id, timed.id)
+    assert purged.unseen == 0
+    assert [declared.holder(name, (key, number)) for number in range(120)] == [None] * 120
+    kept = None if fleet.transport.capabilities.inspects_schedule else later.id
+    assert declared.holder(name, (key, 900)) == kept, "it is dropped, or its lock is in place"
+    assert declared.holder(fleet.task("plain").name, (key,)) == timed.id, "only its time ends it"
+    assert declared.holder(name, (f"{key}b",)) == elsewhere.id
+    go(fleet, f"{key}b")
+    elsewhere.get(timeout=OUTSIDE_S)
