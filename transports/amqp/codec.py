@@ -178,6 +178,15 @@ def _table(data: bytes, offset: int, depth: int) -> tuple[dict[str, Any], int]:
     return table, end
 
 
+def decode_entry(data: bytes, offset: int) -> tuple[str, Any, int]:
+    """One entry of a table that was read before: key, value, and where it ends."""
+    start = offset + 1
+    offset = start + data[offset]
+    key = data[start:offset].decode("utf-8", "surrogateescape")
+    value, offset = _value(data[offset], data, offset + 1, 0)
+    return key, value, offset
+
+
 def _text_or_bytes(raw: bytes, length: int) -> str | bytes:
     if len(raw) != length:
         raise Undecodable("a string that is longer than its bytes")
@@ -285,18 +294,24 @@ def decode_properties(data: bytes, offset: int = 0) -> dict[str, Any]:
                 continue
             if name == "headers":
                 found[name], offset = _table(data, offset, 0)
-            elif name == "timestamp":
-                found[name] = _U64.unpack_from(data, offset)[0]
-                offset += 8
-            elif name in _TEXTS:
-                end = offset + 1 + data[offset]
-                found[name] = data[offset + 1 : end].decode("utf-8", "surrogateescape")
-                offset = end
             else:
-                found[name] = data[offset]
-                offset += 1
+                found[name], offset = decode_value(name, data, offset)
         if offset > len(data):
             raise Undecodable("properties that are longer than their frame")
     except (struct.error, IndexError, OverflowError, ValueError) as exc:
         raise Undecodable(f"no properties: {exc}") from exc
     return found
+
+
+def decode_value(name: str, data: bytes, offset: int) -> tuple[Any, int]:
+    """The value of a property other than the headers, and where it ends. For callers that check the end.
+
+    :raises struct.error: the bytes are over.
+    :raises IndexError: likewise.
+    """
+    if name in _TEXTS:
+        end = offset + 1 + data[offset]
+        return data[offset + 1 : end].decode("utf-8", "surrogateescape"), end
+    if name == "timestamp":
+        return _U64.unpack_from(data, offset)[0], offset + 8
+    return data[offset], offset + 1

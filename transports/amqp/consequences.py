@@ -12,6 +12,10 @@ from .received import Received
 from .sending import check_due, check_outgoing, delayed_parcel, parcel_of
 from .settings import AmqpSettings
 
+_VERDICTS = frozenset(Verdict)
+# A look at a member of an enumeration is a call on Python 3.11.
+_ACK = Verdict.ACK
+
 HEADER_KEY = "x-prefork-key"
 HEADER_REASON = "x-prefork-reason"
 HEADER_LETTER_CAUSES = "x-prefork-letter-causes"
@@ -43,6 +47,8 @@ def parcels_of(
     :raises ValueError: a delay that RabbitMQ cannot wait.
     """
     parcels = [parcel_of(follow_up, now_wall_s, settings.is_fanout) for follow_up in outcome.follow_ups]
+    if outcome.verdict is _ACK:
+        return parcels
     if outcome.verdict is Verdict.REQUEUE:
         parcels.append(anew(message, crashed=outcome.crashed, causes=outcome.causes))
     elif outcome.verdict is Verdict.DEFER:
@@ -96,9 +102,12 @@ def check_outcome(outcome: Outcome) -> None:
 
     :raises ValueError: no verdict, or a time or message that cannot be.
     """
-    if outcome.verdict not in set(Verdict):
-        raise ValueError(f"{outcome.verdict!r} is not a verdict; use one of {list(Verdict)}")
-    if outcome.verdict is Verdict.DEFER and outcome.due_wall_s is None:
+    verdict = outcome.verdict
+    if verdict is _ACK and outcome.due_wall_s is None and not outcome.follow_ups:
+        return  # nearly all, and nothing can be wrong with it
+    if verdict not in _VERDICTS:
+        raise ValueError(f"{verdict!r} is not a verdict; use one of {list(Verdict)}")
+    if verdict is Verdict.DEFER and outcome.due_wall_s is None:
         raise ValueError("a deferred message needs due_wall_s, the Unix time at which it is ready again")
     check_due(outcome.due_wall_s)
     for message in outcome.follow_ups:

@@ -121,11 +121,13 @@ def to_document(
     tag: str,
     *,
     marked: bool = True,
+    plain: bool = False,
 ) -> bytes:
     """The document of a message that came.
 
     :param tag: what kombu calls the delivery tag; any text.
     :param marked: see `may_be_marked`; False saves a look at every name.
+    :param plain: the headers are known to be JSON as they stand; saves a look at every value.
     """
     content_type = properties.get("content_type")
     if content_type == RAW_CONTENT_TYPE:
@@ -152,7 +154,7 @@ def to_document(
         headers,
         kept,
     )
-    if not _is_plain(headers):
+    if not plain and not is_plain(headers):
         document.headers = _typed(headers)
     try:
         return _encode(document)
@@ -218,14 +220,14 @@ def again(
     }
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether it is JSON as it stands: the encoder would give other values a form of its own."""
     kind = type(value)
     if kind in _PLAIN:
         return True
     if kind is dict:
-        return all(map(_is_plain, value.values()))
-    return kind is list and all(map(_is_plain, value))
+        return all(map(is_plain, value.values()))
+    return kind is list and all(map(is_plain, value))
 
 
 def _typed(value: Any) -> Any:

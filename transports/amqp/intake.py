@@ -22,7 +22,7 @@ from typing import Any, Final
 import amqp
 
 from ..errors import BrokerUnavailable
-from .codec import Undecodable, decode_properties
+from .codec import Undecodable
 from .documents import may_be_marked
 from .errors import DeclarationClash, Refused
 from .frames import (
@@ -39,6 +39,7 @@ from .frames import (
     read_close,
     read_consumer_tag,
 )
+from .layouts import PropertiesReader
 from .link import CHANNEL_ERRORS, Link
 from .received import Received
 from .settings import AmqpSettings
@@ -73,6 +74,7 @@ class Intake:
         self._settings = settings
         self._queues = queues
         self._topology = Topology(settings)
+        self._reader = PropertiesReader()
         self._channel: Any = None
         self._generation = 0
         self._epoch = b""
@@ -303,10 +305,10 @@ class Intake:
         else:
             queue = arrival.routing_key if held else self._queue_of(arrival.consumer_tag)
         try:
-            properties = decode_properties(header, 12)
+            properties, plain = self._reader.read(header, 12)
         except Undecodable as error:
             _log.error("a message in queue %r has damaged properties: %s", queue, error)
-            properties = {}
+            properties, plain = {}, True
         received = Received(
             _TAG.pack(self._epoch, arrival.delivery_tag),
             arrival.delivery_tag,
@@ -317,6 +319,7 @@ class Intake:
             routing_key=arrival.routing_key,
             redelivered=arrival.redelivered,
             marked=may_be_marked(header),
+            plain=plain,
         )
         (self.from_held if held else self.inbox).append(received)
 

@@ -15,6 +15,7 @@ class Received:
     :param delivery_tag: names it to the broker, on the channel that it came on.
     :param queue: where it belongs.
     :param marked: its headers may hold names that are not the sender's.
+    :param plain: its headers are known to have the same form in JSON.
     :ivar crashes: how many processes died while they ran it.
     :ivar suspect: a process that held it vanished, so that it may be what killed it.
     :ivar started: its start is on record: it lies in the queue of its owner's started suspect.
@@ -22,6 +23,7 @@ class Received:
 
     __slots__ = (
         "_marked",
+        "_plain",
         "body",
         "crashes",
         "delivery_tag",
@@ -47,6 +49,7 @@ class Received:
         routing_key: str,
         redelivered: bool,
         marked: bool = True,
+        plain: bool = False,
     ) -> None:
         self.tag = tag
         self.delivery_tag = delivery_tag
@@ -60,6 +63,7 @@ class Received:
         self.suspect = marked and (self.crashes > 0 or suspect_of(properties))
         self.started = False
         self._marked = marked
+        self._plain = plain
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -81,6 +85,7 @@ class Received:
             self.routing_key,
             self.tag.hex(),
             marked=self._marked,
+            plain=self._plain,
         )
         return Delivery(
             tag=self.tag,

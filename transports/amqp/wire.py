@@ -17,6 +17,7 @@ from amqp.transport import SSLTransport, TCPTransport
 from .frames import FRAME_END, HEAD, METHOD, WITH_CONTENT, Method
 
 READ_BYTES = 1 << 18
+_END = FRAME_END[0]
 ANSWER_S = 5.0
 
 # method, its arguments with their ids, the content header, the body
@@ -59,7 +60,7 @@ class Wire(amqp.Connection):  # type: ignore[misc]
         super().__init__(**options)
         self._tls = tls
         self._server_hostname = server_hostname
-        self._buffer = bytearray()
+        self._buffer = b""
         self._offset = 0
         self._sinks: dict[int, tuple[OnContent, OnMethod]] = {}
         self._partial: dict[int, _Partial] = {}
@@ -121,7 +122,8 @@ class Wire(amqp.Connection):  # type: ignore[misc]
             return False
         if not data:
             raise ConnectionResetError("the broker closed the connection")
-        self._buffer += data
+        self._buffer = self._buffer[self._offset :] + data
+        self._offset = 0
         return True
 
     def _handle(self) -> bool:
@@ -130,24 +132,22 @@ class Wire(amqp.Connection):  # type: ignore[misc]
         py-amqp comes back to this from within a handler, when it opens a channel again: so the frame
         is counted as read before it is handled.
         """
-        buffer = self._buffer
         handled = False
-        while len(buffer) - self._offset >= 8:
-            kind, channel, length = HEAD.unpack_from(buffer, self._offset)
+        while True:
+            buffer, begin = self._buffer, self._offset
+            if len(buffer) - begin < 8:
+                break
+            kind, channel, length = HEAD.unpack_from(buffer, begin)
             if length > self.frame_max:
                 raise Garbled(f"a frame of {length} bytes: the peer does not speak AMQP")
-            end = self._offset + 7 + length
+            end = begin + 7 + length
             if end >= len(buffer):
                 break
-            payload = bytes(buffer[self._offset + 7 : end])
-            if buffer[end] != FRAME_END[0]:
+            if buffer[end] != _END:
                 raise Garbled("a frame without its end: the peer does not speak AMQP")
             self._offset = end + 1
             handled = True
-            self._frame(kind, channel, payload)
-        if self._offset:
-            del buffer[: self._offset]
-            self._offset = 0
+            self._frame(kind, channel, buffer[begin + 7 : end])
         return handled
 
     def _frame(self, kind: int, channel: int, payload: bytes) -> None:
