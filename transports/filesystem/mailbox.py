@@ -61,7 +61,11 @@ class FilesystemMailbox:
             self._timer_fd = ticking_fd()
             store.notice("no inotify left: remote control is looked at every 50 ms")
         # What is not to be read (again). Only names that are still there are kept.
-        self._seen: set[str] = set() if own else set(self._names())
+        try:
+            self._seen: set[str] = set() if own else set(self._names())
+        except BaseException:
+            self._close_fds()  # whoever wants to listen tries again and again
+            raise
 
     def fileno(self) -> int:
         """The descriptor, as in `Mailbox.fileno`."""
@@ -127,15 +131,18 @@ class FilesystemMailbox:
         if self._closed:
             return
         self._closed = True
-        if self._inotify is not None:
-            self._inotify.close()
-            self._inotify = None
-        fd, self._timer_fd = self._timer_fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._close_fds()
         if self._own:
             with contextlib.suppress(OSError):  # a reply may come just now; the folder is swept later
                 remove_folder(self._store, self._path)
+
+    def _close_fds(self) -> None:
+        inotify, self._inotify = self._inotify, None
+        if inotify is not None:
+            inotify.close()
+        fd, self._timer_fd = self._timer_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class FilesystemControls:

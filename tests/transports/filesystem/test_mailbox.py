@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefork.transports.base import Message
-from prefork.transports.errors import Unacceptable
+from prefork.transports.errors import TransportError, Unacceptable
 from prefork.transports.filesystem import mailbox as module
 from prefork.transports.filesystem.transport import FilesystemTransport
 from prefork.transports.mailbox import KEPT_MAX, ControlQueue, reply_exchange
@@ -147,6 +148,21 @@ def test_a_file_in_place_of_a_folder_is_put_aside(transport: FilesystemTransport
     (root / "control").write_bytes(b"")
     transport.broadcast(NS, message())
     assert (root / "control" / "requests" / NS).is_dir()
+
+
+def test_a_mailbox_that_cannot_be_opened_leaves_nothing_open(
+    transport: FilesystemTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport.mailbox(NS, "w@h").close()
+
+    def none_left(mailbox: object) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module.FilesystemMailbox, "_names", none_left)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(TransportError, match="Too many"):
+        transport.mailbox(NS, "w@h")
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_without_inotify_it_looks_every_so_often(
