@@ -13,8 +13,10 @@ from prefork.engine import Unique
 from prefork.engine.app import App
 from prefork.engine.child.parts import Parts
 from prefork.engine.exceptions import ImproperlyConfigured, Reject, Snooze, SoftTimeLimitExceeded
+from prefork.engine.held_locks import MAIN, Held, held_in
+from prefork.engine.message import parse
 from prefork.engine.storage import Storage
-from prefork.engine.unique_locks import MARGIN_S, RUNNING_S, UniqueLocks
+from prefork.engine.unique_locks import MARGIN_S, RUNNING_S, UniqueLocks, mark_of_message
 from prefork.transports.base import Outcome, Outgoing
 from prefork.transports.coordination import Coordinates
 from prefork.transports.errors import BrokerUnavailable
@@ -303,3 +305,98 @@ def test_of_equal_unique_callbacks_one_is_sent(app: App, broker: Recording, chil
     app.tasks["first"].apply_async(link=twice)
     child_of(app).run()
     assert sorted(ran) == [1, 2, 2]
+
+
+# --- what is shown while it runs ------------------------------------------------------------------
+
+
+def test_what_is_to_be_prolonged_is_shown_while_it_runs_and_not_afterwards(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    seen: list[list[Held]] = []
+
+    def look(*_args: Any) -> None:
+        seen.append([held for _cell, held in held_in(child.slot)])
+
+    app.task(name="t", unique=Unique(ttl_s=90))(look)
+    app.task(name="plain")(look)
+    app.task(name="early", unique=True, acks_late=False)(look)
+    child = child_of(app)
+    ids = [app.tasks[name].delay().id for name in ("t", "plain", "early")]
+    child.run()
+    assert [[held.task_id for held in shown] for shown in seen] == [[ids[0]], [], [ids[2]]]
+    assert (seen[0][0].lasts_s, seen[0][0].what) == (90.0, MAIN)
+    assert list(held_in(child.slot)) == []
+
+
+def test_what_is_given_back_by_its_own_wish_is_not_shown_any_more(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    ran: list[int] = []
+
+    def again() -> None:
+        ran.append(1)
+        if len(ran) == 1:
+            raise Reject("again", requeue=True)
+
+    app.task(name="t", unique=True)(again)
+    child = run(app, broker, child_of, "t")
+    assert list(held_in(child.slot)) == []
+
+
+def test_an_id_that_is_too_long_to_be_shown_is_complained_of(
+    app: App, broker: Recording, child_of: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.task(name="t", unique=True)(lambda: None)
+    run(app, broker, child_of, "t", task_id="x" * 300)
+    assert "its lock is not prolonged while it runs, and lasts for 3600 s" in caplog.text
+    assert holder(app, "t") is None
+
+
+def test_what_was_taken_back_before_its_acknowledgement_is_not_shown(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    app.task(name="t", unique=True, acks_late=False)(lambda: None)
+    app.tasks["t"].delay()
+    child = child_of(app)
+    child.parts.consumer.settle = lambda outcomes: [False for _ in outcomes]  # type: ignore[method-assign]
+    child.run()
+    assert list(held_in(child.slot)) == []
+    assert holder(app, "t") is not None, "whoever took it back runs it"
+
+
+# --- what replaces a task -------------------------------------------------------------------------
+
+
+def test_what_replaces_a_task_and_is_unique_itself_has_its_own_lock_only(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    seen: list[tuple[str | None, str | None]] = []
+    app.task(name="second", unique=True)(lambda x: seen.append((holder(app, "t"), holder(app, "second", x))))
+    app.task(name="t", unique=True, bind=True)(lambda self: self.replace(app.signature("second", (1,))))
+    result = app.tasks["t"].delay()
+    child_of(app).run()
+    assert seen == [(None, result.id)]
+    assert holder(app, "second", 1) is None
+
+
+def test_the_lock_lasts_until_a_replacement_that_waits_is_due(
+    app: App, broker: Recording, child_of: Make
+) -> None:
+    app.task(name="second")(lambda: None)
+
+    def body(self: Any) -> Any:
+        return self.replace(app.signature("second", headers={"mine": "kept"}).set(countdown=500))
+
+    app.task(name="t", unique=True, bind=True)(body)
+    app.task(name="s", unique=Unique(until="started"), bind=True)(body)
+    run(app, broker, child_of, "t")
+    assert broker.done[-1] == ("lock", pytest.approx(4100.0, abs=3.0))
+    (waiting,) = broker.peek("celery", delayed=True)
+    headers = parse(waiting.document, app.client.table).more_headers
+    assert headers is not None
+    assert headers["mine"] == "kept"
+    app.tasks["s"].delay()
+    child_of(app, generation=2).run()
+    marks = [parse(one.document, app.client.table) for one in broker.peek("celery", delayed=True)]
+    assert sorted(mark_of_message(one) is None for one in marks) == [False, True], "its lock is free already"
