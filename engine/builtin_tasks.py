@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from .canvas import maybe_signature
@@ -23,13 +25,18 @@ def add_builtin_tasks(app: App) -> None:
     def body_of(task: Any) -> Any:
         return maybe_signature(task, app)
 
-    def xmap(task: Any, it: Iterable[Any]) -> list[Any]:
-        sig = body_of(task)
-        return [sig(item) for item in it]
+    def xmap(task: Any, it: Iterable[Any]) -> Any:
+        return xstarmap(task, [(item,) for item in it])
 
-    def xstarmap(task: Any, it: Iterable[Any]) -> list[Any]:
+    def xstarmap(task: Any, it: Iterable[Sequence[Any]]) -> Any:
         sig = body_of(task)
+        local = app.registry.get(sig.task)
+        if local is not None and inspect.iscoroutinefunction(local.run):
+            return one_by_one(sig, it)
         return [sig(*item) for item in it]
+
+    async def one_by_one(sig: Any, it: Iterable[Sequence[Any]]) -> list[Any]:
+        return [await sig(*item) for item in it]
 
     def accumulate(*args: Any, **kwargs: Any) -> Any:
         index = kwargs.get("index")
@@ -40,8 +47,10 @@ def add_builtin_tasks(app: App) -> None:
         while store is not None and store.expire(1000):
             continue
 
-    def errback(callback: Any, request: dict[str, Any], error: Any, trace: str | None) -> None:
-        body_of(callback)(Context(request), rebuild_exception(error, trace), trace)
+    def errback(callback: Any, request: dict[str, Any], error: Any, trace: str | None) -> Any:
+        called = body_of(callback)(Context(request), rebuild_exception(error, trace), trace)
+        # One that is a coroutine function is awaited by whoever runs this.
+        return called if type(called) is CoroutineType else None
 
     for name, function in (
         ("celery.map", xmap),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.registry import SerializerTable
@@ -16,7 +17,7 @@ from ..transports.base import Outgoing
 from .builtin_tasks import ERRBACK
 from .canvas import maybe_signature
 from .clock import wall_s
-from .execution import Executed
+from .execution import Executed, drive_here
 from .message import TaskMessage, retry_of
 from .options import naive_zone
 from .publishing import retry_changes
@@ -30,8 +31,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("prefork.child")
 
-# Of a request: the message itself, and what its other callbacks will never be called with.
-_NOT_SENT = frozenset({"message", "callbacks", "errbacks", "chain", "chord"})
+# Of a request: the message itself, what its other callbacks will never be called with, and what only means
+# something to the process that ran it.
+_NOT_SENT = frozenset(
+    {
+        *("message", "callbacks", "errbacks", "chain", "chord"),
+        *("_children", "retry_plan", "reporter", "shields", "on_shield", "abort_seen"),
+    }
+)
 
 
 def on_retry(
@@ -84,8 +91,8 @@ def on_failure(app: App, request: Context, executed: Executed, *, call: bool = T
     """What a task that failed sets off.
 
     An error callback that takes more than one argument is called here, with request, exception and
-    traceback; one that takes the id alone is sent. What goes wrong with one is logged: it must
-    not hide the failure that it should have reported.
+    traceback; one that takes the id alone is sent, and so is a coroutine function: nothing can be awaited
+    here. What goes wrong with one is logged: it must not hide the failure that it should have reported.
 
     :param call: False where no task may run, as in the agent: such a callback is sent, too, as the
         arguments of a task that calls it (`builtin_tasks.ERRBACK`), to the callback's own queue.
@@ -96,7 +103,7 @@ def on_failure(app: App, request: Context, executed: Executed, *, call: bool = T
         errback.apply_async((request.id,), add_to_parent=False, **lineage)
 
     with app.client.collecting() as messages:
-        call_errbacks(app, request, executed, send, None if call else _send_details)
+        call_errbacks(app, request, executed, send, _send_details, call=call)
     return tuple(messages)
 
 
@@ -106,11 +113,14 @@ def call_errbacks(
     executed: Executed,
     send: Callable[[Any], object],
     send_details: Callable[[App, Any, Context, BaseException, str | None], object] | None = None,
+    *,
+    call: bool = True,
 ) -> None:
     """Call the error callbacks of a request that take request, exception and traceback; send the others.
 
     :param send: what is done with one that takes the id alone.
-    :param send_details: what is done with the others instead of calling them.
+    :param send_details: what is done with the others instead of calling them: with coroutine functions, and
+        with all of them if not `call`. None runs coroutines here, to their end.
     """
     trace = executed.einfo.traceback if executed.einfo is not None else None
     for errback in request.errbacks or ():
@@ -119,10 +129,12 @@ def call_errbacks(
             local = app.tasks.get(signature.task)
             if local is None or not _takes_details(local):
                 send(signature)
-            elif send_details is not None:
+            elif send_details is not None and (not call or inspect.iscoroutinefunction(local.run)):
                 send_details(app, signature, request, executed.value, trace)
             else:
-                signature(request, executed.value, trace)
+                called = signature(request, executed.value, trace)
+                if type(called) is CoroutineType:
+                    drive_here(called)
         except BaseException:  # noqa: BLE001 - sys.exit() too must not undo the failure it reports
             _log.exception("error callback %s of %s[%s]", name_of(errback), request.task, request.id)
 

@@ -114,7 +114,7 @@ def is_unique_among(app: App, signatures: Iterable[Any]) -> bool:
         if isinstance(options, Mapping) and "unique" in options:
             if options["unique"]:
                 return True
-        elif getattr(app.tasks.get(signature.get("task")), "unique", None):
+        elif getattr(app.tasks.get(str(signature.get("task"))), "unique", None):
             return True
     return False
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -104,3 +105,24 @@ def test_a_retry_keeps_the_message_and_takes_its_options(app: App) -> None:
     assert payload(app, again)[:2] == ([5], {})
     with pytest.raises(EncodeError, match=r"args\[0\]"):
         on_retry(app, message, table, "q", RetryPlan(1, 0.0, (object(),)))
+
+
+def test_an_error_callback_that_is_a_coroutine_function_runs_to_its_end_in_eager_calls(app: App) -> None:
+    explained: list[Any] = []
+
+    @app.task(name="explain")
+    async def explain(request: Any, exc: BaseException, trace: str | None) -> None:
+        await asyncio.sleep(0)
+        explained.append((request.id, str(exc), trace is not None))
+
+    @app.task(name="breaks")
+    def breaks() -> None:
+        raise ValueError("broken")
+
+    breaks.apply(task_id="one", link_error=explain.s())
+
+    async def on_a_loop() -> None:
+        breaks.apply(task_id="two", link_error=explain.s())
+
+    asyncio.run(on_a_loop())
+    assert explained == [("one", "broken", True), ("two", "broken", True)]

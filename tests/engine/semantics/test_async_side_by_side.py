@@ -88,6 +88,14 @@ def plain_hooked(path):
 
 
 @app.task
+async def explain(request, exc, trace, path):
+    await asyncio.sleep(0.01)
+    temporary = pathlib.Path(path + ".new")
+    temporary.write_text(f"{request.id} {exc}")
+    temporary.rename(path)
+
+
+@app.task
 async def fail(text):
     await asyncio.sleep(0)
     raise ValueError(text)
@@ -214,6 +222,16 @@ def test_hooks_are_awaited_before_the_result_is_there(fleet: Fleet) -> None:
     for result in results:
         called = [hook for task_id, hook in lines if task_id == result.id]
         assert called == ["before_start", "on_success", "after_return"]
+
+
+def test_error_callbacks_and_maps_are_awaited(fleet: Fleet) -> None:
+    path = fleet.root / "explained"
+    failing = fleet.task("fail").apply_async(("broken",), link_error=fleet.task("explain").s(str(path)))
+    assert fleet.task("nap").map([0.01, 0.02]).apply_async().get(timeout=20)[1][2] >= 1
+    starred = fleet.task("nap").starmap([(0, 1), (0, 2)]).apply_async()
+    assert [made[0] for made in starred.get(timeout=20)] == [1, 2]
+    eventually(path.exists)
+    assert path.read_text() == f"{failing.id} broken"
 
 
 def test_rates_and_counts_across_workers_hold_for_coroutines(fleet: Fleet) -> None:
