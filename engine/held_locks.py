@@ -31,7 +31,7 @@ from .scoreboard import (
 KEEP_S: Final = 1.0
 """How often the cells are looked at."""
 
-_ID_BYTES: Final = 254
+_ID_BYTES: Final = 100
 _DIGEST_BYTES: Final = 64
 # When the lock was taken, for how long, what is held (a bit each), the digest, the task id with its length.
 _CELL: Final = struct.Struct(f"<QQB{_DIGEST_BYTES}pH{_ID_BYTES}s")

@@ -43,7 +43,7 @@ TIME_LIMITS_OFFSET: Final = REVOKED_OFFSET + REVOKED_BYTES
 TIME_LIMITS_BYTES: Final = TIME_LIMITS_MAX * TIME_LIMIT_WORDS * 8
 # Locks of unique tasks that run (engine/held_locks.py): cells of each slot.
 LOCK_CELLS: Final = 256
-LOCK_CELL_BYTES: Final = 384
+LOCK_CELL_BYTES: Final = 192
 LOCKS_OFFSET: Final = TIME_LIMITS_OFFSET + TIME_LIMITS_BYTES
 SIZE_BYTES: Final = LOCKS_OFFSET + SLOTS * LOCK_CELLS * LOCK_CELL_BYTES
 # Not in the mmap module before Python 3.13. Untouched slots must cost neither pages nor commit charge.

@@ -66,6 +66,13 @@ def test_what_is_shown_is_read_until_it_is_hidden(slot: Slot) -> None:
     assert {cell for cell, _ in held_in(slot)} == {first_cell, second_cell}, "a cell was not used again"
 
 
+def test_the_longest_id_stays_within_its_cell(slot: Slot) -> None:
+    shown = ShownLocks(slot)
+    for letter in "abc":
+        assert shown.show(letter * 100, DIGEST, 6.0, MAIN)
+    assert [held.task_id for _, held in held_in(slot)] == ["a" * 100, "b" * 100, "c" * 100]
+
+
 def test_the_same_task_has_one_cell(slot: Slot) -> None:
     shown = ShownLocks(slot)
     shown.show("one", DIGEST, 6.0, MAIN)
@@ -77,7 +84,7 @@ def test_the_same_task_has_one_cell(slot: Slot) -> None:
 
 def test_what_has_no_room_is_not_shown(slot: Slot) -> None:
     shown = ShownLocks(slot)
-    assert not shown.show("x" * 255, DIGEST, 6.0, MAIN)
+    assert not shown.show("x" * 101, DIGEST, 6.0, MAIN)
     assert all(shown.show(str(number), DIGEST, 6.0, MAIN) for number in range(LOCK_CELLS))
     assert not shown.show("one too many", DIGEST, 6.0, MAIN)
     assert len(list(held_in(slot))) == LOCK_CELLS

@@ -146,8 +146,9 @@ def test_what_is_given_back_to_run_again_keeps_its_lock(app: App, broker: Record
             raise Reject("again", requeue=True)
 
     app.task(name="t", unique=True)(once)
-    run(app, broker, child_of, "t")
+    child = run(app, broker, child_of, "t")
     assert len(ran) == 2
+    assert list(held_in(child.slot)) == []
     assert broker.done == [("lock", 3600.0), ("lock", 3600.0), ("unlock", 0.0)]
 
 
@@ -326,21 +327,6 @@ def test_what_is_to_be_prolonged_is_shown_while_it_runs_and_not_afterwards(
     child.run()
     assert [[held.task_id for held in shown] for shown in seen] == [[ids[0]], [], [ids[2]]]
     assert (seen[0][0].lasts_s, seen[0][0].what) == (90.0, MAIN)
-    assert list(held_in(child.slot)) == []
-
-
-def test_what_is_given_back_by_its_own_wish_is_not_shown_any_more(
-    app: App, broker: Recording, child_of: Make
-) -> None:
-    ran: list[int] = []
-
-    def again() -> None:
-        ran.append(1)
-        if len(ran) == 1:
-            raise Reject("again", requeue=True)
-
-    app.task(name="t", unique=True)(again)
-    child = run(app, broker, child_of, "t")
     assert list(held_in(child.slot)) == []
 
 
