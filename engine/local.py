@@ -6,6 +6,7 @@ thread that a task starts does not mistake itself for the task.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from .app import App
     from .request import Context
     from .task import Task
+
+_log = logging.getLogger("prefork.coroutines")
 
 Entry = tuple["Task[Any, Any]", "Context", Any]
 """A running task, its request, and the entry below it (or None)."""
@@ -47,6 +50,19 @@ apps = CurrentApps()
 def get_current_app() -> App:
     """The app that was created, or made current, last; a default app when there is none."""
     return apps.get()
+
+
+async def run_as(task: Task[Any, Any], request: Context, coroutine: Any) -> Any:
+    """Await the coroutine of a task that was called as a function: it is the current one meanwhile."""
+    token = running.set((task, request, running.get()))
+    try:
+        return await coroutine
+    finally:
+        try:
+            running.reset(token)
+        except ValueError:
+            # It did not end but was collected, and that from elsewhere: there is nothing to be undone there.
+            _log.debug("the coroutine of %s was never awaited to its end", task.name)
 
 
 def get_current_task() -> Task[Any, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 from . import progress_report
@@ -15,7 +16,7 @@ from .bulk import CHUNK_TASKS, BulkResult, Call, send_all
 from .eager import apply_eagerly
 from .eager_result import EagerResult
 from .exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry
-from .local import get_current_app, running
+from .local import get_current_app, run_as, running
 from .options import TaskPlan, plan_for
 from .request import Context
 from .retry_decision import decide_retry
@@ -88,11 +89,15 @@ class Task(TaskCanvas, TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
         if outer is not None and outer[0] is self and not outer[1].called_directly:
             # An overridden __call__ that hands over to this one: the request stays as it is.
             return self.run(*args, **kwargs)
-        token = running.set((self, Context(args=args, kwargs=kwargs), outer))
+        request = Context(args=args, kwargs=kwargs)
+        token = running.set((self, request, outer))
         try:
-            return self.run(*args, **kwargs)
+            value = self.run(*args, **kwargs)
         finally:
             running.reset(token)
+        if type(value) is CoroutineType:  # its code has not run yet
+            return run_as(self, request, value)  # type: ignore[return-value]
+        return value
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send the task to a worker, with the arguments of the function itself."""

@@ -196,3 +196,46 @@ def test_why_it_was_cancelled_is_what_it_ends_with(app: App) -> None:
     assert isinstance(asyncio.run(main(None)), TaskCancelledError)
     with pytest.raises(SystemExit):
         asyncio.run(main(SystemExit(1)))
+
+
+@pytest.mark.parametrize("how", ["coroutine", "beside"])
+def test_a_coroutine_task_that_another_one_awaits_has_a_request_of_its_own(app: App, how: str) -> None:
+    seen: list[Any] = []
+
+    @app.task(name="inner", bind=True)
+    async def inner(self: Any, x: int) -> int:
+        await asyncio.sleep(0)
+        request = self.request
+        seen.append((current_task.name, request.id, request.called_directly, request.args))
+        return x
+
+    @app.task(name="outer", bind=True)
+    async def outer(self: Any) -> Any:
+        first = await inner(1)
+        both = await asyncio.gather(inner(2), inner(3))
+        return [first, *both, current_task.name, self.request.id]
+
+    request = Context(id="id", called_directly=False)
+    done = execute(outer, request) if how == "coroutine" else asyncio.run(execute_async(outer, request))
+    assert done.value == [1, 2, 3, "outer", "id"]
+    assert sorted(seen, key=str) == [("inner", None, True, (x,)) for x in (1, 2, 3)]
+
+
+def test_a_coroutine_that_is_left_behind_is_closed_from_anywhere(app: App) -> None:
+    closed: list[bool] = []
+
+    @app.task(name="waits")
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            closed.append(True)
+
+    coroutine: Any = waits()
+
+    async def begin() -> None:
+        coroutine.send(None)
+
+    asyncio.run(begin())
+    coroutine.close()
+    assert (closed, running.get()) == ([True], None)
