@@ -63,7 +63,8 @@ class Agent:
         self._queues: list[str] = loaded.options["queues"]
         self._waker = Waker(link.scoreboard, storage.transport, self._queues)
         tasks = list(loaded.app.tasks.values())
-        lookout = Lookout(RateBoard(link.scoreboard), storage, tasks, loaded.config, self._queues, log)
+        rates = RateBoard(link.scoreboard)
+        lookout = Lookout(rates, storage, tasks, loaded.config, self._queues, log)
         self._lanes = Lanes(link.scoreboard, lookout, self._waker)
         # Requests of the supervisor that could not be carried out yet, in the order in which they came.
         self._undone: list[dict[str, Any]] = []
@@ -76,7 +77,7 @@ class Agent:
             worker_id=link.worker_id,
             end=self._say,
         )
-        self._control = WorkerControl(link, loaded, storage, self.revoker)
+        self._control = WorkerControl(link, loaded, storage, self.revoker, rates)
         self._keeping = Housekeeping(
             storage.transport,
             link.worker_id,

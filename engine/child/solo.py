@@ -132,10 +132,10 @@ class Solo:
         self.revoker = Revoker(
             link.scoreboard, self._storage, loaded.config, _log, worker_id=link.worker_id, end=None
         )
-        self._control = WorkerControl(link, loaded, self._storage, self.revoker, stop=self.leave)
+        rates = RateBoard(link.scoreboard)
+        self._control = WorkerControl(link, loaded, self._storage, self.revoker, rates, stop=self.leave)
         self._control.load()
         self.revoker.turn()
-        rates = RateBoard(link.scoreboard)
         self._keeping.duties += [
             Duty("revocations", TURN_S, self.revoker.turn),
             Duty("state", SAVE_S, self._control.save),

@@ -202,7 +202,7 @@ class Booked(NamedTuple):
 
 
 class RateBoard:
-    """All buckets of a worker, seen from one process.
+    """All buckets of a worker, seen from one process, which makes one of these for all of its threads.
 
     :param clock_ns: the monotonic clock.
     :ivar header: has `changes` and `parks`, as W_RATES and W_PARKED, for whoever looks at each message.

@@ -24,6 +24,7 @@ _log = logging.getLogger("prefork.control")
 class WorkerControl:
     """Remote control and state file of a worker. Used by the thread of its duties.
 
+    :param rates: the buckets of this process.
     :param stop: has a worker of one process leave; None where a supervisor does it.
     """
 
@@ -33,6 +34,7 @@ class WorkerControl:
         loaded: Loaded,
         storage: Storage,
         revoker: Revokes,
+        rates: RateBoard,
         *,
         stop: Callable[[], Any] | None = None,
     ) -> None:
@@ -44,7 +46,7 @@ class WorkerControl:
             worker_id=link.worker_id,
             clock=LamportClock(),
             revoker=revoker,
-            rates=None if loaded.config.worker_disable_rate_limits else RateBoard(link.scoreboard),
+            rates=None if loaded.config.worker_disable_rate_limits else rates,
             supervisor=supervisor,
             started_mono_s=mono_s(),
             stop=stop if supervisor is None else supervisor.stop,
