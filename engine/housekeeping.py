@@ -24,17 +24,17 @@ _RETRY_S: Final = 1.0
 class Duty:
     """Something that is done again and again.
 
-    :ivar next_s: monotonic time when it is due.
+    :ivar next_mono_s: monotonic time when it is due.
     :ivar failures: how often in a row it failed.
     """
 
-    __slots__ = ("failures", "interval_s", "name", "next_s", "perform")
+    __slots__ = ("failures", "interval_s", "name", "next_mono_s", "perform")
 
     def __init__(self, name: str, interval_s: float, perform: Callable[[], None]) -> None:
         self.name = name
         self.interval_s = interval_s
         self.perform = perform
-        self.next_s = 0.0
+        self.next_mono_s = 0.0
         self.failures = 0
 
 
@@ -89,22 +89,22 @@ class Housekeeping:
         """
         now_s = mono_s()
         for duty in self.duties:
-            if now_s < duty.next_s:
+            if now_s < duty.next_mono_s:
                 continue
-            if mono_s() >= self._lease.next_s and not self._perform(self._lease, mono_s()):
+            if mono_s() >= self._lease.next_mono_s and not self._perform(self._lease, mono_s()):
                 break
             if duty is not self._lease and not self._perform(duty, now_s):
                 break
-        return max(0.0, min(duty.next_s for duty in self.duties) - mono_s())
+        return max(0.0, min(duty.next_mono_s for duty in self.duties) - mono_s())
 
     def _perform(self, duty: Duty, now_s: float) -> bool:
-        duty.next_s = now_s + duty.interval_s
+        duty.next_mono_s = now_s + duty.interval_s
         try:
             duty.perform()
         except TransportError as error:
             duty.failures += 1
             retry_s = min(duty.interval_s, _RETRY_S)
-            duty.next_s = mono_s() + retry_s
+            duty.next_mono_s = mono_s() + retry_s
             if duty.failures == 1:
                 self._log.error("%s: %s; trying again every %.2g s", duty.name, error, retry_s)
             return False
@@ -123,14 +123,14 @@ class Housekeeping:
 
     def look_at_schedule(self) -> None:
         """Something changed, perhaps in the schedule: look at it soon, and not too often."""
-        self._schedule.next_s = min(self._schedule.next_s, self._promoted_mono_s + _PROMOTE_S)
+        self._schedule.next_mono_s = min(self._schedule.next_mono_s, self._promoted_mono_s + _PROMOTE_S)
 
     def _promote(self) -> None:
         self._promoted_mono_s = mono_s()
         next_wall_s = self._transport.promote()
         if next_wall_s is not None:
             soon_s = max(0.0, next_wall_s - wall_s())
-            self._schedule.next_s = mono_s() + min(soon_s, self._schedule.interval_s)
+            self._schedule.next_mono_s = mono_s() + min(soon_s, self._schedule.interval_s)
         self._on_promoted()
 
     def _recover_lapsed(self) -> None:
