@@ -187,6 +187,23 @@ class Wakeable(Protocol):
 
 
 @runtime_checkable
+class Streams(Protocol):
+    """A consumer to which the broker may push while a batch runs: never more than `reserve` was asked for.
+
+    What has come then is held, and nobody was handed it. So whoever allows it says at once, with
+    `give_back`, when it will not reserve for a while: before or while a task runs that is not short.
+    """
+
+    def allow_streaming(self) -> None:
+        """Have messages pushed, where that is of use."""
+
+    @property
+    def streaming(self) -> bool:
+        """Whether messages may be held that nobody was handed. `give_back`, of whichever tags, returns those
+        as well, and ends it; so does closing."""
+
+
+@runtime_checkable
 class Flushes(Protocol):
     """A consumer whose settling may be lost when its process is killed right afterwards."""
 

@@ -77,6 +77,9 @@ class AsyncLoop(WorkerLoop):
 
     # --- the main thread --------------------------------------------------------------------------
 
+    def stream(self) -> None:
+        """Nothing is pushed: what runs beside others is not short."""
+
     def run(self) -> int:
         """As `WorkerLoop.run`."""
         courier = threading.Thread(target=self._courier, name="prefork-courier", daemon=True)

@@ -15,7 +15,7 @@ import logging
 import os
 from typing import Any, Final
 
-from ...transports.base import Delivery, Outcome
+from ...transports.base import Delivery, Outcome, Streams
 from ...transports.errors import OwnerLost, TransportError
 from .. import signals
 from ..clock import mono_ns
@@ -24,6 +24,7 @@ from ..request import Context
 from ..revoked_keys import slot_id
 from ..scoreboard import (
     A_TIME_LIMITS,
+    BATCH_MAX,
     C_BATCH,
     C_BUSY_NS,
     C_CURSOR,
@@ -99,6 +100,15 @@ class WorkerLoop:
         self._gate = Gate(parts, self._outcomes, self._attempts, parts.limiter)
         self._early = EarlyAcknowledgement(parts, self._outcomes, self._attempts)
         self._exit_code = EXIT_AS_TOLD
+        # Where the broker may push what nobody has reserved: then one message more than the batch has is
+        # announced as held, so that the supervisor has that recalled, too, when a task takes long.
+        self._stream: Streams | None = None
+
+    def stream(self) -> None:
+        """Allow the broker to push while a batch runs. Only where somebody recalls what is held."""
+        if isinstance(self._consumer, Streams) and self._parts.picker is None:
+            self._consumer.allow_streaming()
+            self._stream = self._consumer
 
     def run(self) -> int:
         """Run until the supervisor says to leave; what is held is settled or given back.
@@ -116,6 +126,7 @@ class WorkerLoop:
             now_ns = mono_ns()
             words[C_LOOP_NS] = now_ns
             if self._parts.retired():
+                self._end_stream()
                 self._announce(State.RETIRING)
                 self._idle.wait(token)
                 continue
@@ -144,9 +155,12 @@ class WorkerLoop:
 
     def _reserve(self) -> list[Delivery]:
         if self._board[S_PAUSED]:
+            self._end_stream()
             return []
         try:
             limit = min(self._ahead.limit(), self._parts.tasks_left())
+            if self._stream is not None:
+                limit = min(limit, BATCH_MAX - 1)
             deliveries = self._limiter.reserve(limit) or self._source.reserve(limit)
         except OwnerLost as error:
             _log.error("%s; a new process takes this one's place", error)
@@ -205,13 +219,21 @@ class WorkerLoop:
         batch = words[C_BATCH] + 1
         words[C_HELD] = 0
         words[C_CURSOR] = 0
-        self._slot.write_tags([delivery.tag for delivery in deliveries])
+        tags = [delivery.tag for delivery in deliveries]
+        if self._stream is not None and self._stream.streaming:
+            tags.append(b"")
+        self._slot.write_tags(tags)
         words[C_BATCH] = batch
-        words[C_HELD] = len(deliveries)
+        words[C_HELD] = len(tags)
         return batch
 
     def _give_back(self, deliveries: list[Delivery]) -> None:
         self._attempts.make(lambda: self._consumer.give_back([delivery.tag for delivery in deliveries]))
+
+    def _end_stream(self) -> None:
+        """Give back what has come and was not reserved."""
+        if self._stream is not None and self._stream.streaming:
+            self._give_back([])
 
     # --- one message -----------------------------------------------------------------------------
 
@@ -245,7 +267,7 @@ class WorkerLoop:
         if not plan.kind.short or delivery.suspect:
             # Not known to be short: nobody else's work or result may have to wait for it.
             self._settle()
-            if index + 1 < held:
+            if self._words[C_HELD] > index + 1:
                 self._words[C_HELD] = index + 1
                 self._give_back(batch[index + 1 :])
                 held = index + 1

@@ -55,6 +55,7 @@ def run(link: ProcessLink, loaded: Loaded, slot_index: int, generation: int) -> 
     returner = Returner(link, slot, parts)
     if not parts.storage.transport.capabilities.recall_by_others:
         returner.start()
+        loop.stream()
     code = 1
     try:
         code = loop.run()

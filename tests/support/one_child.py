@@ -109,10 +109,16 @@ class OneChild:
         """The words of the slot."""
         return self.slot.words
 
-    def run(self) -> int:
-        """Run until nothing is left to do; returns the exit code."""
+    def run(self, *, stream: bool = False) -> int:
+        """Run until nothing is left to do; returns the exit code.
+
+        :param stream: the broker may push while a batch runs, as to a child that somebody recalls from.
+        """
         self.words[S_STOP] = Stop.RUN
-        return WorkerLoop(self.parts, self.idle).run()
+        loop = WorkerLoop(self.parts, self.idle)
+        if stream:
+            loop.stream()
+        return loop.run()
 
     def close(self) -> None:
         """Release the descriptor; the application closes the rest."""

@@ -11,7 +11,7 @@ from ..errors import BrokerFull, BrokerUnavailable, OwnerLost
 from .consequences import anew, check_outcome, parcels_of, put_off
 from .documents import HEADER_OWNER, again
 from .errors import DeclarationClash, Refused
-from .frames import ack_frame, requeue_frame
+from .frames import ack_frames, requeue_frame
 from .intake import Intake
 from .link import CHANNEL_ERRORS
 from .obituaries import read_obituary, tell_of_timeout
@@ -27,7 +27,7 @@ _log = logging.getLogger("prefork.amqp")
 
 
 class AmqpConsumer:
-    """Implements `Consumer`, `Selects`, `Wakeable`, `Flushes` and `Remembers` of `transports.base`.
+    """Implements `Consumer`, `Selects`, `Streams`, `Wakeable`, `Flushes`, `Remembers` of `transports.base`.
 
     :param queues: what it reserves from.
     :param publisher: for what is sent in consequence; consuming and publishing do not share a
@@ -66,6 +66,15 @@ class AmqpConsumer:
         """A descriptor that polls readable when something may be ready; -1 while there is none."""
         wire = self._intake.link.current()
         return -1 if wire is None else wire.fileno()
+
+    def allow_streaming(self) -> None:
+        """Have messages pushed while others run, as in `Streams`."""
+        self._intake.stream.allowed = True
+
+    @property
+    def streaming(self) -> bool:
+        """Whether messages may be here that nobody was handed, as in `Streams`."""
+        return self._intake.stream.prefetch > 0
 
     def in_work(self, queue: str) -> int:
         """How many messages of a queue it holds."""
@@ -118,6 +127,7 @@ class AmqpConsumer:
                 wire = intake.ready()
                 self._refresh()
                 intake.stop_listening(wire)
+                intake.end_stream()
                 self._put_off_fresh()
                 self._return_inbox()
                 intake.gather_from(wire, queue, max_n)
@@ -153,11 +163,14 @@ class AmqpConsumer:
         clean = [one for one in inbox if not one.suspect]
         # Where one came back, more will have: they are fetched one at a time, and none is held for nothing.
         self._alone = self._alone or len(clean) < len(inbox)
+        if self._alone:
+            self._intake.end_stream()
         batch = clean[:max_n] or list(inbox)[:1]
         for one in batch:
             inbox.remove(one)
             self._held[one.tag] = one
-        self._return_inbox()
+        if not self.streaming:
+            self._return_inbox()
         return batch
 
     def _return_inbox(self) -> None:
@@ -221,6 +234,9 @@ class AmqpConsumer:
         with self._intake.link.lock:
             self._notice()
             wanted = {tag: self._held[tag] for tag in tags if tag in self._held}
+            if self.streaming:
+                self._intake.end_stream()
+                self._return_inbox()
             return self._give_back(list(wanted.values()))
 
     def _give_back(self, messages: Sequence[Received]) -> int:
@@ -254,11 +270,8 @@ class AmqpConsumer:
         wire = self._wire()
         intake = self._intake
         tags = {one.delivery_tag for one in done}
-        others = [one.delivery_tag for one in self._open_deliveries() if one.delivery_tag not in tags]
-        oldest_other = min(others, default=1 << 64)
-        together = [tag for tag in tags if tag < oldest_other]
-        frames = [ack_frame(intake.channel_id, max(together), multiple=True)] if together else []
-        frames += [ack_frame(intake.channel_id, tag, multiple=False) for tag in tags if tag > oldest_other]
+        others = (one.delivery_tag for one in self._open_deliveries() if one.delivery_tag not in tags)
+        frames = ack_frames(intake.channel_id, tags, others)
         with intake.doing("acknowledging"):
             intake.stop_listening(wire)
             wire.write(b"".join(frames), _WRITE_S)
@@ -369,6 +382,7 @@ class AmqpConsumer:
                 ran = self._held.get(running) if running is not None and cause else None
                 if ran is not None:
                     ran.crashes, ran.suspect = ran.crashes + 1, True
+                self._intake.end_stream()
                 held = [*self._held.values(), *self._intake.inbox]
                 self._intake.inbox.clear()
                 self._give_back(held)

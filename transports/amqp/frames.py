@@ -7,7 +7,7 @@ Everything else (handshake, declarations, closing) is left to py-amqp.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .codec import encode_table, short_text
@@ -23,6 +23,7 @@ GET_EMPTY: Method = (60, 72)
 ACK: Method = (60, 80)
 NACK: Method = (60, 120)
 CANCEL: Method = (60, 30)
+CANCEL_OK: Method = (60, 31)
 
 WITH_CONTENT = frozenset((RETURN, DELIVER, GET_OK))
 
@@ -87,6 +88,17 @@ def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
     return method_frame(channel, _TAG_BITS.pack(60, 80, tag, int(multiple)))
 
 
+def ack_frames(channel: int, done: set[int], others: Iterable[int]) -> list[bytes]:
+    """Acknowledge deliveries; all that are older than anything else that is held with one frame.
+
+    :param others: the tags of what stays held.
+    """
+    oldest_other = min(others, default=1 << 64)
+    together = [tag for tag in done if tag < oldest_other]
+    frames = [ack_frame(channel, max(together), multiple=True)] if together else []
+    return frames + [ack_frame(channel, tag, multiple=False) for tag in done if tag > oldest_other]
+
+
 def requeue_frame(channel: int, tag: int, *, multiple: bool = False) -> bytes:
     """Return one delivery to its queue, or all up to it."""
     return method_frame(channel, _TAG_BITS.pack(60, 120, tag, 0b10 | int(multiple)))
@@ -111,9 +123,10 @@ def declare_frame(channel: int, queue: str, arguments: Mapping[str, Any], *, wai
     return method_frame(channel, payload)
 
 
-def cancel_frame(channel: int, consumer_tag: str) -> bytes:
-    """Have no more messages pushed; the broker does not answer."""
-    return method_frame(channel, b"\x00\x3c\x00\x1e" + short_text(consumer_tag) + b"\x01")
+def cancel_frame(channel: int, consumer_tag: str, *, wait: bool = False) -> bytes:
+    """Have no more messages pushed; the answer, if one is wanted, comes after the last of them."""
+    no_wait = b"\x00" if wait else b"\x01"
+    return method_frame(channel, b"\x00\x3c\x00\x1e" + short_text(consumer_tag) + no_wait)
 
 
 class Arrival(NamedTuple):

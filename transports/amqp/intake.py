@@ -1,4 +1,4 @@
-"""How one consumer gets messages: asked for in batches while it works, pushed while it idles.
+"""How one consumer gets messages: asked for in batches while it works, pushed while it idles (or `stream`).
 
 Asking (`basic.get`, a whole batch in one write) holds exactly what was asked for: nothing waits in a
 buffer behind a long task, and the read-ahead needs no change of a prefetch count, which RabbitMQ
@@ -27,6 +27,7 @@ from .documents import may_be_marked
 from .errors import DeclarationClash, Refused
 from .frames import (
     CANCEL,
+    CANCEL_OK,
     CHANNEL_CLOSE,
     DELIVER,
     GET_EMPTY,
@@ -43,6 +44,7 @@ from .layouts import PropertiesReader
 from .link import CHANNEL_ERRORS, Link
 from .received import Received
 from .settings import AmqpSettings
+from .stream import STREAM_TAG, Stream
 from .topology import Topology
 from .wire import Wire
 
@@ -75,6 +77,8 @@ class Intake:
         self._queues = queues
         self._topology = Topology(settings)
         self._reader = PropertiesReader()
+        self.stream = Stream(self._set_prefetch, self._cancel)
+        self._uncancelled = 0
         self._channel: Any = None
         self._generation = 0
         self._epoch = b""
@@ -153,6 +157,8 @@ class Intake:
         self._asked.clear()
         self._left.clear()
         self._listening.clear()
+        self.stream.forget()
+        self._uncancelled = 0
         self._existing.clear()
         self._held_queue = ""
         self._channel = None
@@ -196,6 +202,13 @@ class Intake:
 
     def gather(self, wire: Wire, max_n: int) -> None:
         """Fill the inbox with up to `max_n` messages, of those that are ready now."""
+        stream = self.stream
+        if not self._listening and stream.fits(max_n) and len(self._queues) == 1 and not self._clashes:
+            stream.begin(wire, self.channel_id, self._queues[0], max_n)
+        if stream.prefetch:
+            stream.flow(wire, max_n, lambda: self.inbox)
+            if self.inbox:
+                return
         if self._listening:
             wire.pump(0)
             if not self.inbox:
@@ -205,6 +218,7 @@ class Intake:
             self.stop_listening(wire)
         if len(self.inbox) < max_n:
             self._ask_all(wire, max_n)
+            stream.plenty = len(self.inbox) >= max_n
 
     def exists(self, queue: str) -> bool:
         """Whether there is such a queue. Asked on another channel: to ask for messages of one that is
@@ -231,7 +245,10 @@ class Intake:
     def round_trip(self) -> None:
         """Set the prefetch count of consumers to come, and wait for the answer: what was sent before it
         has been read by then, and what was ready has been pushed."""
-        self._channel.basic_qos(0, 1, False)
+        self._set_prefetch(1)
+
+    def _set_prefetch(self, count: int) -> None:
+        self._channel.basic_qos(0, count, False)
 
     def listen(self, wire: Wire) -> None:
         """Have the next message of each queue pushed."""
@@ -245,7 +262,7 @@ class Intake:
         wire.write(b"".join(frames), _ANSWER_S)
 
     def stop_listening(self, wire: Wire) -> None:
-        """Have no more pushed, and know what has been pushed so far.
+        """Have no more pushed to an idle consumer, and know what has been pushed so far.
 
         One queue whose message is not acknowledged yet pushes nothing further; it is enough to tell
         the broker before the acknowledgement.
@@ -253,14 +270,38 @@ class Intake:
         if not self._listening:
             return
         tags = list(self._listening)
-        wire.write(b"".join([cancel_frame(self.channel_id, tag) for tag in tags]), _ANSWER_S)
-        if len(tags) > 1 or not self.inbox:
-            self.round_trip()
+        if len(tags) == 1 and self.inbox:
+            wire.write(cancel_frame(self.channel_id, tags[0]), _ANSWER_S)
+        else:
+            self._cancel(wire, tags)
         self._listening.clear()
+
+    def _cancel(self, wire: Wire, tags: list[str]) -> None:
+        """End consumers, and read all that was pushed to them.
+
+        The answer comes from the queue, and after its messages: that of the channel, to whatever else it is
+        asked, may overtake them. (A quorum queue's may as well; then the channel has them by now.)
+        """
+        self._uncancelled = len(tags)
+        wire.write(b"".join([cancel_frame(self.channel_id, tag, wait=True) for tag in tags]), _ANSWER_S)
+        end_mono_s = monotonic() + _ANSWER_S
+        while self._uncancelled:
+            if not wire.pump(end_mono_s - monotonic()):
+                raise TimeoutError("no answer to basic.cancel")
+        self.round_trip()
+
+    def end_stream(self) -> None:
+        """Have nothing pushed any more while others run; what has come lies in the inbox."""
+        wire = self.link.current()
+        if self.stream.prefetch and wire is not None:
+            with self.doing("ending a stream"):
+                self.stream.end(wire)
 
     def _ask_all(self, wire: Wire, max_n: int) -> None:
         """Ask the queues in turn; one that was empty a moment ago only if nobody else has anything."""
         queues = [queue for queue in self._queues if queue not in self._clashes]
+        if not queues:
+            return  # deleted just now
         self._first += 1
         start = self._first % len(queues)
         queues = queues[start:] + queues[:start]
@@ -324,7 +365,7 @@ class Intake:
         (self.from_held if held else self.inbox).append(received)
 
     def _queue_of(self, consumer_tag: str) -> str:
-        return self._queues[int(consumer_tag[1:])]
+        return self._queues[int(consumer_tag[1:])]  # the stream's is that of the first queue
 
     def _on_method(self, method: Method, payload: bytes) -> bool:
         if method == GET_EMPTY:
@@ -332,11 +373,16 @@ class Intake:
             self._left[queue] = 0
             self._empty_since_mono_s[queue] = monotonic()
             return True
+        if method == CANCEL_OK:
+            self._uncancelled -= 1
+            return True
         if method == CANCEL:
             tag = read_consumer_tag(payload)
             if tag == HELD_TAG:
                 self._held_queue = ""
                 return True
+            if tag == STREAM_TAG:
+                self.stream.forget()
             queue = self._listening.pop(tag, self._queues[0])
             _log.warning("RabbitMQ cancelled the consumer of queue %r: it was deleted or moved", queue)
             self._topology.forget(queue)
