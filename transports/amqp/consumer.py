@@ -19,7 +19,6 @@ from .publisher import Parcel, Publisher
 from .received import Received
 from .settings import AmqpSettings
 from .topology import HELD_EXCHANGE
-from .wire import Wire
 
 _WRITE_S = 5.0
 
@@ -49,7 +48,12 @@ class AmqpConsumer:
         self._publisher = publisher
         self._wall = wall
         self._on_closed = on_closed
-        self._intake = Intake(settings, tuple(dict.fromkeys(queues)), owner, self._on_timeout)
+        self._intake = Intake(
+            settings,
+            tuple(dict.fromkeys(queues)),
+            owner,
+            lambda: tell_of_timeout(publisher, self._held.values()),
+        )
         # All below are written under the lock of the intake's link.
         self._held: dict[bytes, Received] = {}
         self._held_epoch = b""
@@ -74,7 +78,7 @@ class AmqpConsumer:
     @property
     def streaming(self) -> bool:
         """Whether messages may be here that nobody was handed, as in `Streams`."""
-        return self._intake.stream.prefetch > 0
+        return self._intake.stream.prefetch > 0 or bool(self._intake.inbox)
 
     def in_work(self, queue: str) -> int:
         """How many messages of a queue it holds."""
@@ -105,6 +109,11 @@ class AmqpConsumer:
         while True:
             intake.gather(wire, 1 if self._alone else max_n)
             self._put_off_fresh()
+            if self._alone or intake.inbox.has_suspects():
+                # Where one came back, more will have: they are fetched one by one, and none held for nothing.
+                self._alone = True
+                intake.end_stream()
+                self._put_off_fresh()
             batch = self._choose(max_n)
             if batch:
                 return [one.delivery() for one in batch]
@@ -137,11 +146,10 @@ class AmqpConsumer:
     def _put_off_fresh(self) -> None:
         """Let rest what another connection lost: its process may be what it killed.
 
-        Whoever saw that process end gets time to say what it died of, and what it ran (`obituary`).
-        The copy that comes back bears the mark of a suspect, which the broker's own does not: that
-        one is set, too, on what was merely returned.
+        Whoever saw that process end gets time to say what it died of, and what it ran (`obituary`). The copy
+        that comes back bears the mark of a suspect: the broker's is set, too, on what was merely returned.
         """
-        fresh = [one for one in self._intake.inbox if one.redelivered]
+        fresh = self._intake.inbox.fresh()
         if not fresh:
             return
         pause_s = self._settings.redelivery_pause_s
@@ -152,32 +160,35 @@ class AmqpConsumer:
             for one in fresh:
                 one.redelivered, one.suspect = False, True
             return
-        for one in fresh:
-            self._intake.inbox.remove(one)
+        self._intake.inbox.discard(fresh)
         self._acknowledge(fresh)
         self._alone = True
 
     def _choose(self, max_n: int) -> list[Received]:
         """Hold some of the inbox: what is not suspect, or one suspect alone; return the rest."""
         inbox = self._intake.inbox
-        clean = [one for one in inbox if not one.suspect]
-        # Where one came back, more will have: they are fetched one at a time, and none is held for nothing.
-        self._alone = self._alone or len(clean) < len(inbox)
-        if self._alone:
-            self._intake.end_stream()
-        batch = clean[:max_n] or list(inbox)[:1]
-        for one in batch:
-            inbox.remove(one)
-            self._held[one.tag] = one
-        if not self.streaming:
-            self._return_inbox()
+        batch = inbox.take(max_n)
+        if not self._intake.stream.prefetch:
+            try:
+                self._return_inbox()
+            except BaseException:
+                inbox.put_back(batch)
+                raise
+        self._held.update((one.tag, one) for one in batch)
         return batch
 
     def _return_inbox(self) -> None:
+        """Give back what nobody was handed.
+
+        Until that is done it stays in the inbox: else it would be acknowledged with what comes later.
+        """
         inbox = self._intake.inbox
         surplus = list(inbox)
-        inbox.clear()
+        for one in surplus:
+            # It has not rested yet (`_put_off_fresh`), and this was the broker's only mark.
+            one.suspect = one.suspect or one.redelivered
         self._give_back(surplus)
+        inbox.discard(surplus)
 
     def _check_open(self) -> None:
         if not self._open:
@@ -223,7 +234,7 @@ class AmqpConsumer:
         intake = self._intake
         with intake.link.lock:
             try:
-                self._wire()
+                self._intake.link.required()
                 with intake.doing("flushing"):
                     intake.round_trip()
             except BrokerUnavailable as error:
@@ -254,7 +265,7 @@ class AmqpConsumer:
         return len(messages)
 
     def _requeue(self, messages: Sequence[Received]) -> None:
-        wire = self._wire()
+        wire = self._intake.link.required()
         intake = self._intake
         frames = [requeue_frame(intake.channel_id, one.delivery_tag) for one in messages]
         with intake.doing("giving back"):
@@ -267,7 +278,7 @@ class AmqpConsumer:
         """Acknowledge; all that are older than anything still held with one frame."""
         if not done:
             return
-        wire = self._wire()
+        wire = self._intake.link.required()
         intake = self._intake
         tags = {one.delivery_tag for one in done}
         others = (one.delivery_tag for one in self._open_deliveries() if one.delivery_tag not in tags)
@@ -286,15 +297,6 @@ class AmqpConsumer:
     def _notice(self) -> None:
         self._intake.notice()
         self._refresh()
-
-    def _on_timeout(self) -> None:
-        tell_of_timeout(self._publisher, self._held.values())
-
-    def _wire(self) -> Wire:
-        wire = self._intake.link.current()
-        if wire is None:
-            raise BrokerUnavailable("the connection to RabbitMQ was lost; it returns what was held")
-        return wire
 
     # --- suspects ---------------------------------------------------------------------------------
 
@@ -323,7 +325,7 @@ class AmqpConsumer:
         properties = again(old.properties, starts=old.crashes + 1, causes=old.causes, suspect=True)
         properties["headers"][HEADER_OWNER] = self._owner
         with intake.doing("recording a start"):
-            intake.hold_from(self._wire(), self._held_queue)
+            intake.hold_from(self._intake.link.required(), self._held_queue)
         self._publisher.publish([Parcel(HELD_EXCHANGE, old.queue, properties, old.body)])
         new = self._await_held()
         self._acknowledge([old])
@@ -336,7 +338,7 @@ class AmqpConsumer:
         intake = self._intake
         end_mono_s = monotonic() + self._settings.publish_timeout_s
         with intake.doing("recording a start"):
-            wire = self._wire()
+            wire = self._intake.link.required()
             while not intake.from_held:
                 left_s = end_mono_s - monotonic()
                 if left_s <= 0:
@@ -376,16 +378,16 @@ class AmqpConsumer:
         with self._intake.link.lock:
             if not self._open:
                 return 0
-            self._open = False
+            self._open, count = False, 0
             try:
                 self._notice()
                 ran = self._held.get(running) if running is not None and cause else None
                 if ran is not None:
                     ran.crashes, ran.suspect = ran.crashes + 1, True
                 self._intake.end_stream()
-                held = [*self._held.values(), *self._intake.inbox]
-                self._intake.inbox.clear()
-                self._give_back(held)
+                count = len(self._held) + len(self._intake.inbox)
+                self._give_back(list(self._held.values()))
+                self._return_inbox()
                 if self._held_queue:
                     name = self._held_queue
                     self._publisher.ask(lambda channel: channel.queue_delete(name, if_empty=True))
@@ -395,4 +397,4 @@ class AmqpConsumer:
                 self._held.clear()
                 self._intake.link.close()
                 self._on_closed(self)
-            return len(held)
+            return count

@@ -40,6 +40,7 @@ from .frames import (
     read_close,
     read_consumer_tag,
 )
+from .inbox import Inbox
 from .layouts import PropertiesReader
 from .link import CHANNEL_ERRORS, Link
 from .received import Received
@@ -61,8 +62,7 @@ class Intake:
     """The channel on which one consumer takes and acknowledges.
 
     :param on_timeout: called when the broker closes the channel because something was held beyond its
-        ``consumer_timeout``, and before it hears that this is known: only then does it give what was
-        held to others.
+        ``consumer_timeout``, and before it is answered: only then does it give what was held to others.
     :ivar inbox: what has come and was not handed on yet.
     :ivar from_held: what came from the queue of the owner's started suspect.
     """
@@ -71,13 +71,14 @@ class Intake:
         self, settings: AmqpSettings, queues: tuple[str, ...], owner: str, on_timeout: Callable[[], None]
     ) -> None:
         self.link = Link(settings, f"consumer {owner}")
-        self.inbox: deque[Received] = deque()
+        self.inbox = Inbox()
         self.from_held: deque[Received] = deque()
         self._settings = settings
         self._queues = queues
         self._topology = Topology(settings)
         self._reader = PropertiesReader()
         self.stream = Stream(self._set_prefetch, self._cancel)
+        self._prefetch = 0  # of consumers to come
         self._uncancelled = 0
         self._channel: Any = None
         self._generation = 0
@@ -249,11 +250,14 @@ class Intake:
 
     def _set_prefetch(self, count: int) -> None:
         self._channel.basic_qos(0, count, False)
+        self._prefetch = count
 
     def listen(self, wire: Wire) -> None:
         """Have the next message of each queue pushed."""
         if self._listening:
             return
+        if self._prefetch != 1:
+            self.round_trip()
         frames = []
         for index, queue in enumerate(self._queues):
             if queue not in self._clashes:
@@ -264,27 +268,25 @@ class Intake:
     def stop_listening(self, wire: Wire) -> None:
         """Have no more pushed to an idle consumer, and know what has been pushed so far.
 
-        One queue whose message is not acknowledged yet pushes nothing further; it is enough to tell
-        the broker before the acknowledgement.
+        One queue whose message is not acknowledged yet pushes nothing further: to be told is enough.
         """
         if not self._listening:
             return
-        tags = list(self._listening)
-        if len(tags) == 1 and self.inbox:
-            wire.write(cancel_frame(self.channel_id, tags[0]), _ANSWER_S)
+        (tag, *others) = tags = list(self._listening)
+        if self.inbox and not others:
+            wire.write(cancel_frame(self.channel_id, tag), _ANSWER_S)
         else:
             self._cancel(wire, tags)
         self._listening.clear()
 
-    def _cancel(self, wire: Wire, tags: list[str]) -> None:
+    def _cancel(self, wire: Wire, tags: list[str], within_s: float = _ANSWER_S) -> None:
         """End consumers, and read all that was pushed to them.
 
-        The answer comes from the queue, and after its messages: that of the channel, to whatever else it is
-        asked, may overtake them. (A quorum queue's may as well; then the channel has them by now.)
+        The answer comes from the queue, after its messages; the channel's own answers may overtake them.
         """
         self._uncancelled = len(tags)
         wire.write(b"".join([cancel_frame(self.channel_id, tag, wait=True) for tag in tags]), _ANSWER_S)
-        end_mono_s = monotonic() + _ANSWER_S
+        end_mono_s = monotonic() + within_s
         while self._uncancelled:
             if not wire.pump(end_mono_s - monotonic()):
                 raise TimeoutError("no answer to basic.cancel")
@@ -344,7 +346,8 @@ class Intake:
             queue = self._asked.popleft()
             self._left[queue] = arrival.left
         else:
-            queue = arrival.routing_key if held else self._queue_of(arrival.consumer_tag)
+            # The stream's tag ends as that of the first queue.
+            queue = arrival.routing_key if held else self._queues[int(arrival.consumer_tag[1:])]
         try:
             properties, plain = self._reader.read(header, 12)
         except Undecodable as error:
@@ -363,9 +366,6 @@ class Intake:
             plain=plain,
         )
         (self.from_held if held else self.inbox).append(received)
-
-    def _queue_of(self, consumer_tag: str) -> str:
-        return self._queues[int(consumer_tag[1:])]  # the stream's is that of the first queue
 
     def _on_method(self, method: Method, payload: bytes) -> bool:
         if method == GET_EMPTY:

@@ -87,6 +87,16 @@ class Link:
         """The connection if there is one."""
         return self._wire if self.is_open else None
 
+    def required(self) -> Wire:
+        """The connection, which there must be.
+
+        :raises BrokerUnavailable: there is none any more.
+        """
+        wire = self.current()
+        if wire is None:
+            raise BrokerUnavailable("the connection to RabbitMQ was lost; it returns what was held")
+        return wire
+
     def _connect(self, end_mono_s: float) -> Wire:
         failures: list[str] = []
         endpoints = self.settings.endpoints

@@ -32,6 +32,8 @@ _PAUSE_S: Final = 0.05
 _SHRUNK_TIMES: Final = 3
 _SHRUNK_AT_ONCE: Final = 8
 _WRITE_S: Final = 5.0
+# Without an answer the connection is given up, and with it the task that runs: it would run once more.
+_END_S: Final = 30.0
 
 _log = logging.getLogger("prefork.amqp")
 
@@ -46,7 +48,7 @@ class Stream:
     """
 
     def __init__(
-        self, set_prefetch: Callable[[int], None], cancel: Callable[[Wire, list[str]], None]
+        self, set_prefetch: Callable[[int], None], cancel: Callable[[Wire, list[str], float], None]
     ) -> None:
         self._set_prefetch = set_prefetch
         self._cancel = cancel
@@ -94,7 +96,7 @@ class Stream:
         if self.prefetch:
             self.prefetch = 0
             _log.debug("messages are asked for again")
-            self._cancel(wire, [STREAM_TAG])
+            self._cancel(wire, [STREAM_TAG], _END_S)
 
     def forget(self) -> None:
         """The channel is gone, and the consumer with it."""

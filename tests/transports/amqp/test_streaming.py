@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 
 import amqp
 import pytest
 
 from prefork.transports.amqp import AmqpTransport
 from prefork.transports.amqp.consumer import AmqpConsumer
+from prefork.transports.amqp.publisher import Parcel
 from prefork.transports.amqp.stream import READ_AHEAD_MIN, Stream
 from prefork.transports.base import Delivery, Outcome, Outgoing, QueueDeclaration, Streams
-from prefork.transports.errors import TransportError
+from prefork.transports.errors import BrokerUnavailable, TransportError
 from support.rabbitmq_server import RabbitMQ
-from support.waiting import eventually
+from support.waiting import eventually, readable
 
 from .conftest import Open
 
@@ -238,6 +240,119 @@ def test_a_killed_process_loses_nothing_that_was_pushed(open_amqp: Open, queue: 
     assert len(seen) == left
 
 
+def fail_once(consumer: AmqpConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the other connection, on which messages are sent anew, be lost at the next attempt."""
+
+    def publish(parcels: Sequence[Parcel]) -> None:
+        monkeypatch.undo()
+        raise BrokerUnavailable("lost while publishing")
+
+    monkeypatch.setattr(consumer._publisher, "publish", publish)
+
+
+def all_of(consumer: AmqpConsumer, count: int) -> set[int]:
+    """Run all there is, one way or the other, until so many have come."""
+    seen: set[int] = set()
+
+    def step() -> bool:
+        for delivery in consumer.reserve(ASKED, timeout_s=0.2):
+            if not delivery.suspect or consumer.mark_started(delivery.tag):
+                assert consumer.settle([Outcome(delivery.tag)]) == [True]
+                seen.add(number_of(delivery))
+        return len(seen) >= count
+
+    eventually(step, deadline_s=30.0)
+    return seen
+
+
+def test_what_cannot_be_returned_now_is_returned_later_and_never_acknowledged(
+    open_amqp: Open, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = open_amqp()
+    fill(transport, queue, 6 * ASKED)
+    consumer = consumer_of(transport, queue)
+    ran = set(streaming(consumer))
+    last = consumer.reserve(ASKED, timeout_s=5.0)
+    fail_once(consumer, monkeypatch)
+    with pytest.raises(BrokerUnavailable, match="lost while publishing"):
+        consumer.give_back([])
+    assert consumer.streaming, "something is still here that nobody was handed"
+    assert consumer.give_back([]) == 0
+    assert not consumer.streaming
+    ran |= set(run(consumer, last))
+    others = 6 * ASKED - len(ran)
+    assert eventually(lambda: ready(transport, queue) == others)
+    assert ran | all_of(consumer, others) == set(range(6 * ASKED))
+
+
+def test_a_batch_whose_rest_cannot_be_returned_is_not_lost(
+    open_amqp: Open, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = open_amqp()
+    fill(transport, queue, 6 * ASKED)
+    consumer = consumer_of(transport, queue)
+    ran = set(streaming(consumer))
+    eventually(lambda: ready(transport, queue) <= 6 * ASKED - len(ran) - ASKED // 2)
+    fail_once(consumer, monkeypatch)
+    with pytest.raises(BrokerUnavailable, match="lost while publishing"):
+        consumer.reserve(1, timeout_s=5.0)
+    assert ran | all_of(consumer, 6 * ASKED - len(ran)) == set(range(6 * ASKED))
+
+
+@pytest.mark.parametrize("asks", ["reserve", "give_back", "close"])
+def test_what_comes_back_from_a_lost_process_keeps_its_mark(open_amqp: Open, queue: str, asks: str) -> None:
+    transport = open_amqp(redelivery_pause=0.2)
+    fill(transport, queue, 8 * ASKED)
+    dying = open_amqp().consumer([queue], f"{queue}.dying", "w")
+    assert isinstance(dying, AmqpConsumer)
+    held = {number_of(one) for one in dying.reserve(40, timeout_s=5.0)}
+    consumer = consumer_of(transport, queue)
+    seen = len(held) + len(streaming(consumer))
+    # Given a process that vanishes while messages are pushed here
+    dying._intake.link.drop()
+    if asks == "give_back":
+        consumer.give_back([])
+    elif asks == "close":
+        consumer.close()
+        consumer = transport.consumer([queue], f"{queue}.3", "w")  # type: ignore[assignment]
+    clean: set[int] = set()
+    suspects: set[int] = set()
+
+    def step() -> bool:
+        for delivery in consumer.reserve(ASKED, timeout_s=0.2):
+            (suspects if delivery.suspect else clean).add(number_of(delivery))
+            if not delivery.suspect or consumer.mark_started(delivery.tag):
+                assert consumer.settle([Outcome(delivery.tag)]) == [True]
+        return len(clean | suspects) >= 8 * ASKED - (seen - len(held))
+
+    eventually(step, deadline_s=60.0)
+    assert held <= suspects, "what may have killed a process ran like any other"
+
+
+def test_an_idle_consumer_holds_one_message_after_its_queue_was_deleted_under_a_stream(
+    open_amqp: Open, queue: str, rabbitmq: RabbitMQ
+) -> None:
+    transport = open_amqp()
+    fill(transport, queue, 6 * ASKED)
+    consumer = consumer_of(transport, queue)
+    streaming(consumer)
+    with amqp.Connection(host=f"127.0.0.1:{rabbitmq.port}") as connection:
+        connection.channel().queue_delete(queue)
+
+    def idles() -> bool:
+        try:
+            return not consumer.reserve(ASKED)
+        except TransportError:
+            return False
+
+    eventually(idles)
+    assert not consumer.streaming
+    fill(transport, queue, 10, first=7000)
+    assert readable(consumer.fileno(), 5.0)
+    assert eventually(lambda: ready(transport, queue) == 9)
+    assert run(consumer, consumer.reserve(1, timeout_s=5.0)) == [7000]
+
+
 class Nothing:
     """A wire on which nothing comes."""
 
@@ -260,7 +375,7 @@ class Begun:
         self.counts: list[int] = []
         self.cancelled: list[str] = []
         self.wire = Nothing()
-        self.stream = Stream(self.counts.append, lambda wire, tags: self.cancelled.extend(tags))
+        self.stream = Stream(self.counts.append, lambda wire, tags, s: self.cancelled.extend(tags))
         self.stream.allowed = self.stream.plenty = True
         self.stream.begin(self.wire, 1, "q", 100)  # type: ignore[arg-type]
 
@@ -271,9 +386,9 @@ class Begun:
 
 
 def test_it_begins_when_batches_are_full_and_do_not_grow_any_more() -> None:
-    stream = Stream([].append, lambda wire, tags: None)
+    stream = Stream([].append, lambda wire, tags, s: None)
     assert not stream.fits(READ_AHEAD_MIN) and not stream.fits(READ_AHEAD_MIN)
-    stream = Stream([].append, lambda wire, tags: None)
+    stream = Stream([].append, lambda wire, tags, s: None)
     stream.allowed = stream.plenty = True
     assert [stream.fits(max_n) for max_n in (64, 128, 255, 255)] == [False, False, True, True]
     assert [stream.fits(max_n) for max_n in (READ_AHEAD_MIN - 1, READ_AHEAD_MIN - 1)] == [False, False]
