@@ -202,6 +202,7 @@ class WorkerLoop:
                 break
             if self._pending and mono_ns() - self._pending_since_ns > _SETTLE_NS:
                 self._settle()
+                self._processor.begin()  # that may have waited for the broker; the next run has not
         self._settle()
         if held < len(deliveries) and words[C_HELD] > held:
             # Recalled by the supervisor, or told to leave. Giving back is checked per message and

@@ -17,7 +17,7 @@ class Processor:
         self.begin()
 
     def begin(self) -> None:
-        """A batch begins."""
+        """A batch begins, or goes on after a trip to the broker."""
         self._used_ns = thread_time_ns()
         self._waits = _waits()
 

@@ -25,7 +25,7 @@ READ_AHEAD_MIN: Final = 64
 """With less, a task takes so long that asking does not matter."""
 
 # A queue that has pushed nothing for so long is taken to be empty. What comes meanwhile ends the wait.
-_PAUSE_S: Final = 0.05
+_PAUSE_S: Final = 0.2
 
 # One run that was held up moves the average of its task for a moment. So a read-ahead that has shrunk is
 # believed when it stays so, unless it has shrunk to this part: then some task was not short at all.
