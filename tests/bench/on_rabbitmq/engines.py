@@ -6,7 +6,7 @@ from typing import Final
 
 from ..on_redis.engines import CELERY, CELERY_TUNED, PREFORK, PROCESSES, Engine
 
-OURS: Final = PREFORK._replace(per_round=20_000)
+OURS: Final = PREFORK._replace(per_round=60_000)
 UNCONFIRMED: Final = OURS._replace(
     name="prefork, without confirms",
     options='the same with `broker_transport_options = {"confirm_publish": False}`, as Celery publishes',
@@ -16,7 +16,7 @@ DRAMATIQ: Final = Engine(
     "dramatiq",
     "dramatiq_rabbitmq_tasks",
     ("-m", "dramatiq", "dramatiq_rabbitmq_tasks", "-p", str(PROCESSES), "-t", "8", "--skip-logging"),
-    10_000,
+    30_000,
     "`dramatiq -p 2 -t 8`: 16 threads",
 )
 ENGINES: Final = (OURS, CELERY, CELERY_TUNED, DRAMATIQ)

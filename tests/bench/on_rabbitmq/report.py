@@ -15,7 +15,13 @@ _METHOD: Final = """\
   queues and persistent messages, as each engine declares and sends them by default; {rounds} rounds.
 * prefork waits for the broker's confirmation of every message unless the row says otherwise; Celery's
   default, and dramatiq's, is to send and hope.
-* **Drain** leaves acknowledgements on: Celery acknowledges before the run, prefork and dramatiq after it."""
+* **Drain** leaves acknowledgements on: Celery acknowledges before the run, prefork and dramatiq after it.
+  {counts}, so that each takes two seconds and more."""
+
+
+def _counts() -> str:
+    drained = ", ".join(f"{engine.name} {engine.per_round:,}" for engine in ENGINES)
+    return f"Messages a round: {drained}"
 
 
 def _median(raw: Raw, measure: str, row: str, name: str) -> float:
@@ -58,7 +64,11 @@ def section(raw: Raw, facts: dict[str, str], size: Size, notes: str) -> str:
         [
             *("## On RabbitMQ", "", "### Against the targets on RabbitMQ", "", *table(found), ""),
             *("### Speeds on RabbitMQ", "", *_speeds(raw), "", *_latencies(raw), ""),
-            *("### Method on RabbitMQ", "", *_METHOD.format(rounds=size.rounds).splitlines()),
+            *(
+                "### Method on RabbitMQ",
+                "",
+                *_METHOD.format(rounds=size.rounds, counts=_counts()).splitlines(),
+            ),
             *(f"* {engine.name}: {engine.options}." for engine in (*ENGINES, UNCONFIRMED)),
             *(f"* {name}: {value}." for name, value in facts.items()),
             *("", notes.strip(), "", "### What falls short on RabbitMQ", ""),
