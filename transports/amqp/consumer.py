@@ -166,15 +166,15 @@ class AmqpConsumer:
 
     def _choose(self, max_n: int) -> list[Received]:
         """Hold some of the inbox: what is not suspect, or one suspect alone; return the rest."""
-        inbox = self._intake.inbox
-        batch = inbox.take(max_n)
+        batch = (inbox := self._intake.inbox).take(max_n)
+        # Held from here on: else it would be acknowledged together with what is returned.
+        self._held.update((one.tag, one) for one in batch)
         if not self._intake.stream.prefetch:
             try:
                 self._return_inbox()
             except BaseException:
-                inbox.put_back(batch)
+                inbox.put_back([one for one in batch if self._held.pop(one.tag, None)])
                 raise
-        self._held.update((one.tag, one) for one in batch)
         return batch
 
     def _return_inbox(self) -> None:

@@ -55,6 +55,21 @@ def streaming(consumer: AmqpConsumer) -> list[int]:
     raise AssertionError("nothing is pushed")
 
 
+def all_of(consumer: AmqpConsumer, count: int) -> set[int]:
+    """Run all there is, one way or the other, until so many have come."""
+    seen: set[int] = set()
+
+    def step() -> bool:
+        for delivery in consumer.reserve(ASKED, timeout_s=0.2):
+            if not delivery.suspect or consumer.mark_started(delivery.tag):
+                assert consumer.settle([Outcome(delivery.tag)]) == [True]
+                seen.add(number_of(delivery))
+        return len(seen) >= count
+
+    eventually(step, deadline_s=30.0)
+    return seen
+
+
 def ready(transport: AmqpTransport, queue: str) -> int:
     return transport.depth(queue).ready
 
@@ -131,6 +146,22 @@ def test_what_is_given_back_is_returned_with_what_was_pushed(open_amqp: Open, qu
     assert consumer.give_back([one.tag for one in last[1:]]) == len(last) - 1
     eventually(lambda: ready(transport, queue) == 6 * ASKED - len(ran) - 1)
     assert consumer.settle([Outcome(one.tag) for one in last]) == [True] + [False] * (len(last) - 1)
+
+
+def test_what_is_handed_out_is_not_acknowledged_with_what_is_returned(open_amqp: Open, queue: str) -> None:
+    transport = open_amqp()
+    fill(transport, queue, 6 * ASKED)
+    consumer = consumer_of(transport, queue)
+    ran = streaming(consumer)
+    eventually(lambda: ready(transport, queue) < 6 * ASKED - len(ran) - 1)
+    (one,) = consumer.reserve(1, timeout_s=5.0)
+    assert transport.depth(queue).in_work >= 1
+    # Given a process that vanishes with the one that it was handed
+    consumer.flush()
+    consumer._intake.link.drop()
+    other = consumer_of(open_amqp(redelivery_pause=0.05), f"{queue}")
+    left = 6 * ASKED - len(ran)
+    assert number_of(one) in all_of(other, left)
 
 
 def test_a_smaller_read_ahead_ends_it(open_amqp: Open, queue: str) -> None:
@@ -250,21 +281,6 @@ def fail_once(consumer: AmqpConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer._publisher, "publish", publish)
 
 
-def all_of(consumer: AmqpConsumer, count: int) -> set[int]:
-    """Run all there is, one way or the other, until so many have come."""
-    seen: set[int] = set()
-
-    def step() -> bool:
-        for delivery in consumer.reserve(ASKED, timeout_s=0.2):
-            if not delivery.suspect or consumer.mark_started(delivery.tag):
-                assert consumer.settle([Outcome(delivery.tag)]) == [True]
-                seen.add(number_of(delivery))
-        return len(seen) >= count
-
-    eventually(step, deadline_s=30.0)
-    return seen
-
-
 def test_what_cannot_be_returned_now_is_returned_later_and_never_acknowledged(
     open_amqp: Open, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,13 +289,16 @@ def test_what_cannot_be_returned_now_is_returned_later_and_never_acknowledged(
     consumer = consumer_of(transport, queue)
     ran = set(streaming(consumer))
     last = consumer.reserve(ASKED, timeout_s=5.0)
+    ran |= set(run(consumer, last[:-1]))
+    # Given that something was pushed beside the one that is still held
+    eventually(lambda: ready(transport, queue) < 6 * ASKED - len(ran) - 1)
     fail_once(consumer, monkeypatch)
     with pytest.raises(BrokerUnavailable, match="lost while publishing"):
         consumer.give_back([])
     assert consumer.streaming, "something is still here that nobody was handed"
     assert consumer.give_back([]) == 0
     assert not consumer.streaming
-    ran |= set(run(consumer, last))
+    ran |= set(run(consumer, last[-1:]))
     others = 6 * ASKED - len(ran)
     assert eventually(lambda: ready(transport, queue) == others)
     assert ran | all_of(consumer, others) == set(range(6 * ASKED))
