@@ -68,7 +68,7 @@ def test_celerys_client_asks_as_well(fleet: Fleet) -> None:
         assert fleet.name in ("memory", "filesystem"), "Celery knows neither of these stores"
         return
     peer = celery.Celery("peer", set_as_current=False, broker="memory://", backend=results)
-    # Celery's client leaves its mark in the place of the state: it must be there before the task tells its own.
+    # Celery's client leaves its mark in the place of the state: before the task tells one of its own.
     sent = fleet.task("export").apply_async((fleet.unique(),), countdown=3.0)
     CelerysResult(sent.id, app=peer).abort()
     assert sent.is_aborted()
