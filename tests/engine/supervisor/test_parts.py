@@ -24,7 +24,7 @@ from prefork.engine.clock import mono_s
 from prefork.engine.log_formats import LineFormatter
 from prefork.engine.log_lines import LineHandler, pieces
 from prefork.engine.scoreboard import C_EXECUTIONS, C_RUNNING, C_STATE, S_PID, Scoreboard, State
-from prefork.engine.supervisor import banner, pool
+from prefork.engine.supervisor import banner, pool, reaper
 from prefork.engine.supervisor.agent_keeper import AgentKeeper
 from prefork.engine.supervisor.children import Child, Phase
 from prefork.engine.supervisor.context import Context
@@ -241,7 +241,7 @@ def test_a_mark_is_read_whatever_somebody_made_of_it(data: bytes) -> None:
 
 def test_burying_a_living_child_does_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     child = bench.child()
-    monkeypatch.setattr(pool, "kill_group", lambda *_: None)
+    monkeypatch.setattr(reaper, "kill_group", lambda *_: None)
     bench.pool.reaper.bury(child, 2.0)
     assert bench.pool.table.owns(child)
     assert child.slot.words[S_PID] == child.pid
