@@ -91,6 +91,8 @@ def test_readiness_ends_with_the_children_and_comes_back(site: Site) -> None:
 
 def test_readiness_ends_with_the_lease_and_comes_back_with_another_agent(site: Site) -> None:
     worker = site.worker(worker_lease=2.0, worker_lease_renew_interval=0.5).start()
+    # Children may be ready before the agent, and one that is stopped while it boots has its boot's time.
+    eventually(lambda: worker.ask("health")["ready"])
     agent = worker.stats()["agent"]["pid"]
     os.kill(agent, signal.SIGSTOP)
     health = eventually(lambda: said if not (said := worker.ask("health"))["ready"] else None, deadline_s=5.0)
