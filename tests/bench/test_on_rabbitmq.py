@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.on_rabbitmq.engines import DRAMATIQ, ENGINES, OURS, UNCONFIRMED
+from bench.on_rabbitmq.engines import CELERY, CELERY_TUNED, DEPTH, DRAMATIQ, ENGINES, OURS, UNCONFIRMED
 from bench.on_rabbitmq.main import jobs
 from bench.on_rabbitmq.report import rows, section
 from bench.on_rabbitmq.server import Server, server
-from bench.on_redis.engines import CELERY, CELERY_TUNED
 from bench.on_redis.plan import BULK, DRAIN, LATENCY, SEND, TINY, Raw, Size, run
 
 
@@ -72,3 +71,8 @@ def test_the_section_lists_what_falls_short() -> None:
     short = text.partition("### What falls short on RabbitMQ")[2]
     assert "bulk, with confirms: 5,999/s, where ≥ 6,000/s is wanted." in short
     assert "dramatiq" not in short
+
+
+def test_the_queue_is_as_deep_for_everybody() -> None:
+    assert {engine.per_round for engine in ENGINES} == {DEPTH}
+    assert f"{DEPTH // 2:,} messages a round for each" in section(raw_figures(500.0), {}, Size(share=0.5), "")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import machine
-from ..on_redis.engines import CELERY
 from ..on_redis.plan import (
     BULK,
     DRAIN,
@@ -28,7 +27,7 @@ from ..on_redis.plan import (
 )
 from ..on_redis.report import table
 from ..sections import part, with_part
-from .engines import ENGINES, OURS, UNCONFIRMED
+from .engines import CELERY, ENGINES, OURS, UNCONFIRMED
 from .report import rows, section
 from .server import server
 

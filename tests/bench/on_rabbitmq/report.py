@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..on_redis.engines import CELERY, CELERY_TUNED
 from ..on_redis.plan import BULK, DRAIN, LATENCY, SEND, Raw, Size
 from ..on_redis.report import Row, ratio, summary, table
-from .engines import DRAMATIQ, ENGINES, OURS, UNCONFIRMED
+from .engines import CELERY, CELERY_TUNED, DEPTH, DRAMATIQ, ENGINES, OURS, UNCONFIRMED
 
 _METHOD: Final = """\
 * As on Redis (same harness, same tasks, same log that every message must be in exactly once), with one
@@ -16,12 +15,7 @@ _METHOD: Final = """\
 * prefork waits for the broker's confirmation of every message unless the row says otherwise; Celery's
   default, and dramatiq's, is to send and hope.
 * **Drain** leaves acknowledgements on: Celery acknowledges before the run, prefork and dramatiq after it.
-  {counts}, so that each takes two seconds and more."""
-
-
-def _counts() -> str:
-    drained = ", ".join(f"{engine.name} {engine.per_round:,}" for engine in ENGINES)
-    return f"Messages a round: {drained}"
+  {depth:,} messages a round for each: a deep queue costs RabbitMQ itself more a message."""
 
 
 def _median(raw: Raw, measure: str, row: str, name: str) -> float:
@@ -67,7 +61,7 @@ def section(raw: Raw, facts: dict[str, str], size: Size, notes: str) -> str:
             *(
                 "### Method on RabbitMQ",
                 "",
-                *_METHOD.format(rounds=size.rounds, counts=_counts()).splitlines(),
+                *_METHOD.format(rounds=size.rounds, depth=int(DEPTH * size.share)).splitlines(),
             ),
             *(f"* {engine.name}: {engine.options}." for engine in (*ENGINES, UNCONFIRMED)),
             *(f"* {name}: {value}." for name, value in facts.items()),
