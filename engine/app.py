@@ -28,6 +28,7 @@ from .result_sets import GroupResult, ResultSet
 from .shared import shared_tasks
 from .signals import Signal, import_modules
 from .task import Task
+from .unique import declared
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -234,7 +235,7 @@ class App(Configurable, DecoratesTasks, SendsInBulk, AwaitsApp):
         nameless = AnyTask[Any, Any]()
         nameless.name, nameless.app, nameless.typing = name, self, False
         # Of a task that is known here: whether it is queued once is no matter of who sends it.
-        nameless.unique = getattr(self.tasks.get(name), "unique", None)
+        nameless.unique = declared(self.tasks.get(name))
         plan = plan_for(nameless, self, self.config)
         # Names may come from outside, without end.
         if len(self.client.named_plans) < NAMED_PLANS_MAX:

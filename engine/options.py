@@ -14,7 +14,7 @@ from ..serializers import iso8601
 from .binder import ArgumentCheck
 from .exceptions import ImproperlyConfigured, InvalidTaskError
 from .retrying import delays_of, seconds_of, wall_s_of
-from .unique import Unique, unique_of
+from .unique import Unique, declared, unique_of
 from .urgency import checked as checked_urgency
 from .urgency import refuse_both
 
@@ -98,7 +98,7 @@ def options_of(task: Any, config: Any) -> TaskOptions:
         rate_limit=_first(task.rate_limit, config.task_default_rate_limit),
         expires=task.expires,
         send_events=bool(task.send_events),
-        unique=unique_of(task.unique),
+        unique=unique_of(declared(task)),
     )
 
 

@@ -9,7 +9,7 @@ from .canvas import Signature, chain, group, maybe_signature
 from .exceptions import Ignore, ImproperlyConfigured
 from .message import parse
 from .request import Context
-from .unique import DONE, HEADER, Mark, read_mark, unique_of
+from .unique import DONE, HEADER, Mark, declared, read_mark, unique_of
 from .unique_locks import mark_of_message
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _hand_on_lock(task: Any, last: Any) -> None:
 
 
 def _own_wish(app: Any, sig: Any) -> bool:
-    own = getattr(app.tasks.get(sig.task), "unique", None)
+    own = declared(app.tasks.get(sig.task))
     return unique_of(sig.options.get("unique", own)) is not None
 
 

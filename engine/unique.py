@@ -101,6 +101,18 @@ def unique_of(value: Any) -> Unique | None:
     raise InvalidTaskError(f"unique={value!r}: give True, a callable of args and kwargs, or Unique(...)")
 
 
+def declared(task: Any) -> Any:
+    """What a task's own option `unique` says, as it was written; None for a task that is not known.
+
+    :param task: a task, or None.
+    """
+    if task is None:
+        return None
+    # A function that is an attribute of a class would become a method of the task.
+    value = inspect.getattr_static(task, "unique", None)
+    return value.__func__ if isinstance(value, staticmethod) else value
+
+
 def as_plain(options: dict[str, Any]) -> dict[str, Any]:
     """Options of a signature, which any serializer can carry; a key function stays what it is, for calls of
     this process."""

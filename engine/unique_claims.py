@@ -26,6 +26,7 @@ from .unique import (
     TIME,
     Mark,
     Unique,
+    declared,
     digest_of,
     mark_of,
     replaced_lock,
@@ -140,7 +141,7 @@ class UniqueTasks:
     def lock_name(self, name: str, args: Any = (), kwargs: Any = None, unique: Any = None) -> str:
         """The name of the lock of such a call; parameters as in `holder`."""
         task = self._client.app.tasks.get(name)
-        wish = unique_of(getattr(task, "unique", None) if unique is None else unique) or Unique()
+        wish = unique_of(declared(task) if unique is None else unique) or Unique()
         digest = self.digest(name, wish, tuple(args or ()), dict(kwargs or {}))
         return Mark(digest, TIME, 1.0).lock
 

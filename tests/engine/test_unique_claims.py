@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefork.engine import Unique
+from prefork.engine import Task, Unique
 from prefork.engine.app import App
 from prefork.engine.exceptions import DuplicateTaskError, ImproperlyConfigured
 from prefork.engine.unique import HEADER, read_mark
@@ -214,6 +214,29 @@ def test_without_results_conflicts_are_seen_all_the_same() -> None:
         assert task.apply_async((1,), unique=Unique(on_conflict="replace")).id != first.id
         with pytest.raises(DuplicateTaskError):
             task.apply_async((1,), unique=Unique(on_conflict="raise"))
+
+
+def test_a_key_function_of_a_task_gets_the_arguments_and_not_the_task(app: App) -> None:
+    def by_first(args: Any, kwargs: Any) -> str:
+        return f"{args[0]} {kwargs.get('kind')}"
+
+    class Declared(Task[Any, Any]):
+        name = "declared"
+        unique = staticmethod(by_first)
+
+        def run(self, *_args: Any, **_kwargs: Any) -> None:
+            """Never run here."""
+
+    app.task(name="decorated", unique=by_first)(lambda *args, **kwargs: None)
+    app.register_task(Declared())
+    for name in ("decorated", "declared"):
+        task = app.tasks[name]
+        first = task.apply_async((1, 2), {"kind": "a"})
+        assert task.apply_async((1, 3), {"kind": "a"}).id == first.id
+        assert app.send_task(name, (1, 4), {"kind": "a"}).id == first.id
+        assert task.apply_async((1, 2), {"kind": "b"}).id != first.id
+        assert app.client.unique.holder(name, (1,), {"kind": "a"}) == first.id
+        assert app.client.unique.free(name, (1,), {"kind": "a"}) == first.id
 
 
 def test_a_broker_without_locks_refuses_by_name(app: App, broker: Faulty) -> None:

@@ -78,6 +78,11 @@ def too_long(key):
 def brief(key):
     held(key)
 
+@app.task(unique=lambda args, kwargs: args[0])
+def keyed(key, extra=0):
+    held(key)
+    return extra
+
 @app.task
 def waits(key, how):
     held(key)
@@ -136,6 +141,18 @@ def test_a_second_call_returns_the_result_of_the_first_one(fleet: Fleet) -> None
     again = fleet.task("done").delay(key, 1)
     assert again.id != first.id
     assert again.get(timeout=OUTSIDE_S) == key
+
+
+def test_a_function_that_a_task_is_given_as_its_key_says_which_calls_are_the_same(fleet: Fleet) -> None:
+    key = key_of(fleet)
+    first = fleet.task("keyed").delay(key, 1)
+    assert fleet.task("keyed").delay(key, extra=2).id == first.id
+    begun(fleet, key)
+    assert holder(fleet, "keyed", key) == first.id
+    go(fleet, key)
+    assert first.get(timeout=OUTSIDE_S) == 1
+    eventually(lambda: holder(fleet, "keyed", key) is None)
+    assert fleet.task("keyed").delay(key, 3).get(timeout=OUTSIDE_S) == 3
 
 
 def test_of_many_senders_at_once_one_sends(fleet: Fleet) -> None:
