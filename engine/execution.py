@@ -32,8 +32,8 @@ Telling = Generator[Coroutine[Any, Any, Any], None, T]
 """Calls hooks and sends signals, and yields the coroutines of hooks that are to be awaited, one by one."""
 
 
-_UNTOLD = frozenset({states.IGNORED, states.REJECTED, states.SNOOZED})
-"""What `after_return` is not called for: nothing was returned."""
+_UNTOLD = frozenset({states.IGNORED, states.REJECTED, states.RETRY, states.SNOOZED})
+"""What `after_return` is not called for: the task has not ended, or nothing was returned."""
 
 
 class Executed:

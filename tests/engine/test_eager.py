@@ -150,7 +150,6 @@ def test_hooks_are_called_in_order(app: App) -> None:
     assert [entry[0] for entry in Hooked.log if entry != "call"] == [
         "before_start",
         "on_retry",
-        "after_return",
         "before_start",
         "on_failure",
         "after_return",

@@ -204,11 +204,13 @@ def test_the_hooks_of_a_class_are_called_in_order(fleet: Fleet) -> None:
     assert fleet.notes(key) == expected
     key = fleet.unique()
     second = hooked.delay(key, "retry").get(timeout=OUTSIDE_S)
-    assert fleet.notes(key)[:3] == [
+    assert fleet.notes(key) == [
         "before_start True",
         "on_retry KeyError('once more')",
-        "after_return RETRY KeyError('once more') True",
-    ]
+        "before_start True",
+        f"on_success {second}",
+        f"after_return SUCCESS {second} False",
+    ], "after_return is called at the end only"
     assert second == first + 1, "an instance lives as long as its process"
     key = fleet.unique()
     with pytest.raises(ValueError, match="failed"):
