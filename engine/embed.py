@@ -16,10 +16,12 @@ import sys
 import threading
 from typing import Any, Final
 
+from ..transports.url import redact
 from .boot import BootSpec, supervisor_command, write_spec
 from .clock import mono_s
 from .control_socket import request
 from .discovery import location_of
+from .draining import await_empty
 from .unset import UNSET, Unset
 
 _REPLY_S: Final = 5.0
@@ -89,6 +91,7 @@ class Worker:
             watch_pid=os.getpid(),
             **{"banner": False, **fields},
         )
+        self.app = app
         self._lock = threading.Lock()  # one start or stop at a time
         self._process: subprocess.Popen[bytes] | None = None
         self._notify_fd = -1
@@ -232,6 +235,31 @@ class Worker:
         :raises ControlError: the worker does not answer, or refuses the number.
         """
         self._request({"op": "scale", "n": n})
+
+    def drain(self, timeout_s: float = 10.0, *, delayed: bool = True) -> None:
+        """Wait until nothing is left in the worker's queues.
+
+        :param delayed: wait for what is due later, too, such as retries.
+        :raises TimeoutError: something still is; the error says what.
+        :raises ControlError: the worker does not answer.
+        :raises WorkerError: the worker is not running, or has another broker than the app in this process.
+        """
+        stats = self.stats()
+        here = redact(self.app.config.broker_url or "filesystem://")
+        if stats["broker"] != here:
+            raise WorkerError(
+                f"the worker's queues are on {stats['broker']}, and the app in this process uses {here}: "
+                "set broker_url in app.conf instead"
+            )
+        transport = self.app.client.transport
+        await_empty(transport, stats["queues"], self._require_running, timeout_s, delayed=delayed)
+
+    def _require_running(self, left: str) -> None:
+        process = self._running()
+        if process.poll() is not None:
+            raise WorkerError(
+                f"the worker has ended with exit code {process.returncode}; left in its queues: {left}"
+            )
 
     @property
     def pid(self) -> int:

@@ -14,13 +14,12 @@ from typing import Any, Final
 from ..boot import BootSpec
 from ..child.solo import Solo, link_here
 from ..child.trial import Interrupted
-from ..clock import mono_s
+from ..draining import await_empty
 from ..embed import Worker, WorkerBootError, WorkerError
 from ..loaded_app import load_here
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 
-_LOOK_S: Final = 0.005
 # How long an interrupted task, which may clean up, has until it counts as stuck.
 _INTERRUPTED_S: Final = 2.0
 # The innermost ones are the task's own.
@@ -154,25 +153,12 @@ class ThreadWorker:
         :raises WorkerError: the worker has ended.
         """
         transport = self.app.client.transport
-        end_mono_s = mono_s() + timeout_s
-        pause = threading.Event()
-        while True:
-            found = {name: transport.depth(name) for name in self._queues}
-            busy = [
-                f"{name}: {depth.ready} ready, {depth.in_work} in work, {depth.delayed} delayed"
-                for name, depth in found.items()
-                if depth.ready or depth.in_work or (delayed and depth.delayed)
-            ]
-            if not busy:
-                return
-            if not self.alive:
-                why = f" ({self._error!r})" if self._error is not None else ""
-                raise WorkerError(
-                    f"the worker has ended{why}; left in its queues: {'; '.join(busy)}"
-                ) from self._error
-            if mono_s() >= end_mono_s:
-                raise TimeoutError(f"not empty within {timeout_s:g} s: {'; '.join(busy)}")
-            pause.wait(_LOOK_S)
+        await_empty(transport, self._queues, self._require_alive, timeout_s, delayed=delayed)
+
+    def _require_alive(self, left: str) -> None:
+        if not self.alive:
+            why = f" ({self._error!r})" if self._error is not None else ""
+            raise WorkerError(f"the worker has ended{why}; left in its queues: {left}") from self._error
 
     def __enter__(self) -> ThreadWorker:
         return self.start()

@@ -229,7 +229,7 @@ def test_an_app_in_a_closure_is_refused_before_anything_starts() -> None:
 def test_a_worker_that_was_not_started_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "findable", App("findable"), raising=False)
     worker = Worker(sys.modules[__name__].findable)  # type: ignore[attr-defined]
-    for question in (worker.stats, worker.stop, worker.wait, lambda: worker.scale(2)):
+    for question in (worker.stats, worker.stop, worker.wait, worker.drain, lambda: worker.scale(2)):
         with pytest.raises(WorkerError, match="has not been started"):
             question()
 
@@ -264,6 +264,58 @@ worker.stop()
         assert host.line() == {"error": "the worker has ended with exit code 0"}
         assert host.line() == {"code": 0}
         assert host.line() == {"result": 8}
+
+
+def test_draining_waits_for_what_is_in_the_queues_and_says_what_is_left(tmp_path: Path) -> None:
+    body = """
+from prefork.engine.embed import WorkerError
+worker = Worker(app, concurrency=1).start()
+soon = [add.delay(1, n) for n in range(20)] + [add.apply_async((1, 20), countdown=0.3)]
+worker.drain()
+say(states=sorted({result.state for result in soon}))
+later = add.apply_async((1, 21), countdown=60)
+worker.drain(delayed=False)
+say(state=later.state)
+for ended in (False, True):
+    if ended:
+        worker.stop()
+    try:
+        worker.drain(0.1)
+    except (TimeoutError, WorkerError) as error:
+        say(error=str(error))
+with Worker(app, concurrency=1, broker_url=f"filesystem://{os.getcwd()}/elsewhere") as other:
+    try:
+        other.drain()
+    except WorkerError as error:
+        say(error=str(error).split(",")[0])
+"""
+    left = "celery: 0 ready, 0 in work, 1 delayed"
+    with Host(tmp_path, body) as host:
+        assert host.line() == {"states": ["SUCCESS"]}
+        assert host.line() == {"state": "PENDING"}
+        assert host.line() == {"error": f"not empty within 0.1 s: {left}"}
+        assert host.line() == {"error": "the worker has ended with exit code 0"}
+        assert host.line() == {"error": f"the worker's queues are on filesystem://{tmp_path}/elsewhere"}
+
+
+def test_draining_a_worker_that_ends_meanwhile_says_so(tmp_path: Path) -> None:
+    body = """
+from prefork.engine.embed import WorkerError
+worker = Worker(app, concurrency=1).start()
+add.apply_async((1, 2), countdown=60)
+looked = threading.Event()
+transport = app.client.transport
+depth = transport.depth
+transport.depth = lambda name: (depth(name), looked.set())[0]
+threading.Thread(target=lambda: (looked.wait(30), worker.stop())).start()
+try:
+    worker.drain(30)
+except WorkerError as error:
+    say(error=str(error))
+"""
+    with Host(tmp_path, body) as host:
+        left = "celery: 0 ready, 0 in work, 1 delayed"
+        assert host.line() == {"error": f"the worker has ended with exit code 0; left in its queues: {left}"}
 
 
 def test_the_supervisor_stays_small_and_free_of_the_application(tmp_path: Path) -> None:

@@ -218,6 +218,11 @@ def test_the_worker_may_run_tasks_in_processes(session: Session, tmp_path: Path)
 
         def test_pid(prefork_session_worker):
             assert pid.delay().get(timeout=30) != os.getpid()
+
+        def test_draining(prefork_session_worker):
+            results = [pid.delay() for _ in range(20)]
+            prefork_session_worker.drain()
+            assert all(result.successful() for result in results)
         """,
     )
-    assert "1 passed" in session.run()
+    assert "2 passed" in session.run()
