@@ -29,8 +29,9 @@ class Rotates(Protocol):
     def reserve_rotated(self, by: int, max_n: int, queue: str | None = None) -> list[Delivery]:
         """Take up to `max_n` messages as `Consumer.reserve` does, without waiting, in another order.
 
-        The best `by` priorities come after the others. A broker that tells fewer than ten apart takes
-        `by` modulo their number.
+        The best priority comes last, so that whatever else waits is taken before it. The others keep their
+        order, but begin with the one after the best `by`, and those before it follow. A broker that tells
+        fewer than ten apart begins again with the second best for every `by` that has none left.
 
         :param by: 0 to 9; 0 changes nothing.
         :param queue: take from this one alone, as `Selects.reserve_from` does; None is all of its own.

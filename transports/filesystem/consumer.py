@@ -28,6 +28,12 @@ from .store import Store
 from .watch import QueueWatch
 
 _PRIORITIES_BEST_FIRST = tuple(range(PRIORITIES - 1, -1, -1))
+_BEST, *_OTHERS = _PRIORITIES_BEST_FIRST
+# What is looked at in which order, by how far it is turned.
+_ROTATIONS = (
+    _PRIORITIES_BEST_FIRST,
+    *((*_OTHERS[by:], *_OTHERS[:by], _BEST) for by in range(len(_OTHERS))),
+)
 _PROMOTE_MAX = 1024
 _LOST_QUEUE_S = 0.5
 _ANY = [1] * (2 * PRIORITIES)
@@ -118,7 +124,7 @@ class FilesystemConsumer:
             raise OwnerLost(self.owner, "a consumer that is attached to another's owner never reserves")
         named = None if queue is None else self._queue_named(queue)
         queues = self._rotated() if queue is None else [named] if named is not None else []
-        found = self._sweep(queues, max_n, _PRIORITIES_BEST_FIRST[by:] + _PRIORITIES_BEST_FIRST[:by])
+        found = self._sweep(queues, max_n, _ROTATIONS[by])
         if not found:
             self._check_alive()
         return found

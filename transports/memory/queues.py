@@ -80,7 +80,7 @@ class Queues:
     def take(self, names: Sequence[str], max_n: int, rotated: int = 0) -> list[Stored]:
         """Remove the best ready messages: by priority over all queues, then by age. A suspect comes alone.
 
-        :param rotated: so many of the best priorities come last.
+        :param rotated: which other priority than the best comes first, from 1 on; the best comes last.
         """
         if rotated:
             return self._take_rotated(names, max_n, rotated)
@@ -100,7 +100,7 @@ class Queues:
     def _take_rotated(self, names: Sequence[str], max_n: int, rotated: int) -> list[Stored]:
         """By looking at all that is there: for the few messages that are taken out of order."""
         found = [
-            ((HIGHEST_PRIORITY - entry[2].priority - rotated) % PRIORITIES, entry, heap)
+            (_turned(HIGHEST_PRIORITY - entry[2].priority, rotated), entry, heap)
             for name in names
             if (heap := self._ready.get(name))
             for entry in heap
@@ -137,3 +137,12 @@ class Queues:
         if delayed:
             return [entry[2].seen() for entry in heapq.nsmallest(limit, self._delayed.get(name, ()))]
         return [entry[2].seen() for entry in heapq.nsmallest(limit, self._ready.get(name, ()))]
+
+
+def _turned(rank: int, by: int) -> int:
+    """The place of a priority when another than the best comes first.
+
+    :param rank: 0 for the best priority.
+    """
+    others = PRIORITIES - 1
+    return (rank - by) % others if rank else others

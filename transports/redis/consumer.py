@@ -145,7 +145,8 @@ class RedisConsumer:
         self._check_own()
         if max_n <= 0:
             return []
-        first_step = by % len(self._sources.steps) if self._sources.steps else 0
+        others = len(self._sources.steps) - 1
+        first_step = 1 + (by - 1) % others if by and others > 0 else 0
         return self._take(self._own if queue is None else self._lists_of(queue), max_n, first_step)
 
     def _lists_of(self, queue: str) -> _Lists:

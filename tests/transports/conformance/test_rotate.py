@@ -42,21 +42,34 @@ def test_what_was_best_comes_after_the_others(
     send_all(transport, queue)
     found = [one.priority for one in rotating(consumer).reserve_rotated(by, 9)]
     order = best_first(transport)
-    assert found in [order[place:] + order[:place] for place in range(len(order))]
+    best, *others = order
+    assert found in [[*others[place:], *others[:place], best] for place in range(len(others))]
     if by == 1:
-        assert found[0] == order[1] and found[-1] == order[0]
+        assert found == [*others, best]
 
 
 def test_each_priority_is_the_first_for_some_rotation(
     transport: Transport, consumer: Consumer, queue: str
 ) -> None:
-    send_all(transport, queue, 4)
+    send_all(transport, queue, 9)
     firsts = set()
     for by in range(1, 10):
         found = rotating(consumer).reserve_rotated(by, 1)
         firsts.add(found[0].priority)
         consumer.settle([Outcome(one.tag) for one in found])
-    assert set(best_first(transport)[1:]) <= firsts
+    assert set(best_first(transport)[1:]) == firsts
+
+
+@pytest.mark.parametrize("other", (1, 2, 3))
+def test_the_one_that_waits_beside_the_best_is_taken_first_in_every_rotation(
+    transport: Transport, consumer: Consumer, queue: str, other: int
+) -> None:
+    order = best_first(transport)
+    transport.send([Outgoing(queue, b"", one) for one in (order[0], order[other]) for _ in range(9)])
+    for by in range(1, 10):
+        found = rotating(consumer).reserve_rotated(by, 1)
+        assert [one.priority for one in found] == [order[other]], by
+        consumer.settle([Outcome(one.tag) for one in found])
 
 
 def test_one_queue_can_be_named(transport: Transport, consumer: Consumer, queue: str, broker: Broker) -> None:

@@ -2,7 +2,7 @@
 -- KEYS: owners, held, marked lists, queues with a schedule, dead letters; the schedule of each queue;
 --   then for each step, for each queue: its list and its marked list.
 -- ARGV: owner, fence, most messages, most bytes, first number, most to promote, first queue and first
---   step to look at (from 0), number of queues, number of the first source, the queues, the steps.
+--   step to look at (from 0; after any other than 0 that one comes last), number of queues, number of the first source, the queues, the steps.
 -- Returns false if the owner may not reserve; else
 --   {runs, documents, keys of the wrong type}.
 -- A run is five numbers: source, number of the first message, how many, crashes, flags.
@@ -184,7 +184,11 @@ end
 
 local function take_all()
   for place = 0, #steps - 1 do
-    local step = (first_step + place) % #steps + 1
+    local step = place + 1
+    if first_step > 0 then
+      -- The best one is the last to be looked at, whichever of the others is the first.
+      step = place < #steps - 1 and (first_step - 1 + place) % (#steps - 1) + 2 or 1
+    end
     for i = 0, queues - 1 do
       local queue = (first_queue + i) % queues + 1
       local source = first_source + (step - 1) * queues + queue - 1
