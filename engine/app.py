@@ -25,6 +25,7 @@ from .naming import gen_task_name
 from .options import TaskPlan, plan_for
 from .registry import TaskRegistry, task_from_function
 from .result_sets import GroupResult, ResultSet
+from .retry_options import check_retries
 from .shared import shared_tasks
 from .signals import Signal, import_modules
 from .task import Task
@@ -110,6 +111,7 @@ class App(Configurable, DecoratesTasks, SendsInBulk, AwaitsApp):
         """Register a class-based task: an instance, or a class, which is instantiated.
 
         :param options: attributes to set on it.
+        :raises ImproperlyConfigured: one of its options cannot be honoured.
         """
         instance: Any = task() if isinstance(task, type) else task
         if not instance.name:
@@ -117,6 +119,7 @@ class App(Configurable, DecoratesTasks, SendsInBulk, AwaitsApp):
             instance.name = self.gen_task_name(cls.__name__, cls.__module__)
         for key, value in options.items():
             setattr(instance, key, value)
+        check_retries(instance)
         instance.app = self
         self.registry[instance.name] = instance
         self.adopt(instance)

@@ -109,6 +109,10 @@ class FixupWarning(PreforkWarning):
     """The integration with a web framework does not work."""
 
 
+class MisspeltOptionWarning(PreforkWarning):
+    """A task was given an option that does not exist and looks much like one that does."""
+
+
 class NotConfigured(PreforkWarning):
     """No configuration was found."""
 

@@ -23,6 +23,7 @@ from .discovery import find_app
 from .limits.policy import limits_of
 from .logs import setup_worker_logging
 from .process_link import ProcessLink
+from .retry_options import check_retries
 from .routes import queue_specs, worker_direct
 from .worker_names import safe
 from .worker_sender import WorkerSender
@@ -118,6 +119,7 @@ def worker_options(spec: BootSpec, app: App, config: Any, node: str = "") -> dic
     refuse_split_worker(config)
     for task in app.tasks.values():
         limits_of(task, config)
+        check_retries(task)
     tasks = sorted(name for name in app.tasks if not name.startswith("celery."))
     concurrency = config.worker_concurrency
     if concurrency in (None, "auto"):

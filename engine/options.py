@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 
 from ..serializers import iso8601
 from .binder import ArgumentCheck
-from .exceptions import ImproperlyConfigured, InvalidTaskError
-from .retrying import delays_of, seconds_of, wall_s_of
+from .exceptions import InvalidTaskError
+from .retry_options import check_retries
+from .retrying import wall_s_of
 from .unique import Unique, declared, unique_of
 from .urgency import checked as checked_urgency
 from .urgency import refuse_both
@@ -65,7 +66,7 @@ def _first(*values: Any) -> Any:
 
 def options_of(task: Any, config: Any) -> TaskOptions:
     """A task's options as they are in force."""
-    _check_retries(task)
+    check_retries(task)
     refuse_both(task.priority, task.urgency, f"the task {task.name}")
     urgency = task.urgency
     if urgency is None and task.priority is None and config.task_default_priority is None:
@@ -100,25 +101,6 @@ def options_of(task: Any, config: Any) -> TaskOptions:
         send_events=bool(task.send_events),
         unique=unique_of(declared(task)),
     )
-
-
-def _check_retries(task: Any) -> None:
-    """Refuse options about retries that cannot be honoured, before anything needs them.
-
-    :raises InvalidTaskError: one is no number of seconds, or no number of times.
-    :raises ImproperlyConfigured: two of them contradict each other.
-    """
-    if task.retry_delays is not None:
-        delays_of("retry_delays", task.retry_delays)
-        if task.retry_backoff:
-            raise ImproperlyConfigured(
-                f"{task.name}: retry_delays and retry_backoff both say how long a retry waits; give one"
-            )
-    if task.retry_for_s is not None:
-        seconds_of("retry_for_s", task.retry_for_s)
-    bound = task.max_snoozes
-    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 0):
-        raise InvalidTaskError(f"max_snoozes={bound!r}: give a whole number of times, or None for no bound")
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
 from .pydantic_calls import ModelCalls
+from .retry_options import check_retries, warn_of_misspelt
 
 if TYPE_CHECKING:
     from .app import App
@@ -73,6 +74,7 @@ def task_from_function(
     :param base: the class to derive the task from; None takes `app.Task`.
     :param bind: pass the task itself as first argument.
     :param options: attributes of the task (parity §4).
+    :raises ImproperlyConfigured: an option cannot be honoured.
     """
     task_name = name or app.gen_task_name(function.__name__, function.__module__)
     known = app.registry.get(task_name)
@@ -84,6 +86,8 @@ def task_from_function(
             stacklevel=3,
         )
         return known
+    cls_base = base or app.Task
+    warn_of_misspelt(options, cls_base, task_name, stacklevel=3)
     body = function
     if options.get("pydantic"):
         models = ModelCalls(
@@ -106,8 +110,9 @@ def task_from_function(
         "__wrapped__": staticmethod(function),
         **options,
     }
-    cls = type(function.__name__, (base or app.Task,), attributes)
+    cls = type(function.__name__, (cls_base,), attributes)
     task: Task[Any, Any] = cls()
+    check_retries(task)
     app.registry[task_name] = task
     app.adopt(task)
     return task

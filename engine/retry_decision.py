@@ -106,8 +106,8 @@ def _due(
         delays = delays_of("countdown", countdown)
     elif task.retry_delays is not None:
         delays = delays_of("retry_delays", task.retry_delays)
-    else:
-        delays = delays_of("default_retry_delay", task.default_retry_delay)
+    else:  # None is at once, as for Celery
+        delays = delays_of("default_retry_delay", task.default_retry_delay or 0)
     delay_s = nth_delay_s(delays, request.retries)
     return now_wall_s + delay_s, int(delay_s) if delay_s.is_integer() else delay_s
 

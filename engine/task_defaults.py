@@ -26,7 +26,7 @@ class TaskDefaults:
     store_eager_result: bool | None = None
     track_started: bool | None = None
     max_retries: int | None = DEFAULT_MAX_RETRIES
-    default_retry_delay: float = DEFAULT_RETRY_DELAY_S
+    default_retry_delay: float | None = DEFAULT_RETRY_DELAY_S
     retry_delays: Sequence[float] | None = None
     retry_for_s: float | None = None
     max_snoozes: int | None = None
@@ -36,7 +36,7 @@ class TaskDefaults:
     retry_backoff: bool | float = False
     retry_backoff_max: float = DEFAULT_BACKOFF_MAX_S
     retry_jitter: bool = True
-    throws: tuple[type[BaseException], ...] = ()
+    throws: type[BaseException] | Sequence[type[BaseException]] = ()
     rate_limit: str | float | None = None
     rate_limit_burst: float | None = None
     global_rate_limit: str | float | None = None

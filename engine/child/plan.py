@@ -67,7 +67,8 @@ class RunPlan:
         self.limits = limits_of(task, config)
         self.limited = False
         self.keyed = False
-        self.throws = tuple(task.throws or ())
+        # One class will do, as for Celery.
+        self.throws = (task.throws,) if isinstance(task.throws, type) else tuple(task.throws or ())
         self.policy_bits = bits_of_policy(self.acks, store_errors=self.store_errors)
 
     def look_up_limits(self, board: TimeLimitBoard, seen: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.engine.exceptions import ImproperlyConfigured, InvalidTaskError
+from prefork.engine.exceptions import InvalidTaskError
 from prefork.engine.message import parse
 from prefork.engine.options import eta_wall_s, expires_wall_s, limits, moment_wall_s, naive_zone, priority
 from support.apps import memory_app
@@ -125,19 +125,3 @@ def test_without_a_zone_and_without_utc_a_naive_moment_is_local_time() -> None:
         assert naive_zone(app.config) is None
         naive = datetime(2026, 7, 1, 12)
         assert moment_wall_s("eta", naive, 0.0, naive_zone(app.config)) == naive.timestamp()
-
-
-def test_options_about_retries_that_contradict_or_say_nothing_are_refused() -> None:
-    with memory_app() as app:
-        both = app.task(name="both", retry_delays=[1], retry_backoff=True)(lambda: None)
-        with pytest.raises(ImproperlyConfigured, match="retry_delays and retry_backoff"):
-            both.delay()
-        for name, value in (
-            ("retry_delays", []),
-            ("retry_for_s", "1"),
-            ("max_snoozes", -1),
-            ("max_snoozes", True),
-        ):
-            task = app.task(name=f"{name} {value}", **{name: value})(lambda: None)
-            with pytest.raises(InvalidTaskError, match=f"{name}="):
-                task.delay()

@@ -119,3 +119,7 @@ def test_a_task_that_expects_no_exceptions_has_an_empty_tuple(app: App, throws: 
 
 def test_expected_exceptions_are_kept(app: App) -> None:
     assert plan_of(app, throws=[KeyError, ValueError]).throws == (KeyError, ValueError)
+
+
+def test_one_expected_exception_need_not_be_in_a_tuple(app: App) -> None:
+    assert plan_of(app, throws=KeyError).throws == (KeyError,)

@@ -43,6 +43,23 @@ def test_a_worker_runs_what_is_sent_and_stops_when_told(host: Host, line: list[s
     assert host.run("health").returncode == ExitCode.FAILED
 
 
+def test_a_worker_stops_at_an_option_of_a_task_that_cannot_be_honoured_and_names_it(host: Host) -> None:
+    host.write(
+        "wrong.py",
+        """
+        from prefork.engine import App
+        app = App("wrong", broker="memory://")
+        @app.task(autoretry_for=ValueError)
+        def fragile():
+            raise ValueError("the cause")
+        """,
+    )
+    worker = host.start("-A", "wrong", "worker", "-c", "1")
+    assert worker.wait(DEADLINE_S) == 3
+    assert "autoretry_for of task 'wrong.fragile'" in host.log()
+    assert "autoretry_for=(ValueError,)" in host.log()
+
+
 def test_the_supervisor_is_the_process_that_was_started(host: Host) -> None:
     worker = host.start("-A", "shop", "worker", "-c", "1", "-l", "info")
     host.wait_for_log("ready")
