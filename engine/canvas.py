@@ -95,13 +95,15 @@ class chain(_Composite):
         first, rest = steps[0], steps[1:]
         merged = {**self.options, **options}
         links = merged.pop("link", None)
-        task_id = merged.pop("task_id", None)
+        task_id, reply_to = merged.pop("task_id", None), merged.pop("reply_to", None)
         for errback in listed(merged.pop("link_error", None)):
             for step in steps:
                 step.link_error(errback)
         for callback in listed(links):
             steps[-1].link(callback)
-        results = _chained([step.freeze(task_id if step is steps[-1] else None) for step in steps])
+        results = _chained(
+            [step.freeze(task_id if step is steps[-1] else None, reply_to=reply_to) for step in steps]
+        )
         if rest:
             merged["chain"] = [dict(step) for step in reversed(rest)]
         with gathering() as ran:

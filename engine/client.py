@@ -54,7 +54,6 @@ class _Handles:
         self.results: ResultStore | None = None
         self.aio: AsyncSide | None = None
         self.origin = f"gen{self.pid}@{socket.gethostname()}"
-        self.reply_to = ""
         # What of the broker's abilities the sending of a message depends on.
         self.routes = False
         self.sends_due = True
@@ -155,8 +154,13 @@ class Client(Delivers):
         assert handles.aio is not None
         return handles.aio
 
-    def _listen(self) -> str:
-        """Where this process waits for results."""
+    def reply_to(self) -> str:
+        """The queue in which this process waits for results; "" unless they come as messages.
+
+        :raises BrokerUnavailable: the queue cannot be declared.
+        """
+        if not self._answered:
+            return ""
         store: object = self.results
         return store.listen() if isinstance(store, Answers) else ""
 
@@ -277,7 +281,7 @@ class Client(Delivers):
             policy = options.get("retry_policy") or self.config.task_publish_retry_policy
             publish_signals.before(draft, policy)
         if self._answered and not draft.ignore_result and not draft.reply_to:
-            draft.reply_to = self._listen()
+            draft.reply_to = self.reply_to()
         table = self.table if draft.serializer in self._names else self.table_for(draft.serializer)
         document = encode_task(draft, table, now_wall_s=now_wall_s)
         if len(document) > self._bytes_max:

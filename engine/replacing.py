@@ -61,6 +61,8 @@ def replacement_of(task: Any, sig: Any) -> Any:
         _link(steps, sig.options)
     last = steps[-1]
     last.set(task_id=request.id, chord=request.chord, group_id=request.group, group_index=request.group_index)
+    if request.reply_to:
+        last.set(reply_to=request.reply_to)  # its result is that of the task
     _hand_on_lock(task, last)
     _link([last], {"link": request.callbacks})
     _link(steps, {"link_error": request.errbacks})

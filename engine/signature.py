@@ -193,10 +193,20 @@ class Signature(AwaitsSignatures, dict[str, Any]):
     # -- running ------------------------------------------------------------------------------
 
     def freeze(self, _id: str | None = None, **options: Any) -> Any:
-        """Give it its task id now; returns the result it will have."""
+        """Give it its task id now; returns the result it will have.
+
+        Where results are messages it is told the queue to send its result to, too: a later step of a chain is
+        sent by a worker, who cannot know who waits.
+        """
         task_id = self.options.setdefault("task_id", _id or fresh_id())
         self.options.update({key: value for key, value in options.items() if value is not None})
-        return self.app.AsyncResult(task_id)
+        app = self.app
+        told = self.options.get("reply_to") or self.options.get("ignore_result")
+        if not told and not app.conf.task_always_eager:
+            reply_to = app.client.reply_to()
+            if reply_to:
+                self.options["reply_to"] = reply_to
+        return app.AsyncResult(task_id)
 
     def apply_async(self, args: Iterable[Any] = (), kwargs: Any = None, **options: Any) -> Any:
         """Send it to a worker."""

@@ -11,7 +11,9 @@ import celery.exceptions
 import pytest
 
 from prefork.engine import App
+from prefork.engine.canvas import Signature, chain, chunks, group, xstarmap
 from prefork.engine.exceptions import TaskRevokedError, WorkerLostError
+from support.celery_worker import FleetWorker
 from support.host import Host
 from support.rabbitmq_server import shared
 from support.waiting import eventually
@@ -27,6 +29,14 @@ app.conf.broker_native_delayed_delivery_queue_type = "classic"
 @app.task
 def add(x, y):
     return x + y
+
+@app.task
+def told(task_id):
+    return task_id
+
+@app.task(bind=True)
+def becomes_a_chain(self):
+    raise self.replace(add.s(1, 1) | add.s(5))
 
 @app.task
 def fails():
@@ -115,6 +125,66 @@ def test_a_task_that_waits_is_revoked_and_its_caller_hears_of_it(client: App) ->
     result.revoke()
     with pytest.raises(TaskRevokedError):
         result.get(timeout=20)
+
+
+def adding(client: App, *args: int) -> Signature:
+    return client.signature("shop.add", args=args)
+
+
+def test_the_steps_of_a_chain_answer_its_caller(client: App) -> None:
+    result = chain(adding(client, 1, 1), adding(client, 5), adding(client, 7), app=client).apply_async()
+    assert result.get(timeout=20) == 14
+    assert (result.parent.get(timeout=20), result.parent.parent.get(timeout=20)) == (7, 2)
+
+
+def test_chains_within_a_group_or_a_chain_answer_their_caller(client: App) -> None:
+    steps = [chain(adding(client, number, 1), adding(client, 5), app=client) for number in range(3)]
+    assert group(steps, app=client).apply_async().get(timeout=20) == [6, 7, 8]
+    inner = chain(adding(client, 5), adding(client, 7), app=client, retry=True)
+    assert chain(adding(client, 1, 1), inner, app=client).apply_async().get(timeout=20) == 14
+
+
+def test_chains_that_go_in_bulk_answer_their_caller(client: App) -> None:
+    steps = [chain(adding(client, number, 1), adding(client, 5), app=client) for number in range(3)]
+    assert client.send_tasks(steps).get(timeout=20) == [6, 7, 8]
+
+
+def test_calls_that_go_in_one_message_answer_their_caller(client: App) -> None:
+    add = adding(client)
+    assert xstarmap(add, [(1, 1), (2, 2)], app=client).apply_async().get(timeout=20) == [2, 4]
+    assert chunks(add, [(1, 1), (2, 2), (3, 3)], 2, app=client).apply_async().get(timeout=20) == [[2, 4], [6]]
+
+
+def test_callbacks_that_were_frozen_answer_their_caller(client: App) -> None:
+    callback, errback = adding(client, 5), client.signature("shop.told")
+    called, told = callback.freeze(), errback.freeze()
+    client.send_task("shop.add", (1, 1), link=callback)
+    failed = client.send_task("shop.fails", link_error=errback)
+    assert called.get(timeout=20) == 7
+    assert told.get(timeout=20) == failed.id
+
+
+def test_a_chain_that_takes_the_place_of_a_task_answers_its_caller(client: App) -> None:
+    assert client.send_task("shop.becomes_a_chain").get(timeout=20) == 7
+
+
+def test_a_worker_of_celery_answers_the_caller_of_a_chain(client: App, broker: str, tmp_path: Path) -> None:
+    queue = f"shop.{uuid.uuid4().hex[:12]}"
+    settings = {"broker_url": broker, "result_backend": "rpc://", "task_default_queue": queue}
+    worker = FleetWorker(tmp_path, "celery", "peer", settings, "-P", "solo").launch()
+    try:
+        step = client.signature("fleet.add", args=(5,), options={"queue": queue})
+        result = chain(step.clone((1,)), step, step, app=client).apply_async()
+        assert result.get(timeout=40) == 16
+    finally:
+        worker.close()
+
+
+def test_an_eager_chain_needs_no_broker() -> None:
+    app = App("client", broker="amqp://127.0.0.1:1//", backend="rpc://", set_as_current=False)
+    app.conf.task_always_eager = True
+    add = app.task(name="add")(lambda x, y: x + y)
+    assert chain(add.s(1, 1), add.s(5)).apply_async().get(timeout=20) == 7
 
 
 def test_a_client_of_celery_waits_for_our_worker(worker: Host, broker: str) -> None:
