@@ -16,14 +16,20 @@ from ..url import parse_failover
 
 PREFIX = "kombu+"
 
-# What the engine tells every transport, and no transport of kombu knows.
+# What the engine tells every transport, and no transport of kombu knows: some of them refuse such options.
 _OWN_OPTIONS = frozenset(
     {
         "app",
         "declarations",
         "keep_connections",
+        "login_method",
         "max_connections",
+        "missing_exchange_type",
+        "missing_queue_type",
+        "native_delayed_delivery_queue_type",
         "publish_deadline",
+        "queue_max_priority",
+        "quorum_queues",
         "socket_connect_timeout",
         "ssl",
     }
@@ -64,6 +70,7 @@ class Address:
     declarations: Mapping[str, QueueDeclaration]
     connect_timeout_s: float | None
     ssl: Any
+    login_method: str | None
     local: bool
     takes: bool
     poll_s: float
@@ -119,6 +126,7 @@ def read_address(url: str, options: Mapping[str, Any]) -> Address:
         declarations=options.get("declarations") or {},
         connect_timeout_s=options.get("socket_connect_timeout"),
         ssl=options.get("ssl"),
+        login_method=options.get("login_method"),
         local=transport.driver_type == "memory",
         takes=takes,
         poll_s=poll_s,

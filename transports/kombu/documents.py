@@ -32,6 +32,9 @@ _kombu_loads: Any = kombu_json.loads
 # What the transport writes anew for each copy of a message.
 _OF_THE_COPY = ("body_encoding", "delivery_info", "delivery_tag", "priority")
 
+# What is said of a message beside its properties; py-amqp shows it among them as well, and takes it only once.
+_SAID_APART = ("application_headers", "content_encoding", "content_type", "headers")
+
 
 class Parts(NamedTuple):
     """A message as kombu's channels take it."""
@@ -83,7 +86,8 @@ def parts_of(document: bytes, priority: int, marks: Mapping[str, Any] | None = N
     except (MalformedEnvelope, ValueError):
         headers = {RAW: True, **(marks or {})}
         return Parts(document, "application/data", "binary", headers, {}, priority)
-    properties = {key: value for key, value in message.properties.items() if key not in _OF_THE_COPY}
+    left_out = _OF_THE_COPY + _SAID_APART
+    properties = {key: value for key, value in message.properties.items() if key not in left_out}
     headers = {**message.headers, **(marks or {})}
     return Parts(message.body, message.content_type, message.content_encoding, headers, properties, priority)
 
@@ -92,7 +96,7 @@ def received(handle: Any, queue: str) -> Received:
     """Read a message of kombu; its headers must agree with its body about compression."""
     headers = dict(handle.headers or {})
     marks = {name: headers.pop(name) for name in OWN_HEADERS if name in headers}
-    properties = dict(handle.properties or {})
+    properties = {key: one for key, one in (handle.properties or {}).items() if key not in _SAID_APART}
     body = handle.body
     if isinstance(body, str):
         body = body.encode("utf-8")

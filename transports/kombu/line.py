@@ -184,7 +184,7 @@ def _connection(address: Address) -> Any:
         transport_options=dict(address.options),
         transport=WholeFilesTransport if address.scheme == "filesystem" else None,
         ssl=address.ssl or False,
-        **_given(connect_timeout=address.connect_timeout_s),
+        **_given(connect_timeout=address.connect_timeout_s, login_method=address.login_method),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from kombu.transport import TRANSPORT_ALIASES
 from sqlalchemy.pool import NullPool
 
+from prefork.engine import App
 from prefork.transports import registry
 from prefork.transports.errors import TransportError, UnsupportedTransport
 from prefork.transports.kombu import address, check_options, known_schemes, knows, line, open_transport
@@ -68,6 +69,23 @@ def test_options_of_the_engine_are_kept_from_kombu() -> None:
     }
     found = read_address("kombu+pyro://", options)
     assert (dict(found.options), found.connect_timeout_s) == ({"visibility_timeout": 60}, 3.0)
+
+
+def test_everything_that_an_application_tells_its_broker_is_kept_from_kombu() -> None:
+    """A setting that becomes an option must be known to the bridge, too: SQLAlchemy refuses unknown ones."""
+    app = App("told", set_as_current=False)
+    app.conf.update(
+        broker_login_method="PLAIN",
+        broker_use_ssl={"cert_reqs": "none"},
+        task_create_missing_queue_exchange_type="topic",
+        task_default_queue_type="quorum",
+    )
+    told = app.client.transport_options()
+    app.conf.update(broker_pool_limit=None)
+    told |= app.client.transport_options()
+    assert {"keep_connections", "login_method", "max_connections", "quorum_queues", "ssl"} <= set(told)
+    found = read_address("kombu+pyro://", told)
+    assert (dict(found.options), found.login_method) == ({}, "PLAIN")
 
 
 def test_some_options_have_better_defaults_than_those_of_kombu(monkeypatch: pytest.MonkeyPatch) -> None:

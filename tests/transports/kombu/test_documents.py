@@ -33,6 +33,31 @@ def through(document: bytes, priority: int = 0, **marks: Any) -> Any:
     return received(handle, "q")
 
 
+def test_what_py_amqp_shows_among_the_properties_is_said_once() -> None:
+    apart = {"content_type": "application/json", "content_encoding": "utf-8"}
+    handle = SimpleNamespace(
+        body=b"[]",
+        headers={"task": "t", CRASHES: 2},
+        properties={
+            **apart,
+            "application_headers": {"task": "t", CRASHES: 2},
+            "correlation_id": "c",
+            "priority": 3,
+        },
+        delivery_info={"exchange": "", "routing_key": "q"},
+        **apart,
+    )
+    came = received(handle, "q")
+    parts = parts_of(came.document, came.priority, came.marks)
+    assert decode(came.document).message().headers == {"task": "t"}
+    assert (parts.properties, parts.content_type, parts.priority) == (
+        {"correlation_id": "c"},
+        "application/json",
+        3,
+    )
+    assert parts.headers == handle.headers
+
+
 @given(
     body=st.binary(max_size=50),
     headers=st.dictionaries(text, st.integers() | text | st.none(), max_size=4),
