@@ -16,6 +16,7 @@ from .. import signals, states
 from ..exceptions import WorkerLostError
 from ..loaded_app import Loaded
 from ..message import Embed, MalformedMessage, TaskMessage, parse
+from ..received import ReceivedRequest
 from ..refusals import errbacks_of, is_failure_stored
 from ..request import Context, context_of
 from ..result_writer import ResultWriter
@@ -94,7 +95,8 @@ class Failures:
                 node=self._loaded.node,
             )
         task = self._loaded.app.tasks.get(texts.task_name)
-        signals.task_revoked.send(task, request=request, terminated=True, signum=signum, expired=False)
+        about = ReceivedRequest(request, task, self._loaded.app, self._storage.table)
+        signals.task_revoked.send(task, request=about, terminated=True, signum=signum, expired=False)
 
     def of_dead_letter(self, letter: DeadLetter) -> None:
         """Say, store and send what follows from a message that nobody will run again."""

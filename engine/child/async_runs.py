@@ -45,6 +45,7 @@ from ..scoreboard import (
 )
 from ..shielding import shielded
 from ..task_context import set_current
+from .announcing import tell_received
 from .async_follow_ups import AsyncFollowUps
 from .outcomes import Outcomes
 from .parts import Parts
@@ -201,7 +202,7 @@ class Runs:
         request = self._outcomes.request(ready.delivery, ready.message, *ready.payload)
         run = self._running[number] = Run(ready, request, number, mono_ns())
         if signals.task_received.receivers:
-            signals.task_received.send(self._parts.sender, request=request)
+            tell_received(self._parts, ready.plan.task, request)
         run.task = self._loop.create_task(self._execute(run), name=f"{ready.plan.name}[{ready.message.id}]")
         run.task.add_done_callback(lambda task: self._make_sure(run, task))
         if ready.soft_s:

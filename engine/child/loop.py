@@ -51,6 +51,7 @@ from ..scoreboard import (
 )
 from ..settling import encode_outcome
 from ..task_context import clear_current, set_current
+from .announcing import tell_received
 from .attempts import Attempts
 from .early import EarlyAcknowledgement
 from .gate import Gate
@@ -278,7 +279,7 @@ class WorkerLoop:
             return None
         request = self._outcomes.request(delivery, message, args, kwargs, embed)
         if signals.task_received.receivers:
-            signals.task_received.send(parts.sender, request=request)
+            tell_received(parts, plan.task, request)
         return plan if self._run(delivery, message, plan, request, index + 1 < held) else None
 
     def _may_start(self, delivery: Delivery, message: TaskMessage, plan: RunPlan) -> bool:

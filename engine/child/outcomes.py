@@ -6,7 +6,7 @@ import logging
 from typing import Any, Final
 
 from ...transports.base import Delivery, Outcome, Outgoing, StoredResult, Verdict
-from .. import signals, states
+from .. import states
 from ..clock import wall_s
 from ..einfo import ExceptionInfo, safe_text
 from ..exceptions import (
@@ -28,6 +28,7 @@ from ..request import Context, context_of
 from ..scoreboard import C_RUNNING, C_SHIELDED
 from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
+from .announcing import tell_malformed, tell_refused, tell_terminated
 from .following import AfterSuccess, FollowingHere, Unmade
 from .parts import Parts
 from .plan import RunPlan
@@ -110,8 +111,7 @@ class Outcomes:
     def malformed(self, delivery: Delivery, error: MalformedMessage) -> Outcome:
         """The outcome of bytes that are no task message, or one that may not be read."""
         _log.error("malformed message in queue %r: %s", delivery.queue, error)
-        if signals.task_rejected.receivers:
-            signals.task_rejected.send(self._parts.sender, message=delivery, exc=error)
+        tell_malformed(self._parts, delivery, error)
         ending = Ending.MALFORMED
         decided = settlement(ending, self._defaults)
         results: tuple[StoredResult, ...] = ()
@@ -130,7 +130,13 @@ class Outcomes:
         """The outcome of a message that does not run now, or not at all."""
         decided = settlement(refusal.ending, self._defaults)
         assert decided.verdict is not None
-        self._announce(delivery, message, refusal)
+        tell_refused(
+            self._parts,
+            delivery,
+            message,
+            refusal.ending,
+            lambda: self.request(delivery, message, [], {}, Embed()),
+        )
         self._parts.uniqueness.ended(delivery, message, refusal.ending, decided.verdict)
         if refusal.ending is Ending.UNKNOWN_TASK:
             return self._deferred_unknown(delivery, message, refusal)
@@ -158,22 +164,6 @@ class Outcomes:
         """The outcome of a unique task in whose place another one runs."""
         return self.refused(delivery, message, Refusal(Ending.REVOKED, detail=f"replaced by {by}"))
 
-    def _announce(self, delivery: Delivery, message: TaskMessage, refusal: Refusal) -> None:
-        """Send the signal that goes with a refusal."""
-        if refusal.ending in (Ending.REVOKED, Ending.EXPIRED):
-            if signals.task_revoked.receivers:
-                request = self.request(delivery, message, [], {}, Embed())
-                expired = refusal.ending is Ending.EXPIRED
-                task = self._parts.app.tasks.get(message.task)
-                signals.task_revoked.send(
-                    task, request=request, terminated=False, signum=None, expired=expired
-                )
-        elif refusal.ending is not Ending.NOT_DUE and signals.task_unknown.receivers:
-            error = NotRegistered(message.task)
-            signals.task_unknown.send(
-                self._parts.sender, message=delivery, exc=error, name=message.task, id=message.id
-            )
-
     def _deferred_unknown(self, delivery: Delivery, message: TaskMessage, refusal: Refusal) -> Outcome:
         """Wait, with the moment since when it waits written into the message."""
         if UNKNOWN_SINCE_HEADER in message.all_headers(self._parts.table):
@@ -200,10 +190,7 @@ class Outcomes:
         """What became of an execution that somebody wanted to end: what it returned counts, if it did."""
         if executed.state != states.FAILURE:
             return executed
-        if signals.task_revoked.receivers:
-            signals.task_revoked.send(
-                plan.task, request=request, terminated=True, signum=signum, expired=False
-            )
+        tell_terminated(self._parts, plan.task, request, signum)
         error = TaskRevokedError(TERMINATED)
         return Executed(states.REVOKED, error, executed.einfo)
 

@@ -62,7 +62,9 @@ def test_it_is_revoked_and_done_with_and_its_neighbours_return(
     [(sender, about)] = heard
     assert sender is scene.app.tasks[scene.work.name]
     request = about["request"]
-    assert (request.id, request.args, request.task) == ("id-0", [0], scene.work.name)
+    assert (request.id, request.args, request.name) == ("id-0", [0], scene.work.name)
+    assert request.task is scene.app.tasks[scene.work.name]
+    assert request.message.payload[0] == [0]
     assert (about["terminated"], about["signum"], about["expired"]) == (True, 15, False)
 
 
@@ -74,7 +76,9 @@ def test_one_that_was_acknowledged_early_is_revoked(
     assert result(scene).status == "REVOKED"
     assert scene.depth() == (0, 0)
     [(_, about)] = heard
-    assert (about["request"].id, about["request"].task) == ("id-0", scene.work.name)
+    assert (about["request"].id, about["request"].name) == ("id-0", scene.work.name)
+    assert about["request"].task is scene.app.tasks[scene.work.name]
+    assert (about["request"].args, about["request"].message) == ([], None), "nobody has its message"
 
 
 def test_an_ignored_result_stays_so_and_error_callbacks_are_not_called(scene: Scene) -> None:

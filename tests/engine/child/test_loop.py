@@ -272,22 +272,23 @@ def test_the_process_list_shows_a_task_that_may_be_long(app: App, child_of: Make
 
 
 def test_a_received_task_is_announced(app: App, child_of: Make) -> None:
-    seen: list[str] = []
+    seen: list[Any] = []
 
-    def receiver(request, **_):
-        seen.append(request.id)
+    def receiver(sender, request, **_):
+        seen.append((request.id, request.name, request.task, request.app, request.args))
+        assert (sender.app, request.hostname) == (app, sender)
 
     @app.task
-    def nothing():
+    def nothing(x):
         return None
 
-    result = nothing.delay()
+    result = nothing.delay(7)
     signals.task_received.connect(receiver, weak=False)
     try:
         child_of(app).run()
     finally:
         signals.task_received.disconnect(receiver)
-    assert seen == [result.id]
+    assert seen == [(result.id, nothing.name, app.tasks[nothing.name], app, [7])]
 
 
 # --- brokers that fail ---------------------------------------------------------------------------------

@@ -235,8 +235,8 @@ def test_error_callbacks_that_are_no_signatures_do_not_hide_the_failure(app: App
 def test_bytes_that_are_no_message_become_a_dead_letter(app: App, child_of: Make) -> None:
     seen: list[Any] = []
 
-    def receiver(exc, **_):
-        seen.append(exc)
+    def receiver(message, exc, **_):
+        seen.append((message.body, message.headers, message.delivery_info["routing_key"], exc.reason.value))
 
     signals.task_rejected.connect(receiver, weak=False)
     app.client.transport.send([Outgoing("celery", b"\xff\x00 nothing")])
@@ -244,17 +244,20 @@ def test_bytes_that_are_no_message_become_a_dead_letter(app: App, child_of: Make
         child_of(app).run()
     finally:
         signals.task_rejected.disconnect(receiver)
-    assert len(dead(app)) == len(seen) == 1
+    assert len(dead(app)) == 1
+    assert seen == [(b"\xff\x00 nothing", {}, "celery", "not-json")]
 
 
 @pytest.mark.parametrize("extra", ["", '"nan": NaN, ', '"lone": "\\ud800", '])
-def test_an_unknown_task_waits_then_becomes_a_dead_letter(app: App, child_of: Make, extra: str) -> None:
+def test_an_unknown_task_is_told_of_once_waits_then_becomes_a_dead_letter(
+    app: App, child_of: Make, extra: str
+) -> None:
     app.conf.task_unknown_grace = 0.2
     app.conf.task_unknown_retry_delay = 0.05
-    seen: list[str] = []
+    seen: list[Any] = []
 
-    def receiver(name, **_):
-        seen.append(name)
+    def receiver(message, name, **_):
+        seen.append((name, message.headers["task"], message.payload[0]))
 
     document = good_document(task="proj.nowhere", id="id-1").decode()
     document = document.replace('"headers": {', '"headers": {' + extra).replace(
@@ -269,7 +272,7 @@ def test_an_unknown_task_waits_then_becomes_a_dead_letter(app: App, child_of: Ma
     finally:
         signals.task_unknown.disconnect(receiver)
     assert [reason for reason, _ in dead(app)] == ["unknown-task"]
-    assert len(seen) >= 2
+    assert seen == [("proj.nowhere", "proj.nowhere", [2, 2])]
     found = stored(app, "id-1")
     assert found is not None and found.result["exc_type"] == "NotRegistered"
 
@@ -287,16 +290,17 @@ def test_a_header_can_be_added_to_any_message_that_can_be_read(app: App) -> None
 
 
 def test_an_expired_task_is_revoked_and_said_so(app: App, child_of: Make) -> None:
-    seen: list[tuple[str, bool]] = []
+    seen: list[Any] = []
 
     def receiver(request, expired, **_):
-        seen.append((request.id, expired))
+        assert request.expires.tzinfo is not None
+        seen.append((request.id, request.task_name, request.args, request.kwargs, expired))
 
     @app.task
-    def never():
+    def never(x, y):
         raise AssertionError
 
-    result = never.apply_async(expires=-1)
+    result = never.apply_async((1,), {"y": 2}, expires=-1)
     signals.task_revoked.connect(receiver, weak=False)
     try:
         child_of(app).run()
@@ -304,7 +308,7 @@ def test_an_expired_task_is_revoked_and_said_so(app: App, child_of: Make) -> Non
         signals.task_revoked.disconnect(receiver)
     found = stored(app, result.id)
     assert found is not None and found.status == "REVOKED"
-    assert seen == [(result.id, True)]
+    assert seen == [(result.id, never.name, [1], {"y": 2}, True)]
 
 
 def test_log_lines_have_the_words_that_parsers_know(

@@ -40,6 +40,12 @@ def listen(name):
             "instance": getattr(named.get("instance"), "hostname", None),
             "task_id": named.get("task_id") or getattr(named.get("request"), "id", None),
         }
+        if "message" in named:
+            about["message"] = [named["message"].headers.get("task"), len(named["message"].body) > 0]
+        if name in ("task_received", "task_revoked"):
+            request = named["request"]
+            about["request"] = [request.task_name, request.task.name, request.task_id, request.app.main]
+            about["args"] = request.args
         note("signals", json.dumps(about))
         if name.startswith("task_"):
             raise ValueError("a receiver that fails")
@@ -202,6 +208,19 @@ def test_signals_about_workers_come_from_the_worker(
             assert about["instance"] == about["sender"]
         elif not name.startswith("worker_process"):
             assert (about["hostname"], about["app"]) == (about["sender"], "signals")
+
+
+def test_receivers_get_requests_and_messages_with_the_names_that_those_of_celery_read(
+    fleet: Fleet, everything: dict[str, list[dict[str, Any]]]
+) -> None:
+    for about in [*everything["task_received"], *everything["task_revoked"]]:
+        task_name, name, task_id, app = about["request"]
+        assert task_name == name and task_name.startswith(("signals_project.", "prefork."))
+        assert (task_id, app) == (about["task_id"], "signals")
+    assert [1] in [about["args"] for about in everything["task_received"]]
+    assert [about["args"] for about in everything["task_revoked"]] == [[1]]
+    assert [about["message"] for about in everything["task_unknown"]] == [["of.nobody", True]]
+    assert [about["message"] for about in everything["task_rejected"]] == [["proj.add", True]]
 
 
 @pytest.mark.needs("several_processes")
