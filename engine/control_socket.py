@@ -37,8 +37,12 @@ class ControlError(Exception):
     """
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"control socket {path}: {reason}")
+        super().__init__(path, reason)
         self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"control socket {self.path}: {self.reason}"
 
 
 class RuntimeDirectoryError(ControlError):

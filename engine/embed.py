@@ -46,9 +46,12 @@ class WorkerBootError(WorkerError):
     """
 
     def __init__(self, reason: str, exit_code: int | None) -> None:
-        super().__init__(f"the worker could not start: {reason}")
+        super().__init__(reason, exit_code)
         self.reason = reason
         self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"the worker could not start: {self.reason}"
 
 
 class Worker:

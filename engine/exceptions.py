@@ -200,7 +200,7 @@ class Snooze(TaskPredicate):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e10:
             raise ValueError(f"Snooze({delay_s!r}): give seconds from now, from 0 on")
         self.delay_s = float(value)
-        super().__init__(delay_s)
+        super().__init__(self.delay_s)
 
     def __str__(self) -> str:
         return f"Snooze for {self.delay_s:g}s"

@@ -64,8 +64,9 @@ class MalformedMessage(Exception):
         detail = encodable(detail)
         task_id = task_id if task_id is None or encodable(task_id) == task_id else None
         task = None if task is None else encodable(task)
-        super().__init__(reason, detail, task_id, task)
-        self.reason = reason
+        # In a result it is plain text, for every serializer and for readers that do not have this class.
+        self.reason = Malformed(reason)
+        super().__init__(self.reason.value, detail, task_id, task)
         self.detail = detail
         self.task_id = task_id
         self.task = task

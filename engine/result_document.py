@@ -71,8 +71,11 @@ class MalformedResult(ValueError):
     """
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"the stored result cannot be read: {why}")
+        super().__init__(why)
         self.why = why
+
+    def __str__(self) -> str:
+        return f"the stored result cannot be read: {self.why}"
 
 
 def iso_utc(wall_s: float) -> str:

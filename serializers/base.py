@@ -60,21 +60,22 @@ class EncodeError(SerializerError):
     """
 
     def __init__(
-        self, steps: Sequence[Step], value_type: str, remedy: str, *, serializer: str, root: str = ""
+        self, steps: Sequence[Step], value_type: str, remedy: str, serializer: str, root: str = ""
     ) -> None:
         self.steps = tuple(steps)
         self.value_type = value_type
         self.remedy = remedy
         self.serializer = serializer
         self.path = root + path_text(self.steps)
-        super().__init__(f"{self.path or 'value'}: {value_type} cannot be encoded as {serializer}; {remedy}")
+        # Steps may be values without a form themselves: the path is kept as text.
+        super().__init__("", value_type, remedy, serializer, self.path)
+
+    def __str__(self) -> str:
+        where = self.path or "value"
+        return f"{where}: {self.value_type} cannot be encoded as {self.serializer}; {self.remedy}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_encode_error, (self.path, self.value_type, self.remedy, self.serializer)
-
-
-def _rebuild_encode_error(path: str, value_type: str, remedy: str, serializer: str) -> EncodeError:
-    return EncodeError((), value_type, remedy, serializer=serializer, root=path)
+        return type(self), self.args
 
 
 class DecodeFault(str, Enum):
@@ -97,8 +98,8 @@ class DecodeError(SerializerError):
     """
 
     def __init__(self, reason: DecodeFault, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
+        self.reason = DecodeFault(reason)  # plain text where it was stored
+        super().__init__(self.reason.value, detail)
         self.detail = detail
 
     def __str__(self) -> str:

@@ -50,8 +50,8 @@ class MalformedEnvelope(TransportError):
     """
 
     def __init__(self, reason: EnvelopeFault, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
+        self.reason = EnvelopeFault(reason)  # plain text where it was stored
+        super().__init__(self.reason.value, detail)
         self.detail = detail
 
     def __str__(self) -> str:

@@ -45,9 +45,13 @@ class UnsupportedTransport(TransportError):
     """No transport (or store) is registered for the scheme of a URL."""
 
     def __init__(self, scheme: str, known: tuple[str, ...], message: str) -> None:
-        super().__init__(message)
+        super().__init__(scheme, tuple(known), message)
         self.scheme = scheme
-        self.known = known
+        self.known = tuple(known)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class UnsafeStorage(TransportError):
@@ -57,9 +61,12 @@ class UnsafeStorage(TransportError):
     """
 
     def __init__(self, path: str, why: str) -> None:
-        super().__init__(f"{path}: {why}")
+        super().__init__(path, why)
         self.path = path
         self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}"
 
 
 class OwnerLost(TransportError):
@@ -70,9 +77,12 @@ class OwnerLost(TransportError):
     """
 
     def __init__(self, owner: str, why: str) -> None:
-        super().__init__(f"owner {owner}: {why}")
+        super().__init__(owner, why)
         self.owner = owner
         self.why = why
+
+    def __str__(self) -> str:
+        return f"owner {self.owner}: {self.why}"
 
 
 class LeasesHeld(TransportError):
@@ -82,8 +92,9 @@ class LeasesHeld(TransportError):
     """
 
     def __init__(self, leases: Mapping[str, float]) -> None:
-        shown = ", ".join(f"{worker} ({left_s:.0f} s)" for worker, left_s in sorted(leases.items()))
-        super().__init__(
-            f"workers hold leases: {shown}; stop them, or wait until the leases of dead ones run out"
-        )
         self.leases = dict(leases)
+        super().__init__(self.leases)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{worker} ({left_s:.0f} s)" for worker, left_s in sorted(self.leases.items()))
+        return f"workers hold leases: {shown}; stop them, or wait until the leases of dead ones run out"

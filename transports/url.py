@@ -33,9 +33,12 @@ class InvalidUrl(ValueError):
     """
 
     def __init__(self, shown: str, why: str) -> None:
-        super().__init__(f"{shown!r} is not a usable URL: {why}")
+        super().__init__(shown, why)
         self.shown = shown
         self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.shown!r} is not a usable URL: {self.why}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

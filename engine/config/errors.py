@@ -34,13 +34,14 @@ class ConfigError(ImproperlyConfigured):
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
+        # Plain lists where they were stored.
+        self.problems = tuple(Problem(*problem) for problem in problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
         count = len(self.problems)
         head = "the configuration has a problem" if count == 1 else f"the configuration has {count} problems"
-        super().__init__("\n  ".join([f"{head}:", *(str(problem) for problem in self.problems)]))
-
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...]]]:
-        return type(self), (self.problems,)
+        return "\n  ".join([f"{head}:", *(str(problem) for problem in self.problems)])
 
 
 class ConfigFrozen(ImproperlyConfigured, AttributeError):
@@ -50,5 +51,8 @@ class ConfigFrozen(ImproperlyConfigured, AttributeError):
     """
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"{key}: a resolved configuration cannot be changed; set app.conf.{key} instead")
+        super().__init__(key)
         self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.key}: a resolved configuration cannot be changed; set app.conf.{self.key} instead"

@@ -19,9 +19,12 @@ class UnreadableFile(ValueError):
     """
 
     def __init__(self, path: str, why: str) -> None:
-        super().__init__(f"{path}: {why}")
+        super().__init__(path, why)
         self.path = path
         self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}"
 
 
 def read_toml(path: str, table: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -6,14 +6,11 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..exceptions import DuplicateNodenameWarning
 from .addressing import matches
 
 if TYPE_CHECKING:
     from .client import Control
-
-
-class DuplicateNodenameWarning(UserWarning):
-    """Several workers have the same node name."""
 
 
 def flatten_reply(replies: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -57,11 +57,14 @@ class TableBusy(PreforkError):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"task {name!r} cannot be entered in the table of limits: another process of this worker keeps "
-            "its lock. Is one of them stopped? Continue it (SIGCONT) or end it, and try again"
-        )
+        super().__init__(name)
         self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.name!r} cannot be entered in the table of limits: another process of this worker "
+            "keeps its lock. Is one of them stopped? Continue it (SIGCONT) or end it, and try again"
+        )
 
 
 class Bucket:

@@ -34,14 +34,18 @@ class WorkerStuck(WorkerError):
     """
 
     def __init__(self, timeout_s: float, task: tuple[str, str] | None, stack: str) -> None:
-        what = "its loop" if task is None else f"{task[1]}[{task[0]}]"
-        super().__init__(
-            f"the worker did not end within {timeout_s:g} s: {what} still runs, and a thread cannot be "
-            "killed; it ends with the process. Give what the task waits for a timeout, or raise "
-            f"shutdown_timeout. It is here:\n{stack}"
-        )
+        super().__init__(timeout_s, task, stack)
+        self.timeout_s = timeout_s
         self.task = task
         self.stack = stack
+
+    def __str__(self) -> str:
+        what = "its loop" if self.task is None else f"{self.task[1]}[{self.task[0]}]"
+        return (
+            f"the worker did not end within {self.timeout_s:g} s: {what} still runs, and a thread cannot be "
+            "killed; it ends with the process. Give what the task waits for a timeout, or raise "
+            f"shutdown_timeout. It is here:\n{self.stack}"
+        )
 
 
 class ThreadWorker:

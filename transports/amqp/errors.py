@@ -26,11 +26,13 @@ class DeclarationClash(TransportError):
         argument = found["argument"] if found else ""
         kind = found["kind"] if found else "queue"
         differs = f" in {argument!r}" if argument else ""
-        super().__init__(
-            f"{kind} {name!r} exists and differs{differs} from what is configured ({said}); {remedy}"
-        )
+        super().__init__(name, said, remedy)
         self.name = name
         self.argument = argument
+        self._text = f"{kind} {name!r} exists and differs{differs} from what is configured ({said}); {remedy}"
+
+    def __str__(self) -> str:
+        return self._text
 
 
 class Unroutable(TransportError):
@@ -42,12 +44,16 @@ class Unroutable(TransportError):
     permanent = True
 
     def __init__(self, exchange: str, routing_key: str, said: str) -> None:
-        super().__init__(
-            f"no queue takes routing key {routing_key!r} of exchange {exchange!r} ({said}); "
-            "bind a queue, or correct task_routes"
-        )
+        super().__init__(exchange, routing_key, said)
         self.exchange = exchange
         self.routing_key = routing_key
+        self.said = said
+
+    def __str__(self) -> str:
+        return (
+            f"no queue takes routing key {self.routing_key!r} of exchange {self.exchange!r} ({self.said}); "
+            "bind a queue, or correct task_routes"
+        )
 
 
 class Refused(TransportError):

@@ -20,12 +20,21 @@ DEAD_QUEUE = "prefork.dead"
 
 
 class InvalidOption(ValueError):
-    """An option of the broker has a value that it cannot have."""
+    """An option of the broker has a value that it cannot have.
 
-    def __init__(self, name: str, value: object, why: str) -> None:
-        super().__init__(f"broker option {name}={value!r}: {why}")
+    :param name: the option.
+    :param value: as it is shown.
+    :param why: what it must be.
+    """
+
+    def __init__(self, name: str, value: str, why: str) -> None:
+        super().__init__(name, value, why)
         self.name = name
         self.value = value
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"broker option {self.name}={self.value}: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +156,7 @@ def read_settings(url: str, options: Mapping[str, Any]) -> AmqpSettings:
 def _queue_type(given: Mapping[str, Any], name: str, default: str) -> str:
     value = str(given.get(name) or default)
     if value not in QUEUE_TYPES:
-        raise InvalidOption(name, value, f"use one of {', '.join(QUEUE_TYPES)}")
+        raise InvalidOption(name, repr(value), f"use one of {', '.join(QUEUE_TYPES)}")
     return value
 
 
@@ -191,9 +200,9 @@ def _seconds(given: Mapping[str, Any], name: str, default: float) -> float:
     try:
         seconds = float(value)
     except (TypeError, ValueError):
-        raise InvalidOption(name, value, "give a number of seconds") from None
+        raise InvalidOption(name, repr(value), "give a number of seconds") from None
     if not 0 < seconds < 1e9:
-        raise InvalidOption(name, value, "give a number of seconds above 0")
+        raise InvalidOption(name, repr(value), "give a number of seconds above 0")
     return seconds
 
 
@@ -205,7 +214,7 @@ def _flag(given: Mapping[str, Any], name: str, default: bool) -> bool:
     try:
         return known[str(value).lower()]
     except KeyError:
-        raise InvalidOption(name, value, "give true or false") from None
+        raise InvalidOption(name, repr(value), "give true or false") from None
 
 
 _CERT_REQS = {
@@ -238,11 +247,11 @@ def _tls(options: Mapping[str, Any] | None) -> ssl.SSLContext | None:
         return None
     unknown = sorted(set(options) - _TLS_OPTIONS)
     if unknown:
-        raise InvalidOption("ssl", unknown, f"known are {', '.join(sorted(_TLS_OPTIONS))}")
+        raise InvalidOption("ssl", repr(unknown), f"known are {', '.join(sorted(_TLS_OPTIONS))}")
     wanted = options.get("cert_reqs", ssl.CERT_REQUIRED)
     requirement = _CERT_REQS.get(wanted) if isinstance(wanted, str) else ssl.VerifyMode(wanted)
     if requirement not in (ssl.CERT_REQUIRED, ssl.CERT_NONE):
-        raise InvalidOption("ssl cert_reqs", wanted, "use required, or none to trust anybody")
+        raise InvalidOption("ssl cert_reqs", repr(wanted), "use required, or none to trust anybody")
     ca_certs, certfile = options.get("ca_certs"), options.get("certfile")
     try:
         context = ssl.create_default_context(cafile=ca_certs)
@@ -251,7 +260,7 @@ def _tls(options: Mapping[str, Any] | None) -> ssl.SSLContext | None:
         if options.get("ciphers"):
             context.set_ciphers(options["ciphers"])
     except OSError as error:
-        raise InvalidOption("ssl", ca_certs or certfile, f"cannot be used: {error}") from error
+        raise InvalidOption("ssl", repr(ca_certs or certfile), f"cannot be used: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if requirement == ssl.CERT_NONE:
         context.check_hostname = False

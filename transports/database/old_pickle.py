@@ -33,8 +33,11 @@ class UnsafePickle(pickle.UnpicklingError):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"names {name}, which is read only where result_serializer is pickle")
+        super().__init__(name)
         self.name = name
+
+    def __str__(self) -> str:
+        return f"names {self.name}, which is read only where result_serializer is pickle"
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -40,9 +40,12 @@ class InvalidOption(TransportError, ValueError):
     """
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"the option {name} cannot be used: {why}")
+        super().__init__(name, why)
         self.name = name
         self.why = why
+
+    def __str__(self) -> str:
+        return f"the option {self.name} cannot be used: {self.why}"
 
 
 @dataclass(frozen=True)

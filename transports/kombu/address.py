@@ -42,13 +42,18 @@ class InvalidOption(TransportError, ValueError):
     """An option of the bridge has a value that it cannot have.
 
     :param name: the option.
+    :param value: as it is shown.
     :param why: what it must be.
     """
 
-    def __init__(self, name: str, value: object, why: str) -> None:
-        super().__init__(f"the option {name} = {value!r} {why}")
+    def __init__(self, name: str, value: str, why: str) -> None:
+        super().__init__(name, value, why)
         self.name = name
+        self.value = value
         self.why = why
+
+    def __str__(self) -> str:
+        return f"the option {self.name} = {self.value} {self.why}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def _poll_s(given: Any, takes: bool) -> float:
         return _POLL_S_LOCAL if takes else _POLL_S
     if isinstance(given, (int, float)) and given > 0:
         return float(given)
-    raise InvalidOption("polling_interval", given, "must be a number of seconds above 0")
+    raise InvalidOption("polling_interval", repr(given), "must be a number of seconds above 0")
 
 
 def _folders(path: str) -> dict[str, str]:

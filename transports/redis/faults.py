@@ -45,8 +45,12 @@ class WrongKeyType(TransportError):
     """
 
     def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(key, message)
         self.key = key
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class DamagedOwner(TransportError):
@@ -56,8 +60,12 @@ class DamagedOwner(TransportError):
     """
 
     def __init__(self, owner: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(owner, message)
         self.owner = owner
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class CommandRefused(TransportError):
@@ -67,17 +75,25 @@ class CommandRefused(TransportError):
     """
 
     def __init__(self, word: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(word, message)
         self.word = word
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ScriptError(TransportError):
     """A script of this transport refused, with ``PREFORK <WORD> <detail>``, before it wrote anything."""
 
     def __init__(self, word: str, detail: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(word, detail, message)
         self.word = word
         self.detail = detail
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 RECONNECT: frozenset[str] = frozenset(

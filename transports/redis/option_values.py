@@ -19,14 +19,23 @@ class InvalidOption(TransportError, ValueError):
     """An option of the Redis broker or result store has a value that it cannot have.
 
     :param name: the option.
+    :param value: as it may be shown.
     :param why: what it must be.
     """
 
-    def __init__(self, name: str, value: object, why: str) -> None:
-        shown = "**" if _SECRET.search(name) else repr(value)
-        super().__init__(f"the redis option {name} = {shown} {why}")
+    def __init__(self, name: str, value: str, why: str) -> None:
+        super().__init__(name, value, why)
         self.name = name
+        self.value = value
         self.why = why
+
+    def __str__(self) -> str:
+        return f"the redis option {self.name} = {self.value} {self.why}"
+
+
+def invalid_option(name: str, value: object, why: str) -> InvalidOption:
+    """The error for a value, which is not shown where the option may hold a secret."""
+    return InvalidOption(name, "**" if _SECRET.search(name) else repr(value), why)
 
 
 class Options:
@@ -55,14 +64,14 @@ class Options:
         """A whole number."""
         value = self._get(name, default, _count)
         if value < least:
-            raise InvalidOption(name, value, f"must be at least {least}")
+            raise invalid_option(name, value, f"must be at least {least}")
         return value
 
     def seconds(self, name: str, default: float) -> float:
         """A positive number of seconds: no wait is without end here."""
         value = self._get(name, default, _number)
         if not 0 < value < 1e9:
-            raise InvalidOption(name, value, "must be a positive number of seconds")
+            raise invalid_option(name, value, "must be a positive number of seconds")
         return value
 
     def mapping(self, name: str) -> Mapping[Any, Any]:
@@ -78,7 +87,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).decode()
     if not isinstance(value, str):
-        raise InvalidOption(name, value, "must be a text")
+        raise invalid_option(name, value, "must be a text")
     return value
 
 
@@ -90,7 +99,7 @@ def _flag(name: str, value: Any) -> bool:
         return True
     if word in _FALSE:
         return False
-    raise InvalidOption(name, value, "must be true or false")
+    raise invalid_option(name, value, "must be true or false")
 
 
 def _number(name: str, value: Any) -> float:
@@ -99,27 +108,27 @@ def _number(name: str, value: Any) -> float:
             raise ValueError
         return float(value)
     except (TypeError, ValueError):
-        raise InvalidOption(name, value, "must be a number") from None
+        raise invalid_option(name, value, "must be a number") from None
 
 
 def _count(name: str, value: Any) -> int:
     number = _number(name, value)
     if not number.is_integer():
-        raise InvalidOption(name, value, "must be a whole number")
+        raise invalid_option(name, value, "must be a whole number")
     return int(number)
 
 
 def _mapping(name: str, value: Any) -> Mapping[Any, Any]:
     if not isinstance(value, Mapping):
-        raise InvalidOption(name, value, "must be a map")
+        raise invalid_option(name, value, "must be a map")
     return value
 
 
 def _steps(name: str, value: Any) -> tuple[int, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple, set, frozenset, range)):
-        raise InvalidOption(name, value, "must be a list of numbers")
+        raise invalid_option(name, value, "must be a list of numbers")
     steps = tuple(_count(name, part) for part in parts)
     if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] > 255:
-        raise InvalidOption(name, value, "must be ascending numbers that begin with 0")
+        raise invalid_option(name, value, "must be ascending numbers that begin with 0")
     return steps

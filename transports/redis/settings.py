@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .address import Address, Endpoint, parse_address
-from .option_values import InvalidOption, Options
+from .option_values import Options, invalid_option
 from .tls_settings import CERT_REQUIRED, TlsSettings, read_tls
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _provider(values: Options) -> Any:
     if isinstance(provider, type):
         provider = provider()
     if provider is not None and not callable(getattr(provider, "get_credentials", None)):
-        raise InvalidOption("credential_provider", provider, "must be an object with get_credentials()")
+        raise invalid_option("credential_provider", provider, "must be an object with get_credentials()")
     return provider
 
 
@@ -142,7 +142,7 @@ def _named_object(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidOption("credential_provider", name, f"cannot be imported: {error}") from error
+        raise invalid_option("credential_provider", name, f"cannot be imported: {error}") from error
 
 
 def _tls(address: Address, values: Options) -> TlsSettings | None:
@@ -163,7 +163,7 @@ def _sentinel(address: Address, values: Options) -> SentinelSettings | None:
         return None
     service = values.text("master_name") or values.text("service_name")
     if not service:
-        raise InvalidOption("master_name", None, "must name the service that the sentinels watch")
+        raise invalid_option("master_name", None, "must name the service that the sentinels watch")
     given = Options(values.mapping("sentinel_kwargs"))
     secure = given.flag("ssl", False) if not isinstance(given.raw("ssl"), Mapping) else True
     return SentinelSettings(
@@ -181,7 +181,7 @@ def _connection(values: Options) -> dict[str, Any]:
     try:
         pairs = tuple((int(key), int(value)) for key, value in keepalive.items())
     except (TypeError, ValueError):
-        raise InvalidOption("socket_keepalive_options", keepalive, "must map numbers to numbers") from None
+        raise invalid_option("socket_keepalive_options", keepalive, "must map numbers to numbers") from None
     return {
         "client_name": _client_name(values.text("client_name")),
         "socket_timeout_s": timeout_s,
@@ -196,7 +196,7 @@ def _connection(values: Options) -> dict[str, Any]:
 
 def _client_name(text: str) -> str:
     if any(char <= " " or char > "~" for char in text):
-        raise InvalidOption("client_name", text, "must hold printable ASCII only, and no space")
+        raise invalid_option("client_name", text, "must hold printable ASCII only, and no space")
     return text
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .option_values import InvalidOption, Options
+from .option_values import Options, invalid_option
 
 CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED = 0, 1, 2
 _REQUIREMENTS = {"none": CERT_NONE, "optional": CERT_OPTIONAL, "required": CERT_REQUIRED}
@@ -92,7 +92,7 @@ def _requirement(value: Any) -> int:
     word = word[len("cert_") :] if word.startswith("cert_") else word
     if word in _REQUIREMENTS:
         return _REQUIREMENTS[word]
-    raise InvalidOption("ssl_cert_reqs", value, "must be none, optional or required")
+    raise invalid_option("ssl_cert_reqs", value, "must be none, optional or required")
 
 
 def _version(value: Any) -> str:
@@ -101,5 +101,5 @@ def _version(value: Any) -> str:
     name = str(getattr(value, "name", value)).replace(".", "_")
     name = name if name.startswith("TLSv") else f"TLSv{name}"
     if name not in _VERSIONS:
-        raise InvalidOption("ssl_min_version", value, f"must be one of {', '.join(_VERSIONS)}")
+        raise invalid_option("ssl_min_version", value, f"must be one of {', '.join(_VERSIONS)}")
     return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prefork.engine.message import Malformed, MalformedMessage
 from support.semantics import OUTSIDE_S, Fleet
 from support.waiting import eventually
 
@@ -39,6 +40,13 @@ def test_bytes_that_are_no_message_become_a_dead_letter_and_a_line_in_the_log(fl
     fleet.send_raw(b"\x00 nonsense")
     assert eventually(fleet.dead, deadline_s=OUTSIDE_S)
     fleet.wait_for_log("malformed message in queue 'celery'")
+
+
+def test_whoever_waits_for_a_malformed_message_is_told_what_is_wrong_with_it(fleet: Fleet) -> None:
+    result = fleet.task("where").apply_async(("x",), headers={"eta": "garbage"})
+    with pytest.raises(MalformedMessage, match=r"fleet_project.where\[.*\]: bad-eta: .*garbage") as caught:
+        result.get(timeout=OUTSIDE_S)
+    assert (caught.value.reason, caught.value.task_id) == (Malformed.BAD_ETA, result.id)
 
 
 @pytest.mark.needs("several_processes")
