@@ -15,6 +15,7 @@ from prefork.engine.broker_options import (
     refuse_split_worker,
     result_options,
 )
+from prefork.engine.config import SETTINGS
 from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.loaded_app import worker_options
 
@@ -44,6 +45,13 @@ def test_tls_of_broker_and_of_result_store_are_two_settings() -> None:
     config = config_of(broker_use_ssl={"ca_certs": "a"}, redis_backend_use_ssl={"ssl_ca_certs": "b"})
     assert broker_options(config)["ssl"] == {"ca_certs": "a"}
     assert result_options(config)["ssl"] == {"ssl_ca_certs": "b"}
+
+
+def test_what_a_result_store_is_told_is_not_said_to_have_no_effect() -> None:
+    told = result_options(config_of(result_backend="db+sqlite:///results.db"))
+    settings = [SETTINGS[name] for name in told if name in SETTINGS]
+    assert len(settings) > 10
+    assert [setting for setting in settings if not setting.has_effect] == []
 
 
 def test_transport_options_win_over_single_settings() -> None:

@@ -32,7 +32,7 @@ _kombu_loads: Any = kombu_json.loads
 # What the transport writes anew for each copy of a message.
 _OF_THE_COPY = ("body_encoding", "delivery_info", "delivery_tag", "priority")
 
-# What is said of a message beside its properties; py-amqp shows it among them as well, and takes it only once.
+# What is said of a message beside its properties; py-amqp shows it among them too, and takes it once only.
 _SAID_APART = ("application_headers", "content_encoding", "content_type", "headers")
 
 

@@ -108,47 +108,41 @@ class StoresSettings:
         None,
         "Database URL when result_backend is database.",
         old="CELERY_RESULT_DBURI",
-        no_effect=STORES,
+        no_effect=PIECEWISE_RESULTS,
     )
     database_engine_options: dict[str, Any] = setting(
         MAP,
         {"pool_pre_ping": True, "pool_recycle": 3600},
         "SQLAlchemy create_engine options.",
         old="CELERY_RESULT_ENGINE_OPTIONS",
-        no_effect=STORES,
     )
     database_engine_callback: Any = setting(
         OBJECT,
         None,
         "Callable applied to the engine.",
         old="DATABASE_ENGINE_CALLBACK",
-        no_effect=STORES,
     )
     database_short_lived_sessions: bool = setting(
         BOOLEAN,
         False,
         "New session per operation.",
         old="CELERY_RESULT_DB_SHORT_LIVED_SESSIONS",
-        no_effect=STORES,
     )
     database_table_schemas: dict[str, Any] | None = setting(
         optional(MAP),
         None,
         "Schemas of the tables: a map of task and group.",
         old="DATABASE_TABLE_SCHEMAS",
-        no_effect=STORES,
     )
     database_table_names: dict[str, Any] | None = setting(
         optional(MAP),
         None,
         "Names of the tables: a map of task and group.",
         old="CELERY_RESULT_DB_TABLENAMES",
-        no_effect=STORES,
     )
     database_create_tables_at_setup: bool = setting(
         BOOLEAN,
         True,
         "Create tables on first use.",
         old="DATABASE_CREATE_TABLES_AT_SETUP",
-        no_effect=STORES,
     )
