@@ -13,6 +13,7 @@ from . import app_settings, discovery
 from .app_configuration import Configurable
 from .async_result import AsyncResult
 from .awaiting import AwaitsApp
+from .backend import Backend
 from .builtin_tasks import add_builtin_tasks
 from .bulk import SendsInBulk
 from .canvas import Signature, signature
@@ -268,9 +269,9 @@ class App(Configurable, DecoratesTasks, SendsInBulk, AwaitsApp):
         return client
 
     @property
-    def backend(self) -> Any:
-        """The result store, or None when results are disabled."""
-        return self.client.results
+    def backend(self) -> Backend:
+        """Stored results, by the ids of tasks."""
+        return self.client.backend
 
     # -- bound classes ------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from .result_document import ResultDocument, rebuild_exception
 
 if TYPE_CHECKING:
     from .app import App
+    from .backend import Backend
 
 R = TypeVar("R")
 
@@ -66,8 +67,8 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
         return self._app if self._app is not None else get_current_app()
 
     @property
-    def backend(self) -> Any:
-        """The result store."""
+    def backend(self) -> Backend:
+        """Stored results, by the ids of tasks."""
         return self.app.backend
 
     @property

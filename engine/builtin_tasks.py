@@ -43,9 +43,7 @@ def add_builtin_tasks(app: App) -> None:
         return list(args) if index is None else args[index]
 
     def backend_cleanup() -> None:
-        store = app.client.results
-        while store is not None and store.expire(1000):
-            continue
+        app.backend.cleanup()
 
     def errback(callback: Any, request: dict[str, Any], error: Any, trace: str | None) -> Any:
         called = body_of(callback)(Context(request), rebuild_exception(error, trace), trace)

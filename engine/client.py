@@ -21,6 +21,7 @@ from ..transports.errors import Unacceptable
 from ..transports.registry import open_results, open_transport
 from . import publish_signals, signals
 from .async_result import AsyncResult
+from .backend import Backend
 from .broadcasts import with_copies
 from .broker_options import broker_options, publish_url, result_options
 from .clock import wall_s
@@ -85,6 +86,7 @@ class Client(Delivers):
             self.result_table.by_name(config.result_serializer),
             lifetimes(config),
         )
+        self.backend = Backend(app, self.stored, config)
         self._tables: dict[str, SerializerTable] = {}
         self.unique = UniqueTasks(self)
         limit_bytes = config.task_payload_max_bytes

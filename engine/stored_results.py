@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..serializers import iso8601
@@ -54,6 +54,15 @@ class StoredResults:
         if store is None:
             raise ImproperlyConfigured(NO_RESULTS)
         return store
+
+    @property
+    def enabled(self) -> bool:
+        """Whether results are stored at all."""
+        return self._open() is not None
+
+    def expire(self, limit: int) -> int:
+        """Drop up to `limit` documents whose time is over; returns how many."""
+        return self._store().expire(limit)
 
     def read(self, task_id: str) -> ResultDocument | None:
         """What is stored under an id; None for nothing.
@@ -143,9 +152,46 @@ class StoredResults:
             return False  # somebody else's document says nothing about the task
         return known.status in states.READY_STATES and ended_wall_s > request.started_wall_s
 
-    def _write(self, task_id: str, state: str, value: Any, *, request: Context | None = None) -> None:
-        text = None
-        if isinstance(value, BaseException):
+    def put(
+        self,
+        task_id: str,
+        state: str,
+        value: Any,
+        *,
+        traceback: str | None = None,
+        request: Context | None = None,
+        extended: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store a state of a task, and the tasks that it has sent.
+
+        :param traceback: None takes that of an exception.
+        :param request: says which tasks it belongs to.
+        :param extended: fields of `result_extended`.
+        :raises ImproperlyConfigured: results are disabled.
+        """
+        children = [child.as_tuple() for child in getattr(request, "children", None) or ()]
+        self._write(
+            task_id,
+            state,
+            value,
+            request=request,
+            text=traceback,
+            children=children,
+            extended=extended,
+        )
+
+    def _write(
+        self,
+        task_id: str,
+        state: str,
+        value: Any,
+        *,
+        request: Context | None = None,
+        text: str | None = None,
+        children: Sequence[Any] = (),
+        extended: Mapping[str, Any] | None = None,
+    ) -> None:
+        if text is None and isinstance(value, BaseException):
             text = traceback_text(value, value.__traceback__)
         document = result_document.encode(
             state,
@@ -153,9 +199,11 @@ class StoredResults:
             task_id=task_id,
             serializer=self._serializer,
             traceback=text,
+            children=children,
             group_id=None if request is None else request.group,
             parent_id=None if request is None else request.parent_id,
             date_done_wall_s=wall_s(),
+            extended=extended,
         )
         final = state in states.READY_STATES
         reply_to = "" if request is None else request.reply_to or ""

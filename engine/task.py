@@ -78,7 +78,7 @@ class Task(TaskCanvas, TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
 
     @property
     def backend(self) -> Any:
-        """The result store of the app."""
+        """Stored results, by the ids of tasks; that of the app."""
         return self.app.backend
 
     # -- calling ------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ def test_what_a_process_has_opened_already_is_shared() -> None:
 def test_no_result_store_is_opened_when_results_are_disabled() -> None:
     with memory_app(backend="disabled") as app:
         assert app.client.results is None
-        assert app.backend is None
+        assert app.backend.as_uri() == "disabled://"
+        assert app.client.results is None
 
 
 def test_a_serializer_of_one_call_is_found_and_pickle_only_when_configured() -> None:
