@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -297,6 +297,28 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
         """
         return revoking.revoke(
             self.app, [self.id], terminate=terminate, signal=signal, wait=wait, timeout=timeout
+        )
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any] | Iterable[str],
+        connection: Any = None,
+        terminate: bool = False,
+        signal: Any = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Keep every task from running that is stamped with one of these values, be it this one or not.
+
+        No result is stored until a worker meets such a task: nobody knows their ids.
+
+        :param headers: a value, or a list of them, by header; or texts ``header=value``.
+        :param terminate: end those that run, too; the others as in `revoke`.
+        :raises ValueError: there is no such signal, or these are no stamped headers.
+        :raises ImproperlyConfigured: as in `revoke`.
+        """
+        return revoking.revoke_by_stamped_headers(
+            self.app, headers, terminate=terminate, signal=signal, wait=wait, timeout=timeout
         )
 
     # -- forms --------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ through remote control.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..transports.base import Answers
 from ..transports.coordination import Coordinates
 from ..transports.mailbox import Controls
 from .exceptions import ImproperlyConfigured
-from .revoked_keys import task_key
+from .revoked_keys import stamp_keys, task_key
 from .terminating import SOFT, signal_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 NOBODY_REMEMBERS = (
     "nobody would remember what is revoked: this broker does not, and there is no result store that workers "
     "can look into (results of rpc:// are messages); set result_backend to one"
+)
+NO_STAMPS = (
+    "nobody would remember which stamps are revoked: this broker does not; revoke the tasks by their ids"
 )
 NOBODY_ENDS = (
     "terminate=True needs remote control, which this broker does not carry: use a time limit, or revoke "
@@ -64,4 +67,37 @@ def revoke(
         transport.revoke([task_key(task_id) for task_id in ids], app.config.worker_revoke_expires)
     elif not stored:
         raise ImproperlyConfigured(NOBODY_REMEMBERS)
+    return None
+
+
+def revoke_by_stamped_headers(
+    app: App,
+    headers: Mapping[str, Any] | Iterable[str],
+    *,
+    terminate: bool = False,
+    signal: Any = None,
+    wait: bool = False,
+    timeout: float | None = None,
+) -> Any:
+    """Have no task run that is stamped with one of these values.
+
+    :param headers: values (or lists of values) by header, or texts ``header=value``.
+    :param terminate: and the other parameters: as in `revoke`.
+    :raises ValueError: there is no such signal, or these are no stamped headers.
+    :raises ImproperlyConfigured: nobody would remember it, or nobody can be told to end a task.
+    :raises BrokerUnavailable: the broker cannot be reached.
+    """
+    transport = app.client.transport
+    if terminate and not isinstance(transport, Controls):
+        raise ImproperlyConfigured(NOBODY_ENDS)
+    headers = headers if isinstance(headers, Mapping) else list(headers)
+    keys = stamp_keys(headers)
+    if isinstance(transport, Controls):
+        waiting: dict[str, Any] = {"reply": wait, "timeout": 1.0 if timeout is None else timeout}
+        return app.control.revoke_by_stamped_headers(
+            headers, terminate=terminate, signal=signal or "SIGTERM", **waiting
+        )
+    if not isinstance(transport, Coordinates):
+        raise ImproperlyConfigured(NO_STAMPS)
+    transport.revoke(keys, app.config.worker_revoke_expires)
     return None

@@ -118,8 +118,8 @@ def _task(letter: DeadLetter) -> str:
     """The task's name, where the message still says so."""
     try:
         return parse(letter.document, SerializerTable()).task
-    except MalformedMessage:
-        return ""
+    except MalformedMessage as error:
+        return error.task or ""
 
 
 def _when(letter: DeadLetter) -> str:

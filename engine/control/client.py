@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...transports.coordination import Coordinates
 from ..revoked_keys import stamp_keys, task_key
+from ..terminating import signal_of
 from ..unique_purge import purge
 from .collecting import Asker, request
 from .inspect import Inspect
@@ -97,7 +98,9 @@ class Control:
 
         :param task_id: an id, or several.
         :param signal: what ends a running task (`terminate`).
+        :raises ValueError: there is no such signal, or it ends no process; nobody was told anything.
         """
+        signal_of(signal)
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         if destination is None and not kwargs.get("pattern"):
             self._remember([task_key(one) for one in ids])
@@ -115,7 +118,9 @@ class Control:
         """Have no task run that is stamped with one of these values.
 
         :param headers: a value, or a list of them, by header.
+        :raises ValueError: as in `revoke`.
         """
+        signal_of(signal)
         given = dict(headers) if isinstance(headers, Mapping) else list(headers)
         if destination is None and not kwargs.get("pattern"):
             self._remember(stamp_keys(given))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from ..exceptions import ImproperlyConfigured
+from ..limits.rates import rate_per_s
 from ..time_limit_board import RunTimeLimits
 from .side import WorkerSide
+
+# In which a rate is shown: the first one of which there is at least one.
+_UNITS: Final = (("s", 1), ("m", 60), ("h", 3600))
 
 
 def rate_limit(side: WorkerSide, task_name: Any, rate_limit: Any, **_: Any) -> Any:
@@ -23,6 +27,25 @@ def rate_limit(side: WorkerSide, task_name: Any, rate_limit: Any, **_: Any) -> A
     if per_s is None:
         return {"ok": "rate limit disabled successfully"}
     return {"ok": "new rate limit set successfully" if per_s else "tasks of this name are paused"}
+
+
+def rate_shown(side: WorkerSide, name: str, declared: Any) -> Any:
+    """The rate limit of a task kind in this worker, as it would be given; None when there is none.
+
+    :param declared: what the code says. It is shown as it is there, unless another one was set since.
+    """
+    bucket = None if side.rates is None else side.rates.bucket(name)
+    if bucket is None:
+        return declared
+    per_s = bucket.per_s
+    if per_s is None:
+        return None
+    if declared is not None and math.isclose(rate_per_s(declared, name) or 0.0, per_s, rel_tol=1e-6):
+        return declared
+    if not per_s:
+        return "0"
+    unit, in_unit = next((unit, per_s * s) for unit, s in _UNITS if per_s * s >= 1 or unit == "h")
+    return f"{in_unit:.6g}/{unit}"
 
 
 def time_limit(side: WorkerSide, task_name: Any = None, hard: Any = None, soft: Any = None, **_: Any) -> Any:

@@ -31,6 +31,7 @@ from ..scoreboard import (
 )
 from ..version import __version__
 from ..worker_names import owner as owner_name
+from .limiting import rate_shown
 from .side import WorkerSide
 
 _TASKS_MAX: Final = 1000
@@ -85,6 +86,8 @@ def registered(side: WorkerSide, taskinfoitems: Any = None, builtins: Any = Fals
         if name.startswith("celery.") and not builtins:
             continue
         values = {one: getattr(task, one, None) for one in wanted if not one.startswith("_")}
+        if "rate_limit" in values:
+            values["rate_limit"] = rate_shown(side, name, values["rate_limit"])
         shown = [f"{one}={value}"[:200] for one, value in values.items() if value is not None]
         found.append(f"{name} [{' '.join(shown)}]" if shown else name)
     return found

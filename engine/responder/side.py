@@ -47,8 +47,19 @@ class Revokes(Protocol):
         """The ids that are revoked, oldest first."""
 
 
+class Rated(Protocol):
+    """The rate of one task kind, as `engine.limits.board.Bucket` has it."""
+
+    @property
+    def per_s(self) -> float | None:
+        """Tasks a second; 0 when paused, None when unlimited."""
+
+
 class Rates(Protocol):
     """What sets rate limits, as `engine.limits.board.RateBoard` does."""
+
+    def bucket(self, name: str) -> Rated | None:
+        """What limits a task kind; None when nothing ever did in this worker."""
 
     def set_rate(self, name: str, rate: str | float | None) -> float | None:
         """Give a task kind another rate."""

@@ -14,7 +14,7 @@ from prefork.engine import revoking
 from prefork.engine.app import App
 from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.revocations import BEACON
-from prefork.engine.revoked_keys import task_key
+from prefork.engine.revoked_keys import stamp_keys, task_key
 from prefork.engine.terminating import SOFT, signal_of
 from support.apps import memory_app
 
@@ -91,6 +91,43 @@ def test_a_wrong_signal_is_refused_before_anything_is_done(app: App) -> None:
     with pytest.raises(ValueError, match="no such signal"):
         result.revoke(terminate=True, signal="SIGNONSENSE")
     assert result.state == "PENDING"
+
+
+@pytest.mark.parametrize("given", [999, "SIGNONSENSE", "SIGSTOP", object()])
+@pytest.mark.parametrize("command", ["revoke", "terminate", "revoke_by_stamped_headers"])
+def test_a_wrong_signal_is_refused_where_it_is_given(app: App, command: str, given: Any) -> None:
+    what: Any = {"tenant": "a"} if "stamped" in command else "id"
+    with pytest.raises(ValueError, match="no such signal: |SIGSTOP ends no process"):
+        getattr(app.control, command)(what, signal=given)
+    transport: Any = app.client.transport
+    assert transport.revoked() == []
+
+
+def test_what_is_stamped_is_revoked_through_any_result(app: App) -> None:
+    broker = Remembering()
+    result = on(app, broker, results=False).AsyncResult("id")
+    result.revoke_by_stamped_headers({"tenant": ["a", "b"]})
+    result.revoke_by_stamped_headers(["tenant=c"])
+    lifetime_s = app.config.worker_revoke_expires
+    assert broker.known == [
+        (stamp_keys({"tenant": ["a", "b"]}), lifetime_s),
+        (stamp_keys(["tenant=c"]), lifetime_s),
+    ]
+
+
+def test_stamps_that_nobody_would_remember_are_refused(app: App) -> None:
+    result = on(app, Transport()).AsyncResult("id")
+    with pytest.raises(ImproperlyConfigured, match="which stamps"):
+        result.revoke_by_stamped_headers({"tenant": "a"})
+    with pytest.raises(ImproperlyConfigured, match="time limit"):
+        result.revoke_by_stamped_headers({"tenant": "a"}, terminate=True)
+
+
+@pytest.mark.parametrize("broker", [None, Remembering()])
+def test_what_is_no_stamped_header_is_refused(app: App, broker: Transport | None) -> None:
+    result = app.AsyncResult("id") if broker is None else on(app, broker).AsyncResult("id")
+    with pytest.raises(ValueError, match="write header=value"):
+        result.revoke_by_stamped_headers(["tenant"])
 
 
 @pytest.mark.parametrize(

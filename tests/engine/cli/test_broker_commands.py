@@ -207,6 +207,14 @@ def test_dead_letters_are_listed_shown_replayed_and_dropped(shop: Shop) -> None:
     assert shop.run("dead", "list").out == "no dead letters\n"
 
 
+def test_a_dead_letter_with_a_bad_header_is_listed_with_its_task(shop: Shop) -> None:
+    assert "shop.add" in shop.run("list").out
+    shop.app.send_task("shop.add", (1, 2), headers={"eta": "garbage"})
+    _bury(shop)
+    assert [row["task"] for row in shop.run("dead", "list", "--json").data] == ["shop.add"]
+    assert "shop.add" in shop.run("dead", "list").out
+
+
 def test_a_dead_letter_is_named_by_the_beginning_of_its_key(shop: Shop) -> None:
     shop.run("call", "shop.add")
     key = _bury(shop)[0]

@@ -122,6 +122,20 @@ def test_it_tells_about_itself(fleet: Fleet) -> None:
     assert "prefork" in answer(fleet, "report")["ok"]
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [(0, "rate_limit=0"), ("7/m", "rate_limit=7/m"), (2.5, "rate_limit=2.5/s"), (None, ""), ("5/h", "=5/h")],
+)
+def test_a_rate_that_was_set_at_run_time_is_shown(fleet: Fleet, given: Any, shown: str) -> None:
+    task = fleet.task("add").name
+    assert task in answer(fleet, "registered")
+    assert "ok" in answer(fleet, "rate_limit", task_name=task, rate_limit=given)
+    found = [one for one in answer(fleet, "registered") if one.startswith(task)]
+    answer(fleet, "rate_limit", task_name=task, rate_limit=None)
+    assert len(found) == 1
+    assert shown in found[0] and ("rate_limit" in found[0]) == bool(shown)
+
+
 def test_revoked_tasks_do_not_run(fleet: Fleet) -> None:
     result = fleet.task("add").apply_async((1, 2), countdown=0.5)
     assert "flagged as revoked" in answer(fleet, "revoke", task_id=result.id)["ok"]

@@ -160,11 +160,13 @@ def stamped(fleet: Fleet, name: str, tenant: Any, **options: Any) -> Any:
     return fleet.task("work").apply_async((name,), headers=headers, **options)
 
 
-def test_what_is_stamped_with_a_revoked_value_does_not_run(fleet: Fleet) -> None:
+@pytest.mark.parametrize("how", ["result", "control"])
+def test_what_is_stamped_with_a_revoked_value_does_not_run(fleet: Fleet, how: str) -> None:
     tenant, name = fleet.unique("tenant"), fleet.unique()
     meant = stamped(fleet, name, [tenant, "x"], countdown=0.6)
     other = stamped(fleet, name + "-other", "somebody", countdown=0.6)
-    fleet.app.control.revoke_by_stamped_headers({"tenant": [tenant]})
+    by = meant if how == "result" else fleet.app.control
+    by.revoke_by_stamped_headers({"tenant": [tenant]})
     with pytest.raises(TaskRevokedError, match="revoked"):
         meant.get(timeout=WITHIN_S)
     assert other.get(timeout=WITHIN_S) == name + "-other"
