@@ -148,13 +148,16 @@ def tell_end(task: Any, request: Context, done: Executed) -> Telling[None]:
         values = (done.state, done.value, request.id, args, kwargs, done.einfo)
         yield from _hook(task, request, task.after_return, *values)
     if signals.task_postrun.receivers:
+        told = done.value
+        if done.state == states.RETRY and done.einfo is not None:
+            told = done.einfo.exception  # the `Retry`, as in `task_retry`, and not what went wrong
         signals.task_postrun.send(
             task,
             task_id=request.id,
             task=task,
             args=args,
             kwargs=kwargs,
-            retval=done.value,
+            retval=told,
             state=done.state,
         )
 

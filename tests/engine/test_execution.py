@@ -83,6 +83,8 @@ def test_a_retry_is_announced_with_its_reason(app: App) -> None:
     assert [name for name, _ in seen] == ["task_prerun", "task_retry", "task_postrun"]
     assert seen[1][1]["reason"].exc.args == ("why",)
     assert (done.state, repr(done.value)) == ("RETRY", "ValueError('why')")
+    assert seen[2][1]["retval"] is seen[1][1]["reason"], "both are told of the Retry"
+    assert seen[2][1]["state"] == "RETRY"
 
 
 def test_a_hook_that_raises_is_announced_as_an_internal_error(app: App) -> None:
