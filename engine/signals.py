@@ -31,6 +31,15 @@ def _key_of(target: Any) -> Any:
     return id(target)
 
 
+def _takes_any_keyword(receiver: Receiver) -> bool:
+    """Whether a receiver takes keywords that it does not name. What does not tell is believed."""
+    try:
+        parameters = inspect.signature(receiver).parameters.values()
+    except ValueError:
+        return True  # of a callable that is written in C: nobody can say
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
 class _Listener:
     """One receiver, held weakly unless asked otherwise."""
 
@@ -96,6 +105,7 @@ class Signal:
         :param dispatch_uid: a receiver connected under a uid already known replaces nothing.
         :param retry: accepted as users know it; a receiver that raises is logged, not repeated.
         :raises TypeError: the receiver cannot be called, or is a coroutine function: nobody would await it.
+        :raises ValueError: it does not take any keyword: it would fail whenever the signal is sent.
         """
         if receiver is None:
             return lambda function: self.connect(function, sender, weak, dispatch_uid)
@@ -105,6 +115,11 @@ class Signal:
             raise TypeError(
                 f"a receiver of {self.name!r} must be a plain function, not {receiver!r}: signals "
                 "await nothing; use a hook of the task, such as an async before_start"
+            )
+        if not _takes_any_keyword(receiver):
+            raise ValueError(
+                f"a receiver of {self.name!r} must take **kwargs, which {receiver!r} does not: signals are "
+                "sent with arguments by name, and a later version may send more"
             )
         sender_key = None if sender is None else _key_of(sender)
         key = (dispatch_uid if dispatch_uid is not None else _key_of(receiver), sender_key)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gc
 import logging
+from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import celery.signals
 import pytest
@@ -155,6 +157,46 @@ def test_what_nobody_would_await_is_refused() -> None:
             """Never awaited."""
 
     assert signal.receivers == ()
+
+
+def test_a_receiver_that_would_fail_at_every_send_is_refused() -> None:
+    signal = Signal("s")
+
+    def exact(sender: Any, value: int) -> None:
+        """Takes today's arguments only."""
+
+    def positional(*args: Any) -> None:
+        """Takes no names."""
+
+    class Listener:
+        def told(self, sender: Any) -> None:
+            """Takes one argument."""
+
+    for receiver in (exact, positional, lambda: None, Listener().told, partial(exact, value=1)):
+        with pytest.raises(ValueError, match=r"a receiver of 's' must take \*\*kwargs, which .* does not"):
+            signal.connect(receiver, weak=False)
+        with pytest.raises(ValueError, match=r"must take \*\*kwargs"):
+            signal.connect(sender="t")(receiver)
+    assert signal.receivers == ()
+
+
+def test_a_receiver_that_takes_any_keyword_is_accepted_whatever_it_is() -> None:
+    signal = Signal("s")
+
+    def named(sender: Any, **_: Any) -> None:
+        """A function."""
+
+    class Listener:
+        def __call__(self, **_: Any) -> None:
+            """An instance."""
+
+        def told(self, sender: Any, **_: Any) -> None:
+            """A method."""
+
+    kept = Listener()
+    for receiver in (named, kept, kept.told, partial(named, more=1), lambda **_: None, Mock(), dict):
+        signal.connect(receiver, weak=False)
+    assert len(signal.receivers) == 7
 
 
 def test_what_is_not_callable_is_refused() -> None:
