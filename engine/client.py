@@ -315,10 +315,7 @@ class Client(Delivers):
         :raises Unacceptable: it is larger than what a worker reads.
         """
         if len(document) > DOCUMENT_BYTES_MAX:
-            raise Unacceptable(
-                f"a message of {len(document)} bytes, of at most {DOCUMENT_BYTES_MAX}: keep large data "
-                "elsewhere and pass on where they are"
-            )
+            refuse_unreadable(document)
         handles = self._mine()
         if handles.transport is None:
             self.transport  # noqa: B018  (opens it, so that its abilities are known)
@@ -332,3 +329,15 @@ class Client(Delivers):
         if len(queues) == 1:
             return (Outgoing(queues[0], document, priority, due),)
         return [Outgoing(queue, document, priority, due) for queue in queues]
+
+
+def refuse_unreadable(document: bytes) -> None:
+    """Refuse a message that is larger than what a worker reads.
+
+    :raises Unacceptable: it is.
+    """
+    if len(document) > DOCUMENT_BYTES_MAX:
+        raise Unacceptable(
+            f"a message of {len(document)} bytes, of at most {DOCUMENT_BYTES_MAX}: keep large data "
+            "elsewhere and pass on where they are"
+        )

@@ -10,56 +10,99 @@ from typing import Any
 from ..serializers.base import EncodeError
 from . import result_document, states
 from .clock import wall_s
-from .eager_result import EagerResult
+from .eager_message import document_of, next_request, refuse_unsendable, request_of
+from .eager_result import EagerResult, gathering
 from .einfo import ExceptionInfo
 from .execution import Executed, execute
 from .follow_ups import call_errbacks, name_of
 from .join_guard import allow_join_result
-from .message import TaskDraft, fresh_id
-from .message_draft import encode_body
-from .options import eta_wall_s, limits, naive_zone
+from .local import running
+from .message import MalformedMessage, fresh_id, time_text
+from .options import expires_wall_s, naive_zone
 from .publishing import signatures
+from .replacing import Replaced
 from .request import Context
 from .retrying import FIRST_STARTED_HEADER, SNOOZES_HEADER, RetryPlan
 
 _log = logging.getLogger("prefork.eager")
 
 
-def apply_eagerly(
-    task: Any,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    options: dict[str, Any],
-    *,
-    through_serializer: bool = False,
+def send_eagerly(
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
 ) -> EagerResult[Any]:
-    """Run a task here, with its further attempts (without their delays), and return what came of it.
+    """Run a task here in place of sending it: what it is called with goes through a message, as it would.
 
-    :param options: those of `apply_async` and `apply`.
-    :param through_serializer: encode and decode the arguments, as sending them would.
-    :raises EncodeError: an argument could not have been sent.
+    :param options: those of `apply_async`.
+    :raises Exception: what sending it would raise: an argument or an option that no message can say.
     """
     plan = task.sending_plan()
-    if through_serializer:
-        args, kwargs = _there_and_back(plan, args, kwargs, options)
-        limits(options.get("time_limit"), options.get("soft_time_limit"))
-        eta_wall_s(options.get("eta"), options.get("countdown"), 0.0, naive_zone(plan.config))
+    options["task_id"] = options.get("task_id") or fresh_id()
+    entry = running.get()
+    parent = None if entry is None or entry[1].called_directly else entry[1]
+    document = document_of(plan, args, kwargs, options, parent)
+    token = running.set(None)  # a worker runs it inside of no other task
+    try:
+        result = _outcome(plan, document, options)
+    finally:
+        running.reset(token)
+    if parent is not None and entry is not None and options.get("add_to_parent", True):
+        entry[0].add_trail(result)
+    return result
+
+
+def _outcome(plan: Any, document: bytes, options: dict[str, Any]) -> EagerResult[Any]:
+    try:
+        request = request_of(plan, document)
+    except MalformedMessage as error:
+        # It can be sent, but no worker of this configuration would read it.
+        if _throws(plan, options):
+            raise
+        return EagerResult(options["task_id"], error, states.FAILURE, None, plan.task.name)
+    return _run(plan, request, options, through_serializer=True)
+
+
+def apply_eagerly(
+    task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
+) -> EagerResult[Any]:
+    """Run a task here, its arguments being what they are, and return what came of it.
+
+    :param options: those of `apply`.
+    """
+    plan = task.sending_plan()
+    return _run(plan, _request(plan, args, kwargs, options), options, through_serializer=False)
+
+
+def _throws(plan: Any, options: Mapping[str, Any]) -> bool:
     throw = options.get("throw")
-    if throw is None:
-        throw = plan.config.task_eager_propagates
-    request = _request(task, args, kwargs, options)
+    return bool(plan.config.task_eager_propagates if throw is None else throw)
+
+
+def _run(
+    plan: Any, request: Context, options: dict[str, Any], *, through_serializer: bool
+) -> EagerResult[Any]:
+    """Run a task, with its further attempts (without their delays), and what is linked to it."""
+    throw = _throws(plan, options)
     done = last = _attempt(plan, request, through_serializer, throw)
     while last.retry is not None:
         options = {**options, **last.retry.options}
         try:
-            request = _next_request(plan, last.retry, request, options, through_serializer)
+            following = _following(plan, last.retry, request, options, through_serializer)
         except Exception as error:  # noqa: BLE001 - a worker could not send it either
             failed = Executed(states.FAILURE, error, ExceptionInfo(error))
-            last = _run_links(task, failed, request, through_serializer, throw)
+            last = _run_links(plan.task, failed, request, through_serializer, throw)
         else:
+            request = following
             last = _attempt(plan, request, through_serializer, throw)
         if done.state != states.SUCCESS:  # which stays, even if a task returned and asked for a retry
             done = last
+    if isinstance(last.value, Replaced):
+        result = _replacement(plan.task, request, last.value.by, through_serializer, throw)
+        if done is last:
+            return result
+    return _result(plan, request, done, throw)
+
+
+def _result(plan: Any, request: Context, done: Executed, throw: bool) -> EagerResult[Any]:
     text = done.einfo.traceback if done.einfo is not None else None
     if plan.options.store_eager_result and done.state in states.READY_STATES:
         plan.client.stored.store_state(
@@ -69,7 +112,21 @@ def apply_eagerly(
         raise done.value
     # A message that is refused for good is a dead letter, and its task has failed.
     state = states.FAILURE if done.state == states.REJECTED and not done.requeue else done.state
-    return EagerResult(str(request.id), done.value, state, text, task.name)
+    return EagerResult(str(request.id), done.value, state, text, plan.task.name)
+
+
+def _replacement(
+    task: Any, request: Context, by: Any, through_serializer: bool, throw: bool
+) -> EagerResult[Any]:
+    """Run what takes the place of a task, and return what came of that under the task's id."""
+    token = running.set((task, request, None))  # it is this task that sends it
+    try:
+        with gathering() as ran:
+            (by.apply_async if through_serializer else by.apply)(throw=throw, add_to_parent=False)
+    finally:
+        running.reset(token)
+    task_id = str(request.id)
+    return ran.get(task_id) or EagerResult(task_id, None, states.PENDING, None, task.name)
 
 
 def _attempt(plan: Any, request: Context, through_serializer: bool, throw: bool) -> Executed:
@@ -81,18 +138,6 @@ def _attempt(plan: Any, request: Context, through_serializer: bool, throw: bool)
     if done.retry is not None:
         return done  # what is linked waits for the attempt that asks for no other
     return _run_links(plan.task, done, request, through_serializer, throw)
-
-
-def _there_and_back(
-    plan: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    name = options.get("serializer") or plan.options.serializer
-    table = plan.client.table_for(name)
-    table.allow_unpickling()  # what is read is what was written a line before
-    draft = TaskDraft(task=plan.options.name, id="", args=args, kwargs=kwargs, serializer=name)
-    body = encode_body(draft, table).body
-    back_args, back_kwargs, _ = table.by_name(name).loads(body)
-    return back_args, back_kwargs
 
 
 def _stored(plan: Any, request: Context, done: Executed) -> Executed:
@@ -110,12 +155,14 @@ def _stored(plan: Any, request: Context, done: Executed) -> Executed:
     return Executed(done.state, result_document.decode(document, serializer).result, retry=done.retry)
 
 
-def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Context:
+def _request(plan: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Context:
     task_id = options.get("task_id") or fresh_id()
+    ignored, expires = options.get("ignore_result"), options.get("expires")
+    expires = plan.options.expires if expires is None else expires
     hard, soft = options.get("time_limit"), options.get("soft_time_limit")
     return Context(
         id=task_id,
-        task=task.name,
+        task=plan.task.name,
         args=args if isinstance(args, list) else tuple(args),
         kwargs=dict(kwargs),
         retries=options.get("retries") or 0,
@@ -130,7 +177,9 @@ def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> C
         errbacks=signatures(options.get("link_error")),
         chain=options.get("chain"),
         timelimit=[hard, soft],
-        ignore_result=options.get("ignore_result"),
+        ignore_result=plan.options.ignore_result if ignored is None else ignored,
+        expires=time_text(expires_wall_s(expires, wall_s(), naive_zone(plan.config))),
+        replaced_task_nesting=options.get("replaced_task_nesting") or 0,
         started_wall_s=wall_s(),
         headers=options.get("headers"),
         correlation_id=task_id,
@@ -144,39 +193,28 @@ def _request(task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> C
     )
 
 
-def _next_request(
+def _following(
     plan: Any, retry: RetryPlan, request: Context, options: Mapping[str, Any], through_serializer: bool
 ) -> Context:
     """The request of the next attempt, which begins when it would have in a worker.
 
     :param options: those of the call, with what was given to `retry`.
     """
+    if through_serializer:
+        following = next_request(plan, retry, request)
+        following.started_wall_s = retry.due_wall_s
+        return following
     args = request.args if retry.args is None else retry.args
     kwargs = request.kwargs if retry.kwargs is None else retry.kwargs
-    if through_serializer and (retry.args is not None or retry.kwargs is not None):
-        args, kwargs = _there_and_back(plan, args, kwargs, options)
     again = {**options, "task_id": request.id, "retries": retry.retries}
     headers = {**(request.headers or {}), **(retry.options.get("headers") or {})}
-    following = _request(plan.task, args, kwargs, again)
+    following = _request(plan, args, kwargs, again)
     # Where there is no message, the request itself carries what workers tell one another in headers.
     following.started_wall_s = retry.due_wall_s
     following.first_started_wall_s = headers.pop(FIRST_STARTED_HEADER, None)
     following.snoozes = headers.pop(SNOOZES_HEADER, request.snoozes)
     following.headers = headers or None
     return following
-
-
-def _refuse_unsendable(signature: Any, value: Any) -> None:
-    """Refuse what could not be sent, before any of it runs: a worker sends all that follows, or nothing.
-
-    :raises Exception: why it could not.
-    """
-    local = signature.app.registry.get(signature.task)
-    if local is not None:
-        plan, call = local.sending_plan(), signature.clone((value,))
-        if plan.check is not None:
-            plan.check(call.args, call.kwargs)
-        _there_and_back(plan, call.args, call.kwargs, call.options)
 
 
 def _run_links(
@@ -191,7 +229,7 @@ def _run_links(
 
     def run(signature: Any, value: Any, **options: Any) -> None:
         call = signature.apply_async if through_serializer else signature.apply
-        call((value,), **lineage, **options)
+        call((value,), add_to_parent=False, **lineage, **options)
 
     if done.state == states.SUCCESS:
         following: list[tuple[Any, dict[str, Any]]]
@@ -201,8 +239,8 @@ def _run_links(
             following.append((app.signature(step), {"chain": rest or None}))
         try:
             if through_serializer:
-                for signature, _ in following:
-                    _refuse_unsendable(signature, done.value)
+                for signature, options in following:  # a worker sends all that follows, or nothing
+                    refuse_unsendable(signature.clone((done.value,), **lineage, **options))
             for signature, options in following:
                 run(signature, done.value, **options)
         except Exception as error:

@@ -19,13 +19,19 @@ _ran: ContextVar[dict[str, EagerResult[Any]] | None] = ContextVar("prefork_ran",
 
 @contextmanager
 def gathering() -> Iterator[dict[str, EagerResult[Any]]]:
-    """Within it, the results of what runs here are put into the map, by id: those of a chain's steps."""
+    """Within it, the results of what runs here are put into the map, by id: those of a chain's steps.
+
+    Whoever gathers around it gets them, too: the rest of a chain goes with the task that replaces a step.
+    """
     found: dict[str, EagerResult[Any]] = {}
     token = _ran.set(found)
     try:
         yield found
     finally:
         _ran.reset(token)
+        around = _ran.get()
+        if around is not None:
+            around.update(found)
 
 
 class EagerResult(AsyncResult[R]):

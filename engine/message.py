@@ -7,7 +7,7 @@ with `retry_of`. Facts: interop §2 to §4.
 from __future__ import annotations
 
 from ..transports.identifiers import fresh_id
-from .message_draft import RawBody, TaskDraft
+from .message_draft import RawBody, TaskDraft, time_text
 from .message_errors import Malformed, MalformedMessage
 from .message_read import Embed, Signature, TaskMessage, parse
 from .message_repr import bounded_repr
@@ -29,4 +29,5 @@ __all__ = [
     "fresh_id",
     "parse",
     "retry_of",
+    "time_text",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .canvas import Signature, chain, group, maybe_signature
+from .eager_message import refuse_unsendable
 from .exceptions import Ignore, ImproperlyConfigured
 from .message import parse
 from .request import Context
@@ -22,15 +23,21 @@ class Replaced(Ignore):
     :ivar messages: of that task; whoever runs this one sends them together with its acknowledgement.
     :ivar takes_lock: the lock of this unique task is the other one's from now on.
     :ivar due_wall_s: Unix time at which that one is due; None for now.
+    :ivar by: in an eager call, where there are no messages, the signature that is to run instead.
     """
 
     def __init__(
-        self, messages: Iterable[Outgoing], takes_lock: bool = False, due_wall_s: float | None = None
+        self,
+        messages: Iterable[Outgoing],
+        takes_lock: bool = False,
+        due_wall_s: float | None = None,
+        by: Any = None,
     ) -> None:
         super().__init__("replaced by another task")
         self.messages = tuple(messages)
         self.takes_lock = takes_lock
         self.due_wall_s = due_wall_s
+        self.by = by
 
 
 def replacement_of(task: Any, sig: Any) -> Any:
@@ -51,7 +58,7 @@ def replacement_of(task: Any, sig: Any) -> Any:
     if any(isinstance(step, group) for step in steps):
         # Says what is missing, as it does everywhere else.
         chain(*steps, task.s()).apply_async()
-    if request.is_eager or request.called_directly:
+    if request.called_directly:
         return sig.clone()  # what follows the task follows its value, which is the replacement's
     steps = [step.clone() for step in steps]
     depth = request.replaced_task_nesting + 1
@@ -116,13 +123,18 @@ def _listed(value: Any) -> list[Any]:
 
 
 def hand_over(task: Any, sig: Any) -> Any:
-    """Send the replacement in place of the result, or, where the task runs in its caller, run it.
+    """Send the replacement in place of the result; of a task that is called as a function, run it.
 
-    :raises Replaced: always, in a worker.
+    :raises Replaced: always, but in a task that is called as a function.
     """
     request = task.request
-    if request.is_eager or request.called_directly:
+    if request.called_directly:
         return sig.apply().get(disable_sync_subtasks=False)
+    if request.is_eager:
+        sig.type  # noqa: B018  (what is not known here cannot run here)
+        if request.message is not None:
+            refuse_unsendable(sig, request)
+        raise Replaced((), by=sig)
     with task.app.client.collecting() as messages:
         sig.apply_async(add_to_parent=False)
     raise _replaced(task, sig, messages)

@@ -128,7 +128,8 @@ class StoredResults:
         ignored = request.ignore_result if request.ignore_result is not None else options.ignore_result
         if ignored or self._open() is None:
             return
-        if request.message is not None and task_id == request.id and self._ended_since(request):
+        in_worker = request.message is not None and not request.is_eager
+        if in_worker and task_id == request.id and self._ended_since(request):
             _log.warning(
                 "%s[%s]: state %s comes from an attempt that was overtaken", request.task, task_id, state
             )

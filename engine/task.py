@@ -13,7 +13,7 @@ from .async_result import AsyncResult
 from .awaiting import AwaitsSending
 from .binder import ArgumentCheck
 from .bulk import CHUNK_TASKS, BulkResult, Call, send_all
-from .eager import apply_eagerly
+from .eager import apply_eagerly, send_eagerly
 from .eager_result import EagerResult
 from .exceptions import ImproperlyConfigured, MaxRetriesExceededError, Retry
 from .local import get_current_app, run_as, running
@@ -141,8 +141,7 @@ class Task(TaskCanvas, TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
         if plan.always_eager:
             if task_id is not None:
                 options["task_id"] = task_id
-            eager = apply_eagerly(self, positional, keywords, options, through_serializer=True)
-            return cast("AsyncResult[R]", eager)
+            return cast("AsyncResult[R]", send_eagerly(self, positional, keywords, options))
         return cast(
             "AsyncResult[R]", plan.client.send(plan, positional, keywords, task_id, options, producer)
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -264,3 +265,69 @@ def test_pickle_works_for_results_and_eager_arguments_when_configured() -> None:
         result = f.delay({1, 2})
         assert result.get() == {1, 2}
         assert app.AsyncResult(result.id).get(timeout=1) == {1, 2}
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["apply", "always eager"])
+@pytest.mark.parametrize("throw", [False, True])
+def test_what_replaces_a_task_has_the_hooks_and_the_result_of_its_id(eager: bool, throw: bool) -> None:
+    called: list[Any] = []
+    with memory_app(task_always_eager=eager) as app:
+
+        class Hooked(app.Task):  # type: ignore[name-defined, misc]
+            def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+                called.append(("on_success", self.name, task_id))
+
+            def after_return(self, status: str, *values: Any) -> None:
+                called.append(("after_return", self.name, status))
+
+        @app.task(name="double", base=Hooked)
+        def double(x: int) -> int:
+            return 2 * x
+
+        @app.task(name="host", bind=True, base=Hooked)
+        def host(self: Any, x: Any) -> None:
+            self.replace(double.s(x) | double.s())
+            called.append("not reached")
+
+        call = host.apply_async if eager else host.apply
+        result = call((2,), task_id="outer", throw=throw, link=double.s())
+        assert (result.id, result.state, result.get()) == ("outer", "SUCCESS", 8)
+        ends = [entry for entry in called if entry[0] == "on_success"]
+        assert [name for _, name, _ in ends] == ["double"] * 3
+        assert ends[1][2] == "outer"
+        assert called.count(("after_return", "double", "SUCCESS")) == 3
+        assert len(called) == 6
+        failing = call((None,), task_id="outer", throw=False)
+        assert failing.get(propagate=False) is None if failing.state == "PENDING" else failing.failed()
+        if throw:
+            with pytest.raises(TypeError):
+                call((None,), throw=True)
+
+
+def test_a_task_that_is_applied_knows_when_it_expires_and_whether_its_result_counts(app: App) -> None:
+    @app.task(bind=True, ignore_result=True, expires=60)
+    def f(self: Any) -> Any:
+        return self.request.ignore_result, self.request.expires
+
+    ignored, expires = f.apply().get()
+    assert ignored is True and datetime.fromisoformat(expires) > datetime.now(timezone.utc)
+    later = datetime(2100, 1, 2, tzinfo=timezone.utc)
+    ignored, expires = f.apply(ignore_result=False, expires=later).get()
+    assert ignored is False and datetime.fromisoformat(expires) == later
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["apply", "always eager"])
+def test_what_is_linked_is_no_child_of_whoever_made_the_call(eager: bool) -> None:
+    with memory_app(task_always_eager=eager) as app:
+
+        @app.task(name="f")
+        def f(x: int) -> int:
+            return x
+
+        @app.task(name="host", bind=True)
+        def host(self: Any) -> list[str]:
+            call = f.apply_async if eager else f.apply
+            call((1,), task_id="sent", link=f.s())
+            return [child.id for child in self.request.children]
+
+        assert host.apply_async().get() == ["sent"] if eager else host.apply().get() == []
