@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +23,12 @@ ERRORS = {error.__name__: error for error in (ValueError, KeyError, LookupError,
 SENT = ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry", "task_internal_error")
 
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
+
+REPLACEMENTS: dict[str, Callable[[Any, Any], Any]] = {
+    "replace": lambda tasks, what: tasks["grow"].s(what, 0),
+    "replace by a chain": lambda tasks, what: tasks["grow"].s(what, 0) | tasks["grow"].s(1),
+    "replace by what fails": lambda tasks, what: tasks["hooked"].s([[("raise", what)]]),
+}
 
 Attempt = list[Any]
 """What one attempt does: states it stores on the way, and how it ends."""
@@ -188,6 +194,8 @@ def _end(task: Any, how: str, what: Any) -> Any:
         return Opaque()
     if how == "retry with opaque":
         raise task.retry(countdown=0, args=(Opaque(),))
+    if how in REPLACEMENTS:
+        task.replace(REPLACEMENTS[how](task.app.tasks, what))
     if how == "snooze":
         if task.request.snoozes < 2:
             raise Snooze(0)
@@ -206,7 +214,8 @@ ends = st.one_of(
     st.tuples(st.just("raise"), errors),
     st.tuples(st.just("retry"), st.one_of(st.none(), errors)),
     st.tuples(st.just("retry with"), st.integers(0, 3)),
-    st.tuples(st.sampled_from(["snooze", "retry and return"]), values),
+    st.tuples(st.sampled_from(["snooze", "retry and return", "replace", "replace by a chain"]), values),
+    st.tuples(st.just("replace by what fails"), errors),
     st.tuples(st.sampled_from(["raise Retry", "return opaque", "retry with opaque"]), st.none()),
     st.tuples(st.sampled_from(["ignore", "reject"]), st.none()),
 )
@@ -278,7 +287,7 @@ def journal_of(scene: Scene, program: dict[str, Any], worker: ThreadWorker | Non
     return list(scene.journal.lines), scene.outcome(result, worker is None)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(program=programs)
 def test_a_program_runs_alike_in_both(scene: Scene, worker: ThreadWorker, program: dict[str, Any]) -> None:
     real = journal_of(scene, program, worker)
