@@ -18,7 +18,7 @@ from ..serializers.base import ContentDisallowed, DecodeError
 from ..serializers.depth import LEVELS_MAX, overflows
 from ..serializers.registry import SerializerTable
 from ..transports import envelope as envelopes
-from ..transports.envelope import DeliveryInfo, Envelope, MalformedEnvelope, clamped_priority
+from ..transports.envelope import DeliveryInfo, Envelope, MalformedEnvelope, borne_priority
 from .message_errors import Malformed, MalformedMessage, encodable, malformed
 from .message_headers import (
     CONTEXT_KEYS,
@@ -279,7 +279,7 @@ def _message(headers: WireHeaders, envelope: Envelope, *, naive_is_local: bool =
         envelope.content_encoding,
         _queue_name(properties.reply_to),
         properties.correlation_id,
-        clamped_priority(properties.priority),
+        borne_priority(properties.priority),
         to.exchange or "",
         to.routing_key or "",
         bool(headers.redelivered or to.redelivered),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from ..serializers import iso8601
+from ..transports.envelope import PRIORITY_MAX
 from .binder import ArgumentCheck
 from .exceptions import InvalidTaskError
 from .retry_options import check_retries
@@ -195,14 +196,17 @@ def limits(hard: Any, soft: Any) -> tuple[float | None, float | None]:
 
 
 def _priority(value: Any) -> int | None:
-    """A priority.
+    """A priority: 0 to 9, and what is above for queues of RabbitMQ that have more levels.
 
-    :raises InvalidTaskError: it is no whole number from 0 to 9 (255 for RabbitMQ queues).
+    :raises InvalidTaskError: it is no whole number from 0 to 255.
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
-        raise InvalidTaskError(f"priority={value!r}: give a whole number from 0 to 9")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= PRIORITY_MAX:
+        raise InvalidTaskError(
+            f"priority={value!r}: give a whole number from 0 to 9, or up to {PRIORITY_MAX} for a RabbitMQ "
+            "queue with that many levels (max_priority)"
+        )
     return value
 
 

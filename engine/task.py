@@ -117,7 +117,7 @@ class Task(TaskCanvas, TaskDefaults, AwaitsSending[P, R], Generic[P, R]):
         """Send the task to a worker, with options of this call (parity §5).
 
         :param options: countdown (s), eta, expires (s or datetime), queue, exchange, routing_key,
-            priority (0-9), serializer, compression, time_limit (s), soft_time_limit (s),
+            priority (0-9; RabbitMQ up to 255), serializer, compression, time_limit (s), soft_time_limit (s),
             ignore_result, unique, headers, retry, retry_policy, add_to_parent, and properties of the message.
         :raises TypeError: the arguments do not fit the signature (`typing=False` skips that).
         :raises EncodeError: an argument cannot be serialized; the message names its place.

@@ -142,6 +142,17 @@ _encode_outgoing = msgspec.json.Encoder().encode
 _OBJECT = ord("{")
 
 
+PRIORITY_MAX = 255
+"""The highest that a message can bear (AMQP); the other brokers take what is above 9 for 9."""
+
+
+def borne_priority(value: Any) -> int:
+    """What a ``priority`` property says, for a message that is sent on: RabbitMQ may have levels above 9."""
+    if type(value) is not int:
+        return 0
+    return value if 0 <= value <= PRIORITY_MAX else min(max(value, 0), PRIORITY_MAX)
+
+
 def clamped_priority(value: Any) -> int:
     """0 to 9 of whatever a ``priority`` property holds (interop §1.1)."""
     if type(value) is not int:

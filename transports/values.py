@@ -40,7 +40,8 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     :param queue: the exact name of the queue.
     :param document: the envelope, kombu's JSON (interop §1.1).
-    :param priority: 0 to 9, as the caller gave it; what it means is the transport's business.
+    :param priority: 0 to 255, as the caller gave it; what it means is the transport's business, and those
+        that have ten levels take what is above 9 for 9.
     :param due_wall_s: Unix time before which nobody may reserve the message; None means at once.
     :param exchange: not empty: the message goes wherever the bindings of this exchange lead, and
         `queue` only names the place it was meant for. Only given to a transport whose

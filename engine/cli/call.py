@@ -7,7 +7,10 @@ import json
 from datetime import datetime
 from typing import Any
 
+from ...transports.envelope import PRIORITY_MAX
+from ..exceptions import InvalidTaskError
 from ..result import AsyncResult
+from ..urgency import URGENCY_MAX
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .output import say
@@ -29,9 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--priority",
         type=int,
-        choices=range(10),
+        choices=range(PRIORITY_MAX + 1),
         metavar="0-9",
-        help="what it means is the broker's business",
+        help="what it means is the broker's business; RabbitMQ takes up to 255",
+    )
+    parser.add_argument(
+        "--urgency",
+        type=int,
+        choices=range(URGENCY_MAX + 1),
+        metavar="0-9",
+        help="9 is served first, on every broker",
     )
     parser.add_argument("--serializer", help="json, msgpack or pickle")
     parser.add_argument("--task-id", metavar="ID", help="use this id")
@@ -57,7 +67,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     with session(options) as app:
         try:
             result: AsyncResult[Any] = app.send_task(arguments.name, args, kwargs, **sending)
-        except (TypeError, ValueError) as error:
+        except (InvalidTaskError, TypeError, ValueError) as error:
             raise CommandError(f"{arguments.name}: {error}", ExitCode.USAGE) from error
         if not arguments.wait:
             say(result.id)
@@ -74,6 +84,7 @@ def _sending(arguments: argparse.Namespace) -> dict[str, Any]:
         "exchange": arguments.exchange,
         "routing_key": arguments.routing_key,
         "priority": arguments.priority,
+        "urgency": arguments.urgency,
         "serializer": arguments.serializer,
         "task_id": arguments.task_id,
     }

@@ -88,6 +88,13 @@ def test_an_error_callback_that_fails_is_logged(app: App, caplog: pytest.LogCapt
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_a_retry_keeps_a_priority_that_only_rabbitmq_has(app: App) -> None:
+    app.tasks["add"].apply_async((1,), priority=20)
+    (message,) = sent(app)
+    (again,) = on_retry(app, message, app.client.table, "came-from", RetryPlan(1, 100.0))
+    assert again.priority == parse(again.document, app.client.table).priority == 20
+
+
 def test_a_retry_keeps_the_message_and_takes_its_options(app: App) -> None:
     app.tasks["add"].apply_async((1,), {"y": 2}, headers={"trace": 1}, priority=3)
     (message,) = sent(app)

@@ -100,6 +100,15 @@ def test_a_limit_of_zero_on_the_wire_is_none_as_it_is_for_peers(timelimit: Any) 
     assert (message.time_limit_s, message.soft_time_limit_s) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("priority", "read"), [(-1, 0), (0, 0), (9, 9), (20, 20), (255, 255), (256, 255), ("7", 0), (True, 0)]
+)
+def test_a_priority_is_one_of_those_that_a_message_can_bear(priority: object, read: int) -> None:
+    parts = good_parts()
+    parts["properties"]["priority"] = priority
+    assert parse(document_of(parts), TABLE).priority == read
+
+
 def test_only_task_and_id_are_needed() -> None:
     parts = good_parts()
     parts["headers"] = {"task": "proj.add", "id": "1"}

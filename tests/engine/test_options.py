@@ -65,8 +65,13 @@ def test_limits_are_checked_against_each_other() -> None:
 
 @pytest.mark.parametrize("value", [-1, 256, 1.5, True, "high"])
 def test_a_priority_is_a_small_whole_number(value: Any) -> None:
-    with pytest.raises(InvalidTaskError, match="priority"):
+    with pytest.raises(InvalidTaskError, match="from 0 to 9, or up to 255 for a RabbitMQ queue"):
         priority(value)
+
+
+@pytest.mark.parametrize("value", [0, 9, 10, 255])
+def test_a_priority_may_be_as_high_as_rabbitmq_has_levels(value: int) -> None:
+    assert priority(value) == value
 
 
 def test_an_eta_wins_over_a_countdown() -> None:

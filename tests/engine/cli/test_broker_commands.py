@@ -15,6 +15,7 @@ from prefork.engine.app import App
 from prefork.engine.cli import purge
 from prefork.engine.cli.failures import ExitCode
 from prefork.engine.cli.main import main
+from prefork.engine.message import parse
 from prefork.engine.result_document import encode
 from prefork.serializers.registry import load_serializer
 from prefork.transports.base import Consumer, Outcome, Outgoing, StoredResult, Verdict
@@ -86,6 +87,14 @@ def test_a_task_sent_by_name_waits_in_its_queue(shop: Shop) -> None:
     ]
 
 
+def test_the_most_urgent_call_is_first_in_its_queue(shop: Shop) -> None:
+    for urgency in ("0", "9", "5"):
+        shop.run("call", "shop.add", "--urgency", urgency, "--task-id", f"urgency {urgency}")
+    first = shop.consumer("reads").reserve(3, 5.0)
+    ids = [parse(one.document, shop.app.client.table).id for one in first]
+    assert ids == ["urgency 9", "urgency 5", "urgency 0"]
+
+
 def test_a_delayed_task_is_counted_as_delayed(shop: Shop) -> None:
     shop.run("call", "shop.add", "--countdown", "600")
     shop.run("call", "shop.add", "--eta", "2100-01-01T00:00:00Z", "--expires", "2100-01-02T00:00:00+00:00")
@@ -103,6 +112,7 @@ def test_a_delayed_task_is_counted_as_delayed(shop: Shop) -> None:
         (["--eta", "soon"], "--eta soon"),
         (["--expires", "soon"], "--expires soon"),
         (["--serializer", "yaml"], "yaml"),
+        (["--priority", "3", "--urgency", "9"], "give one of them"),
     ],
 )
 def test_a_call_that_makes_no_sense_sends_nothing(shop: Shop, line: list[str], says: str) -> None:
