@@ -11,7 +11,7 @@ from . import signals, states
 from .clock import mono_s
 from .coroutines import reason_of
 from .exceptions import TimeLimitExceeded
-from .execution import Executed, Telling, failed, tell_end, tell_success
+from .execution import PASSING, Executed, Storable, Telling, failed, returned, tell_end
 from .local import running
 from .request import Context
 
@@ -62,13 +62,15 @@ async def execute_async(
     request: Context,
     interrupted_by: Callable[[], BaseException | None] = lambda: None,
     steps: Steps | None = None,
+    storable: Storable | None = None,
 ) -> Executed:
     """Run a task with everything around it, as `execution.execute` does.
 
     :param interrupted_by: why the asyncio task that this runs in was cancelled, if it was. It becomes what
         the coroutine has ended with, unless it catches the cancellation.
     :param steps: is told of the coroutine's steps.
-    :raises BaseException: what is no `Exception`, be it raised by the coroutine or why it was interrupted.
+    :param storable: as in `execution.execute`.
+    :raises BaseException: why it was interrupted, if that is no `Exception`.
     """
     args = request.args = request.args if request.args is not None else ()
     kwargs = request.kwargs = request.kwargs if request.kwargs is not None else {}
@@ -89,17 +91,21 @@ async def execute_async(
             value = task(*args, **kwargs) if hooks and "__call__" in hooks else task.run(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = await (value if steps is None else Stepped(value, steps))
-        except asyncio.CancelledError as cancelled:
-            reason = reason_of(interrupted_by(), cancelled)
-            if not isinstance(reason, Exception):
-                raise reason from None
-            done = await told(failed(task, request, reason))
-        except Exception as exc:  # noqa: BLE001 - whatever the task raises is its outcome
-            done = await told(failed(task, request, exc))
+        except PASSING:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whatever the task raises is its outcome
+            done = await told(failed(task, request, _ended_with(exc, interrupted_by)))
         else:
             done = Executed(states.SUCCESS, value, retry=request.retry_plan)
-            if hooks or signals.task_success.receivers:
-                await told(tell_success(task, request, value, mono_s() - started_mono_s))
+            if not (
+                hooks
+                or signals.task_success.receivers
+                or signals.task_failure.receivers
+                or signals.task_postrun.receivers
+            ):
+                return done
+            runtime_s = mono_s() - started_mono_s
+            done = await told(returned(task, request, done, runtime_s, storable))
         if hooks or signals.task_postrun.receivers:
             await told(tell_end(task, request, done))
         return done
@@ -107,6 +113,19 @@ async def execute_async(
         running.reset(token)
         if request.reporter is not None:
             request.reporter.close(stays=done is not None and done.state == states.IGNORED)
+
+
+def _ended_with(error: BaseException, interrupted_by: Callable[[], BaseException | None]) -> BaseException:
+    """What a task has raised, or why it was cancelled.
+
+    :raises BaseException: that reason, if it is none of which anybody is told.
+    """
+    if not isinstance(error, asyncio.CancelledError):
+        return error
+    reason = reason_of(interrupted_by(), error)
+    if not isinstance(reason, Exception):
+        raise reason from None
+    return reason
 
 
 async def _begun(called: Any, steps: Steps | None) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from ..serializers.base import EncodeError
+from ..transports.base import StoredResult
 from . import result_document, states
 from .clock import wall_s
 from .eager_message import document_of, next_request, refuse_unsendable, request_of
@@ -22,6 +23,7 @@ from .options import expires_wall_s, naive_zone
 from .publishing import signatures
 from .replacing import Replaced
 from .request import Context
+from .result_writer import Encoded, too_large
 from .retrying import FIRST_STARTED_HEADER, SNOOZES_HEADER, RetryPlan
 
 _log = logging.getLogger("prefork.eager")
@@ -130,29 +132,47 @@ def _replacement(
 
 
 def _attempt(plan: Any, request: Context, through_serializer: bool, throw: bool) -> Executed:
-    """Run the task once, and what it sets off."""
+    """Run the task once, and what it sets off.
+
+    :raises BaseException: what the task raised that is no `Exception`: here it may be the caller's Ctrl-C.
+    """
+    storable = partial(_storable, plan) if through_serializer or plan.options.store_eager_result else None
     with allow_join_result():
-        done = execute(plan.task, request)
-    if through_serializer and done.state == states.SUCCESS:
-        done = _stored(plan, request, done)
+        done = execute(plan.task, request, storable=storable)
+    if done.state == states.FAILURE and not isinstance(done.value, Exception):
+        raise done.value
+    if storable is not None and done.state == states.SUCCESS:
+        done = storable(request, done)  # nobody has asked if nobody was told of it
+    if through_serializer and isinstance(done, Encoded):
+        done = _read_back(plan, done)
     if done.retry is not None:
         return done  # what is linked waits for the attempt that asks for no other
     return _run_links(plan.task, done, request, through_serializer, throw)
 
 
-def _stored(plan: Any, request: Context, done: Executed) -> Executed:
-    """What a success looks like to whoever reads its result from the store, if it would be stored."""
+def _storable(plan: Any, request: Context, done: Executed) -> Executed:
+    """See `execution.Storable`; a success with the document that would be stored, if one would be."""
     ignored = plan.options.ignore_result if request.ignore_result is None else request.ignore_result
-    if ignored or plan.config.result_backend is None:
+    if ignored or plan.config.result_backend is None or isinstance(done, Encoded):
         return done
     serializer = plan.client.result_table.by_name(plan.config.result_serializer)
     try:
         document = result_document.encode(
             done.state, done.value, task_id=str(request.id), serializer=serializer
         )
-    except EncodeError as error:
+    except Exception as error:  # noqa: BLE001 - encoding may run the user's code
         return Executed(states.FAILURE, error, ExceptionInfo(error))
-    return Executed(done.state, result_document.decode(document, serializer).result, retry=done.retry)
+    if len(document) > plan.config.result_max_bytes:
+        refused = too_large(len(document), plan.config.result_max_bytes)
+        return Executed(states.FAILURE, refused, ExceptionInfo(refused))
+    return Encoded(done, (StoredResult(str(request.id), document, None),), 0)
+
+
+def _read_back(plan: Any, done: Encoded) -> Executed:
+    """What a success looks like to whoever reads its result from the store."""
+    serializer = plan.client.result_table.by_name(plan.config.result_serializer)
+    document = result_document.decode(done.results[0].document, serializer)
+    return Executed(done.state, document.result, retry=done.retry)
 
 
 def _request(plan: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Context:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Coroutine, Generator
 from importlib import import_module
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from . import signals, states
 from .clock import mono_s
@@ -26,6 +26,9 @@ _logger = logging.getLogger("celery.app.trace")
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs the coroutine of an ``async def`` task to its end and returns what it returned."""
 
+Storable = Callable[[Context, "Executed"], "Executed"]
+"""Whether what a task returned can be stored, if it is to be: its success, or what has failed it instead."""
+
 T = TypeVar("T")
 
 Telling = Generator[Coroutine[Any, Any, Any], None, T]
@@ -34,6 +37,15 @@ Telling = Generator[Coroutine[Any, Any, Any], None, T]
 
 _UNTOLD = frozenset({states.IGNORED, states.REJECTED, states.RETRY, states.SNOOZED})
 """What `after_return` is not called for: the task has not ended, or nothing was returned."""
+
+
+class Interrupted(BaseException):
+    """Ends the running task because the worker leaves at once; its message is given back."""
+
+
+# Of what is no `Exception`, what is no end that a task came to: nobody is told. A coroutine that is closed
+# could not await a hook either.
+PASSING: Final = (Interrupted, GeneratorExit)
 
 
 class Executed:
@@ -63,14 +75,17 @@ class Executed:
         self.requeue = requeue
 
 
-def execute(task: Any, request: Context, drive: Drive | None = None) -> Executed:
+def execute(
+    task: Any, request: Context, drive: Drive | None = None, storable: Storable | None = None
+) -> Executed:
     """Run a task with everything around it: request, hooks, signals, automatic retries.
 
-    `request.args` and `request.kwargs` are what it is called with. An exception that is no
-    `Exception` (`SystemExit`, `KeyboardInterrupt`) passes through to the caller. What runs beside
-    others on one event loop has the same around it in `async_execution`.
+    `request.args` and `request.kwargs` are what it is called with. What it raises is its outcome, be it
+    `SystemExit`. What runs beside others on one event loop has the same around it in `async_execution`.
 
     :param drive: runs the coroutine of an ``async def`` task; None runs it on a loop of its own.
+    :param storable: asked of a success before anybody is told of it, and only if anybody is.
+    :raises Interrupted: it was ended from outside.
     """
     args = request.args = request.args if request.args is not None else ()
     kwargs = request.kwargs = request.kwargs if request.kwargs is not None else {}
@@ -92,12 +107,21 @@ def execute(task: Any, request: Context, drive: Drive | None = None) -> Executed
                 value = task.run(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = _run(value, drive)
-        except Exception as exc:  # noqa: BLE001 - whatever the task raises is its outcome
+        except PASSING:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whatever the task raises is its outcome
             done = _told(failed(task, request, exc), drive)
         else:
             done = Executed(states.SUCCESS, value, retry=request.retry_plan)
-            if hooks or signals.task_success.receivers:
-                _told(tell_success(task, request, value, mono_s() - started_mono_s), drive)
+            if not (
+                hooks
+                or signals.task_success.receivers
+                or signals.task_failure.receivers
+                or signals.task_postrun.receivers
+            ):
+                return done
+            runtime_s = mono_s() - started_mono_s
+            done = _told(returned(task, request, done, runtime_s, storable), drive)
         if hooks or signals.task_postrun.receivers:
             _told(tell_end(task, request, done), drive)
         return done
@@ -133,7 +157,24 @@ def drive_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return import_module(".coroutines", __package__).run_here(coroutine)
 
 
-def tell_success(task: Any, request: Context, value: Any, runtime_s: float) -> Telling[None]:
+def returned(
+    task: Any, request: Context, done: Executed, runtime_s: float, storable: Storable | None
+) -> Telling[Executed]:
+    """What came of a task that returned, with the hooks and signals that go with it.
+
+    :param done: its success.
+    :param storable: see `execute`.
+    """
+    if storable is not None:
+        done = storable(request, done)
+    if done.state == states.SUCCESS:
+        yield from _tell_success(task, request, done.value, runtime_s)
+    else:
+        yield from _tell_failure(task, request, done)
+    return done
+
+
+def _tell_success(task: Any, request: Context, value: Any, runtime_s: float) -> Telling[None]:
     """Send `task_success` and call `on_success`."""
     if signals.task_success.receivers:
         signals.task_success.send(task, result=value, runtime=runtime_s)
@@ -189,7 +230,7 @@ def report_internal_error(task: Any, request: Context, exc: Exception) -> None:
         )
 
 
-def autoretry(task: Any, request: Context, exc: Exception) -> Exception:
+def autoretry(task: Any, request: Context, exc: BaseException) -> BaseException:
     """What an exception becomes once the task's `autoretry_for` was considered: often itself.
 
     :returns: a `Retry` with its plan, or the exception that ends the task.
@@ -213,10 +254,13 @@ def autoretry(task: Any, request: Context, exc: Exception) -> Exception:
         task.retry(exc=exc, **options)
     except Exception as decided:  # noqa: BLE001 - `retry` answers by raising
         return decided
+    except BaseException as decided:
+        if decided is not exc:
+            raise
     return exc
 
 
-def failed(task: Any, request: Context, exc: Exception) -> Telling[Executed]:
+def failed(task: Any, request: Context, exc: BaseException) -> Telling[Executed]:
     """What an exception of the task makes of its execution, with the hooks and signals that go with it."""
     if task.autoretry_for:
         exc = autoretry(task, request, exc)
@@ -232,20 +276,34 @@ def failed(task: Any, request: Context, exc: Exception) -> Telling[Executed]:
     if isinstance(exc, Reject):
         return Executed(states.REJECTED, exc, requeue=exc.requeue)
     # The first frame is this module's; the reader wants to see the task's.
-    einfo = ExceptionInfo(exc, skip_frames=1)
+    done = Executed(states.FAILURE, exc, ExceptionInfo(exc, skip_frames=1))
+    yield from _tell_failure(task, request, done)
+    return done
+
+
+def _tell_failure(task: Any, request: Context, done: Executed) -> Telling[None]:
+    """Call `on_failure` and send `task_failure`."""
     if "on_failure" in task.overridden_hooks:
-        yield from _hook(task, request, task.on_failure, exc, request.id, request.args, request.kwargs, einfo)
+        values = (done.value, request.id, request.args, request.kwargs, done.einfo)
+        yield from _hook(task, request, task.on_failure, *values)
+    send_failure(task, request, done.value, done.einfo)
+
+
+def send_failure(task: Any, request: Context, error: BaseException, einfo: ExceptionInfo | None) -> None:
+    """Send `task_failure`.
+
+    :param task: None if none of that name is registered here.
+    """
     if signals.task_failure.receivers:
         signals.task_failure.send(
             task,
             task_id=request.id,
-            exception=exc,
+            exception=error,
             args=request.args,
             kwargs=request.kwargs,
-            traceback=einfo.tb,
+            traceback=None if einfo is None else einfo.tb,
             einfo=einfo,
         )
-    return Executed(states.FAILURE, exc, einfo)
 
 
 def _retried(task: Any, request: Context, exc: Retry) -> Telling[Executed]:

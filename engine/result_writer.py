@@ -20,6 +20,21 @@ from .message import TaskMessage, bounded_repr
 from .result_stencil import stencil
 
 
+class Encoded(Executed):
+    """An execution whose document is made already.
+
+    :ivar results: the document.
+    :ivar children: how many tasks it had sent until then; those are in the document.
+    """
+
+    __slots__ = ("children", "results")
+
+    def __init__(self, executed: Executed, results: tuple[StoredResult, ...], children: int) -> None:
+        super().__init__(executed.state, executed.value, executed.einfo, executed.retry)
+        self.results = results
+        self.children = children
+
+
 class ResultWriter:
     """Makes documents by one configuration.
 
@@ -48,22 +63,26 @@ class ResultWriter:
         """
         if not self._enabled:
             return executed, ()
+        if type(executed) is Encoded and executed.children == len(request._children or ()):
+            return executed, executed.results
         try:
             stored = self._document(message, request, executed, state)
         except EncodeError:
             executed, stored = self._with_text_arguments(message, request, executed, state)
         if len(stored.document) > self._bytes_max:
             size = len(stored.document)
-            executed = _failed(
-                BackendStoreError(
-                    f"the result has {size} bytes, of at most {self._bytes_max}: keep it elsewhere and "
-                    "return where it is, or raise result_max_bytes"
-                )
-            )
+            executed = _failed(too_large(size, self._bytes_max))
             stored = self._document(message, request, executed, states.FAILURE, text_arguments=True)
         elif self._compression is not None and state == states.SUCCESS and executed.state == state:
             stored = replace(stored, document=result_document.compressed(stored.document, self._compression))
         return executed, (stored,)
+
+    def ahead(self, message: TaskMessage, request: Any, executed: Executed) -> Executed:
+        """What a success becomes once it is stored; `executed` takes the document that is made here."""
+        if not self._enabled:
+            return executed
+        children = len(request._children or ())
+        return Encoded(*self.executed(message, request, executed, executed.state), children)
 
     def _with_text_arguments(
         self, message: TaskMessage, request: Any, executed: Executed, state: str
@@ -166,6 +185,14 @@ def _reply_to(message: TaskMessage | None) -> str:
 def _may_compress(config: Any) -> bool:
     """Not where a result is no document of its own: in a table, or a message."""
     return not str(config.result_backend or "").startswith(("db+", "rpc:"))
+
+
+def too_large(size_bytes: int, bytes_max: int) -> BackendStoreError:
+    """The error of a task whose result is larger than `result_max_bytes`."""
+    return BackendStoreError(
+        f"the result has {size_bytes} bytes, of at most {bytes_max}: keep it elsewhere and "
+        "return where it is, or raise result_max_bytes"
+    )
 
 
 def _failed(error: Exception) -> Executed:

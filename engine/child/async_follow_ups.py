@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...transports.base import Outcome, Outgoing
 from ...transports.errors import BrokerUnavailable
+from ..execution import Interrupted
 from ..follow_ups import on_success
 from ..message import TaskMessage
 from ..request import Context
 from .following import AGAIN_S, Unmade, complain, leaving
 from .outcomes import Outcomes
 from .parts import Parts
-from .trial import Interrupted
 
 if TYPE_CHECKING:
     from ..app import App

@@ -24,6 +24,7 @@ from typing import Any, Final
 from ...transports.base import Delivery, Outcome
 from ..clock import mono_ns
 from ..coroutines import KeptLoop, Runner
+from ..execution import Interrupted
 from ..scoreboard import (
     BATCH_MAX,
     C_LOOP_NS,
@@ -41,7 +42,6 @@ from .idle import Idle
 from .loop import EXIT_AS_TOLD, EXIT_OWNER_LOST, Opened, WorkerLoop
 from .parts import Parts
 from .plan import RunPlan
-from .trial import Interrupted
 
 _JOIN_S: Final = 10.0
 # So long a child that runs something gives way to one that is idle, which was woken for what came.

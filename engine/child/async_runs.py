@@ -24,7 +24,7 @@ from ..clock import mono_ns
 from ..coroutines import reason_of
 from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
-from ..execution import Executed
+from ..execution import Executed, Interrupted
 from ..message import Embed, TaskMessage
 from ..request import Context
 from ..revoked_board import A_ENDINGS
@@ -50,7 +50,6 @@ from .async_follow_ups import AsyncFollowUps
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
-from .trial import Interrupted
 
 SOFT_REPEAT_S: Final = 1.0
 
@@ -221,7 +220,9 @@ class Runs:
         set_current(message.id, plan.name)
         try:
             run.in_body = True
-            executed = await execute_async(plan.task, run.request, lambda: run.error, Steps(self, run))
+            executed = await execute_async(
+                plan.task, run.request, lambda: run.error, Steps(self, run), self._outcomes.storable
+            )
             run.in_body = False
         except BaseException as error:
             run.in_body = False

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from ...transports.base import Outgoing
 from ...transports.errors import BrokerUnavailable
+from ..execution import Interrupted
 from ..follow_ups import on_success
 from ..message import TaskMessage
 from ..request import Context
 from ..scoreboard import S_STOP, Stop
 from .parts import Parts
-from .trial import Interrupted
 
 AGAIN_S: Final = 0.5
 """How long to wait before the broker is asked again."""

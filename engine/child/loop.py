@@ -89,6 +89,7 @@ class WorkerLoop:
         self._words = parts.slot.words
         self._board = parts.board_words
         self._outcomes = Outcomes(parts)
+        self._storable = self._outcomes.storable
         self._ahead = parts.read_ahead
         self._processor = Processor()
         # Outcomes that are not settled yet, oldest first, and when the first of them came.
@@ -311,7 +312,7 @@ class WorkerLoop:
         start_ns = self._set_limits(message, plan)
         words[C_RUNNING] = number
         set_current(message.id, plan.name)
-        executed = run_body(plan.task, request, words, number, parts.driver)
+        executed = run_body(plan.task, request, words, number, parts.driver, self._storable)
         runtime_ns = mono_ns() - start_ns
         parts.executed += 1
         if words[S_TERMINATED] == number:

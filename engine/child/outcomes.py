@@ -18,14 +18,14 @@ from ..exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from ..execution import Executed
+from ..execution import Executed, Interrupted, send_failure
 from ..follow_ups import on_failure, on_retry
 from ..message import Embed, MalformedMessage, TaskMessage
 from ..message_edit import with_header
 from ..obituary import TERMINATED
 from ..replacing import Replaced
 from ..request import Context, context_of
-from ..scoreboard import C_RUNNING, C_SHIELDED
+from ..scoreboard import C_BODY, C_RUNNING, C_SHIELDED
 from ..settle import AckPolicy, Ending, Settlement, settlement
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
 from .announcing import tell_malformed, tell_refused, tell_terminated
@@ -33,7 +33,6 @@ from .following import AfterSuccess, FollowingHere, Unmade
 from .parts import Parts
 from .plan import RunPlan
 from .report import Reporter
-from .trial import Interrupted
 
 # Each look at a member of an enumeration is a call on Python 3.11; these are looked at for every message.
 _ACK: Final = Verdict.ACK
@@ -182,9 +181,9 @@ class Outcomes:
         run by somebody else: to start it here could be a second start.
         """
         lost = WorkerLostError(f"it was acknowledged before its start, and did not start: {error}")
-        return self.executed(
-            delivery, message, plan, request, Executed(states.FAILURE, lost, ExceptionInfo(lost)), 0
-        )
+        failed = Executed(states.FAILURE, lost, ExceptionInfo(lost))
+        send_failure(plan.task, request, lost, failed.einfo)
+        return self.executed(delivery, message, plan, request, failed, 0)
 
     def terminated(self, executed: Executed, plan: RunPlan, request: Context, signum: int) -> Executed:
         """What became of an execution that somebody wanted to end: what it returned counts, if it did."""
@@ -195,6 +194,29 @@ class Outcomes:
         return Executed(states.REVOKED, error, executed.einfo)
 
     # --- messages that ran --------------------------------------------------------------------------
+
+    def storable(self, request: Context, executed: Executed) -> Executed:
+        """See `execution.Storable`; the document that is made for it is the one that is stored.
+
+        Encoding may run the user's code, which may raise anything. The task has returned: its soft limit
+        is not for what comes now, and would look like a value that has no form.
+        """
+        words = self._parts.slot.words
+        message = request.message
+        plan = None if message is None else self._parts.plan(message.task)
+        assert message is not None and plan is not None  # it ran
+        if not self._is_stored(plan, message, executed):
+            return executed
+        body = words[C_BODY]
+        try:
+            words[C_BODY] = 0
+            return self._parts.results.ahead(message, request, executed)
+        except Interrupted:
+            raise
+        except BaseException as error:
+            return Executed(states.FAILURE, error, ExceptionInfo(error))
+        finally:
+            words[C_BODY] = body
 
     def executed(
         self,

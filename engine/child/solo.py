@@ -24,6 +24,7 @@ from .. import signals as hooks
 from ..boot import BootSpec
 from ..client import Client
 from ..clock import mono_s
+from ..execution import Interrupted
 from ..housekeeping import Duty, Housekeeping
 from ..limits.board import RateBoard
 from ..limits.lookout import Lookout
@@ -41,7 +42,6 @@ from .choosing import loop_of
 from .idle import Nudge
 from .loop import EXIT_AS_TOLD
 from .parts import Parts
-from .trial import Interrupted
 
 _SAFETY_S: Final = 1.0
 

@@ -7,17 +7,18 @@ from typing import Any
 from .. import states
 from ..einfo import ExceptionInfo
 from ..exceptions import SoftTimeLimitExceeded
-from ..execution import Drive, Executed, execute
+from ..execution import Drive, Executed, Interrupted, Storable, execute
 from ..request import Context
 from ..scoreboard import C_BODY
 
 
-class Interrupted(BaseException):
-    """Ends the running task because the worker leaves at once; its message is given back."""
-
-
 def run_body(
-    task: Any, request: Context, words: memoryview, number: int, drive: Drive | None = None
+    task: Any,
+    request: Context,
+    words: memoryview,
+    number: int,
+    drive: Drive | None = None,
+    storable: Storable | None = None,
 ) -> Executed:
     """Run a task as execution `number`; whatever it raises becomes a FAILURE.
 
@@ -26,12 +27,12 @@ def run_body(
     instructions up to the store of 0 into C_BODY; the outer `try` is for the few between the end
     of the inner one and that store.
 
-    :param drive: see `execute`.
+    :param drive: see `execute`, also for `storable`.
     """
     try:
         try:
             words[C_BODY] = number
-            executed = execute(task, request, drive)
+            executed = execute(task, request, drive, storable)
             words[C_BODY] = 0
         except BaseException as exc:
             words[C_BODY] = 0

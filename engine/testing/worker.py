@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from ..boot import BootSpec
 from ..child.solo import Solo, link_here
-from ..child.trial import Interrupted
 from ..draining import await_empty
 from ..embed import Worker, WorkerBootError, WorkerError
+from ..execution import Interrupted
 from ..loaded_app import load_here
 
 DEFAULT_TIMEOUT_S: Final = 10.0

@@ -13,7 +13,7 @@ from prefork.engine import signals
 from prefork.engine.app import App
 from prefork.engine.async_execution import execute_async
 from prefork.engine.exceptions import Ignore, Reject, Snooze, TaskCancelledError
-from prefork.engine.execution import Executed, execute
+from prefork.engine.execution import Executed, Interrupted, execute
 from prefork.engine.local import current_task, running
 from prefork.engine.request import Context
 from prefork.engine.task import Task
@@ -84,7 +84,25 @@ def is_retried_by_itself(task: Any, x: int) -> Any:
     raise KeyError(x)
 
 
-BODIES = (returns, fails, retries, asks_and_returns, ignores, rejects, snoozes, is_retried_by_itself)
+def leaves(task: Any, x: int) -> Any:
+    raise SystemExit(x)
+
+
+def is_opaque(task: Any, x: int) -> Any:
+    return object
+
+
+BODIES = (
+    *(returns, fails, retries, asks_and_returns, ignores, rejects, snoozes, is_retried_by_itself),
+    *(leaves, is_opaque),
+)
+
+
+def storable(request: Context, done: Executed) -> Executed:
+    """Stands for a store that takes no classes."""
+    if done.value is object:
+        return Executed("FAILURE", TypeError("opaque"))
+    return done
 
 
 def shown(done: Executed) -> tuple[Any, ...]:
@@ -130,7 +148,10 @@ def tried(
     request = Context(id="id", args=(3,), called_directly=False, hostname="host")
     seen.listen()
     try:
-        done = execute(task, request) if how != "beside" else asyncio.run(execute_async(task, request))
+        if how == "beside":
+            done = asyncio.run(execute_async(task, request, storable=storable))
+        else:
+            done = execute(task, request, storable=storable)
     finally:
         seen.close()
         app.tasks.unregister("t")
@@ -164,7 +185,17 @@ def test_a_plain_function_may_be_run_so_too(app: App) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
-def test_what_is_no_exception_passes_through(app: App, error: BaseException) -> None:
+def test_what_is_no_exception_is_the_failure_of_its_task(app: App, error: BaseException) -> None:
+    @app.task
+    async def leaves() -> None:
+        raise error
+
+    done = asyncio.run(execute_async(leaves, Context(id="id", called_directly=False)))
+    assert (done.state, done.value) == ("FAILURE", error)
+
+
+@pytest.mark.parametrize("error", [Interrupted("the worker leaves"), GeneratorExit()], ids=repr)
+def test_nobody_hears_of_an_end_that_is_not_the_tasks_own(app: App, error: BaseException) -> None:
     @app.task
     async def leaves() -> None:
         raise error
@@ -176,7 +207,13 @@ def test_what_is_no_exception_passes_through(app: App, error: BaseException) -> 
             return caught
         return None
 
-    assert asyncio.run(main()) is error
+    seen = Seen()
+    seen.listen()
+    try:
+        assert asyncio.run(main()) is error
+    finally:
+        seen.close()
+    assert [name for name, _ in seen.events] == ["task_prerun"]
 
 
 def test_why_it_was_cancelled_is_what_it_ends_with(app: App) -> None:

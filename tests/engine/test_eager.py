@@ -54,6 +54,38 @@ def test_a_failure_is_kept_with_its_traceback_or_thrown(app: App) -> None:
         f.apply(throw=True)
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("throw", [False, True])
+def test_what_is_no_exception_goes_on_to_the_caller_and_is_announced(
+    app: App, error: BaseException, throw: bool
+) -> None:
+    told: list[Any] = []
+
+    @app.task(on_failure=lambda self, exc, *_: told.append(exc))
+    def f() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        f.apply(throw=throw)
+    assert told == [error]
+
+
+def test_a_result_that_the_store_of_an_eager_call_cannot_take_is_its_failure(app: App) -> None:
+    app.conf.result_backend = app.conf.broker_url
+    app.conf.task_store_eager_result = True
+    task = app.task(name="opaque")(object)
+    result = task.apply()
+    assert (result.state, type(result.result)) == ("FAILURE", EncodeError)
+    assert app.AsyncResult(result.id).state == "FAILURE"
+
+
+def test_an_eager_result_that_is_stored_is_returned_as_it_is(app: App) -> None:
+    app.conf.result_backend = app.conf.broker_url
+    app.conf.task_store_eager_result = True
+    pair = app.task(name="pair")(lambda: (1, 2))
+    assert pair.apply().get() == (1, 2)
+
+
 def test_delay_runs_here_when_always_eager(eager_app: App) -> None:
     @eager_app.task
     def f(x: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 from prefork.engine import signals
 from prefork.engine.app import App
 from prefork.engine.exceptions import Ignore, Reject
-from prefork.engine.execution import autoretry, execute
+from prefork.engine.execution import Interrupted, autoretry, execute
 from prefork.engine.request import Context
 from prefork.engine.signals import Signal
 from prefork.engine.unset import UNSET
@@ -134,10 +134,41 @@ def test_automatic_retries_without_throwing_leave_the_exception(app: App) -> Non
         task.pop_request()
 
 
-def test_a_process_exit_leaves_no_task_current(app: App) -> None:
-    task = app.task(name="t")(lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
+NO_EXCEPTIONS = (SystemExit(3), KeyboardInterrupt(), BaseException("bare"))
+
+
+@pytest.mark.parametrize("error", NO_EXCEPTIONS, ids=repr)
+def test_what_is_no_exception_is_announced_as_any_failure(app: App, error: BaseException) -> None:
+    def body() -> None:
+        raise error
+
+    task = app.task(name="t")(body)
+    with heard() as seen:
+        done = run(task)
+    assert (done.state, done.value) == ("FAILURE", error)
+    assert done.einfo is not None and "in body" in done.einfo.traceback
+    assert [name for name, _ in seen] == ["task_prerun", "task_failure", "task_postrun"]
+    assert (seen[1][1]["exception"], seen[2][1]["state"]) == (error, "FAILURE")
+
+
+@pytest.mark.parametrize(("retries", "state"), [(0, "RETRY"), (1, "FAILURE")])
+def test_a_process_exit_is_retried_by_itself_where_the_task_says_so(
+    app: App, retries: int, state: str
+) -> None:
+    @app.task(autoretry_for=(SystemExit,), max_retries=1)
+    def f() -> None:
+        raise SystemExit(3)
+
+    done = execute(f, Context(id="id", args=(), retries=retries, called_directly=False))
+    assert (done.state, repr(done.value)) == (state, "SystemExit(3)")
+
+
+@pytest.mark.parametrize("error", [Interrupted("the worker leaves"), GeneratorExit()], ids=repr)
+def test_nobody_hears_of_an_end_that_is_not_the_tasks_own(app: App, error: BaseException) -> None:
+    task = app.task(name="t")(lambda: (_ for _ in ()).throw(error))
+    with heard() as seen, pytest.raises(type(error)):
         run(task)
+    assert [name for name, _ in seen] == ["task_prerun"]
     assert app.current_task is None
     assert app.current_worker_task is None
 
