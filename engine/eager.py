@@ -25,6 +25,7 @@ from .replacing import Replaced
 from .request import Context
 from .result_writer import Encoded, too_large
 from .retrying import FIRST_STARTED_HEADER, SNOOZES_HEADER, RetryPlan
+from .unreached import ENDS_CHAIN, steps_of
 
 _log = logging.getLogger("prefork.eager")
 
@@ -59,6 +60,7 @@ def _outcome(plan: Any, document: bytes, options: dict[str, Any]) -> EagerResult
         # It can be sent, but no worker of this configuration would read it.
         if _throws(plan, options):
             raise
+        _end_chain(plan, options.get("chain") or (), Executed(states.FAILURE, error))
         return EagerResult(options["task_id"], error, states.FAILURE, None, plan.task.name)
     return _run(plan, request, options, through_serializer=True)
 
@@ -101,6 +103,8 @@ def _run(
         result = _replacement(plan.task, request, last.value.by, through_serializer, throw)
         if done is last:
             return result
+    if request.chain and _final_state(last) in ENDS_CHAIN:
+        _end_chain(plan, request.chain, last)
     return _result(plan, request, done, throw)
 
 
@@ -112,9 +116,7 @@ def _result(plan: Any, request: Context, done: Executed, throw: bool) -> EagerRe
         )
     if throw and done.state == states.FAILURE:
         raise done.value
-    # A message that is refused for good is a dead letter, and its task has failed.
-    state = states.FAILURE if done.state == states.REJECTED and not done.requeue else done.state
-    return EagerResult(str(request.id), done.value, state, text, plan.task.name)
+    return EagerResult(str(request.id), done.value, _final_state(done), text, plan.task.name)
 
 
 def _replacement(
@@ -129,6 +131,23 @@ def _replacement(
         running.reset(token)
     task_id = str(request.id)
     return ran.get(task_id) or EagerResult(task_id, None, states.PENDING, None, task.name)
+
+
+def _final_state(done: Executed) -> str:
+    """The state of the result: a message that is refused for good is a dead letter, its task has failed."""
+    return states.FAILURE if done.state == states.REJECTED and not done.requeue else done.state
+
+
+def _end_chain(plan: Any, chain: Sequence[Any], done: Executed) -> None:
+    """End what was to follow as the task has ended, which is not a success."""
+    state, text = _final_state(done), done.einfo.traceback if done.einfo is not None else None
+    for step in steps_of(chain):
+        EagerResult(step.id, done.value, state, text, step.task)  # whoever gathers results has it now
+        local = plan.app.registry.get(step.task)
+        options = plan.options if local is None else local.sending_plan().options
+        if options.store_eager_result and done.state in states.READY_STATES:
+            unreached = Context(id=step.id, group=step.group_id, ignore_result=step.ignore_result)
+            plan.client.stored.store_state(step.id, state, done.value, request=unreached, options=options)
 
 
 def _attempt(plan: Any, request: Context, through_serializer: bool, throw: bool) -> Executed:

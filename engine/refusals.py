@@ -10,7 +10,7 @@ Nobody's code runs here: it serves the child, and the agent that settles for one
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..serializers.registry import SerializerTable
@@ -21,9 +21,11 @@ from .exceptions import BackendStoreError
 from .execution import Executed
 from .follow_ups import on_failure
 from .message import MalformedMessage, TaskMessage, parse
+from .message_chain import chain_within
 from .options import options_of
 from .request import context_of
 from .result_writer import ResultWriter
+from .unreached import Unreached
 
 if TYPE_CHECKING:
     from .app import App
@@ -88,6 +90,7 @@ class Refusals:
         self._app = app
         self._table = table
         self._results = ResultWriter(app.config, table, enabled=stored, node="")
+        self._unreached = Unreached(app, app.config, self._results)
 
     def instead(self, consumer: Consumer, outcome: Outcome, error: Exception) -> Iterator[Outcome]:
         """What to settle in the place of an outcome, each less likely to be refused than the one before.
@@ -109,6 +112,7 @@ class Refusals:
         if message is not None:
             if outcome.results or is_failure_stored(self._app, self._app.config, message):
                 results = self._results.failure(failed, task_id=message.id, message=message)
+            results += self._rest_of_chain(message, failed, ignored=not results)
             errbacks = errbacks_of(self._app, self._table, delivery, message, failed, "")
         buried = Outcome(
             tag=outcome.tag,
@@ -131,13 +135,38 @@ class Refusals:
         yield buried
         yield Outcome(outcome.tag, Verdict.DEAD, reason=buried.reason, causes=(why,))
 
-    def early(self, task_id: str, message: TaskMessage | None, error: Exception) -> tuple[StoredResult, ...]:
+    def early(
+        self,
+        message: TaskMessage,
+        error: Exception,
+        refused: Sequence[StoredResult],
+        *,
+        unsent: bool = False,
+    ) -> tuple[StoredResult, ...]:
         """The failure of a task whose message was acknowledged before its start.
 
         There is no message any more that could become a dead letter.
+
+        :param refused: what would have been stored: of the task, and of what was to follow it.
+        :param unsent: what follows the task was refused, and not only its results.
         """
-        _log.error("%s: what it led to is refused for good: %s", task_id, safe_text(error, _WHY_BYTES_MAX))
-        return self._results.failure(refusal_of(error), task_id=task_id, message=message)
+        _log.error("%s: what it led to is refused for good: %s", message.id, safe_text(error, _WHY_BYTES_MAX))
+        failed = refusal_of(error)
+        results = self._results.failure(failed, task_id=message.id, message=message)
+        if unsent:
+            return results + self._rest_of_chain(message, failed, ignored=not refused)
+        others = (result for result in refused if result.key != message.id)
+        return results + tuple(
+            self._results.end(other.key, states.FAILURE, failed, reply_to=other.reply_to) for other in others
+        )
+
+    def _rest_of_chain(
+        self, message: TaskMessage, error: Exception, *, ignored: bool
+    ) -> tuple[StoredResult, ...]:
+        if not self._unreached.told:
+            return ()
+        chain = chain_within(message.envelope, self._table)
+        return self._unreached.after(chain, error, ignored=ignored, reply_to=message.reply_to)
 
     def _parsed(self, document: bytes) -> TaskMessage | None:
         try:

@@ -40,6 +40,7 @@ class ResultWriter:
 
     :param enabled: results are stored at all.
     :param node: name of the worker, for extended results.
+    :ivar enabled: as given.
     """
 
     def __init__(self, config: Any, table: SerializerTable, *, enabled: bool, node: str) -> None:
@@ -48,7 +49,7 @@ class ResultWriter:
         self._extended: bool = config.result_extended
         self._compression: str | None = config.result_compression if _may_compress(config) else None
         self._bytes_max: int = config.result_max_bytes
-        self._enabled = enabled
+        self.enabled = enabled
         self._node = node
 
     def executed(
@@ -61,7 +62,7 @@ class ResultWriter:
         :param state: the state to store.
         :returns: what happened after all, and the document.
         """
-        if not self._enabled:
+        if not self.enabled:
             return executed, ()
         if type(executed) is Encoded and executed.children == len(request._children or ()):
             return executed, executed.results
@@ -164,18 +165,41 @@ class ResultWriter:
         state: str = states.FAILURE,
     ) -> tuple[StoredResult, ...]:
         """The document of a task that could not be run to its end; nothing without an id."""
-        if not self._enabled or not task_id:
+        if not self.enabled or not task_id:
             return ()
+        group_id, parent_id = (message.group, message.parent_id) if message else (None, None)
+        return (
+            self.end(
+                task_id, state, error, group_id=group_id, parent_id=parent_id, reply_to=_reply_to(message)
+            ),
+        )
+
+    def end(
+        self,
+        task_id: str,
+        state: str,
+        error: Any,
+        *,
+        traceback: str | None = None,
+        group_id: str | None = None,
+        parent_id: str | None = None,
+        reply_to: str = "",
+    ) -> StoredResult:
+        """The document of a task that somebody else knows the end of.
+
+        :param error: of FAILURE or REVOKED, the exception.
+        """
         document = result_document.encode(
             state,
             error,
             task_id=task_id,
             serializer=self._serializer,
-            group_id=message.group if message else None,
-            parent_id=message.parent_id if message else None,
+            traceback=traceback,
+            group_id=group_id,
+            parent_id=parent_id,
             date_done_wall_s=wall_s(),
         )
-        return (StoredResult(task_id, document, self._lifetimes.of(state), reply_to=_reply_to(message)),)
+        return StoredResult(task_id, document, self._lifetimes.of(state), reply_to=reply_to)
 
 
 def _reply_to(message: TaskMessage | None) -> str:

@@ -16,6 +16,7 @@ from .. import signals, states
 from ..exceptions import WorkerLostError
 from ..loaded_app import Loaded
 from ..message import Embed, MalformedMessage, TaskMessage, parse
+from ..message_chain import chain_within
 from ..received import ReceivedRequest
 from ..refusals import errbacks_of, is_failure_stored
 from ..request import Context, context_of
@@ -24,6 +25,7 @@ from ..scoreboard import Policy, Texts
 from ..settling import is_permanent
 from ..storage import Storage
 from ..unique_locks import UniqueLocks, mark_of_message
+from ..unreached import Unreached
 
 # What neither store nor broker takes for so long is given up, the oldest first.
 _KEPT_MAX: Final = 10_000
@@ -41,6 +43,7 @@ class Failures:
         self._results = ResultWriter(
             loaded.config, storage.table, enabled=storage.store is not None, node=loaded.node
         )
+        self._unreached = Unreached(loaded.app, loaded.config, self._results)
         self._locks = UniqueLocks(storage.transport)
         self._unstored: list[StoredResult] = []
         self._unsent: list[Outgoing] = []
@@ -54,7 +57,7 @@ class Failures:
         error: Exception,
         state: str = states.FAILURE,
     ) -> tuple[tuple[StoredResult, ...], tuple[Outgoing, ...]]:
-        """Result and error callbacks of an execution that was ended from outside.
+        """Results and error callbacks of an execution that was ended from outside.
 
         :param delivery: its message; None when it was acknowledged before its start. Then nobody knows
             its error callbacks any more.
@@ -68,6 +71,8 @@ class Failures:
         if bits & Policy.STORE_ERRORS or not bits & Policy.IGNORE_RESULT:
             known_id = task_id if message is None else message.id
             results = self._results.failure(error, task_id=known_id, message=message, state=state)
+        if message is not None:
+            results += self._rest_of_chain(message, error, state, bool(bits & Policy.IGNORE_RESULT))
         if delivery is None or message is None or state != states.FAILURE:
             return results, ()
         return results, self._errbacks(delivery, message, error)
@@ -109,11 +114,13 @@ class Failures:
             return
         self._free_lock(message)
         error = WorkerLostError(f"dead-lettered after {letter.crashes} crashes: {causes}")
-        if is_failure_stored(self._loaded.app, self._loaded.config, message):
+        stored = is_failure_stored(self._loaded.app, self._loaded.config, message)
+        if stored:
             self.keep(self._results.failure(error, task_id=message.id, message=message), ())
         # Only now: its arguments may be what killed those processes.
         died = Delivery(b"", letter.queue, letter.document, crashes=letter.crashes, redelivered=True)
-        self.keep((), self._errbacks(died, message, error))
+        rest = self._rest_of_chain(message, error, states.FAILURE, not stored)
+        self.keep(rest, self._errbacks(died, message, error))
 
     def keep(self, results: Sequence[StoredResult], follow_ups: Sequence[Outgoing]) -> None:
         """Store and send for a message that is gone from the broker: nobody else will."""
@@ -163,6 +170,15 @@ class Failures:
             if alone:
                 waiting += every[index:]
                 return
+
+    def _rest_of_chain(
+        self, message: TaskMessage, error: Exception, state: str, ignored: bool
+    ) -> tuple[StoredResult, ...]:
+        """The results of what was to follow."""
+        if not self._unreached.told:
+            return ()
+        chain = chain_within(message.envelope, self._storage.table)
+        return self._unreached.after(chain, error, state, ignored=ignored, reply_to=message.reply_to)
 
     def _errbacks(self, delivery: Delivery, message: TaskMessage, error: Exception) -> tuple[Outgoing, ...]:
         loaded = self._loaded

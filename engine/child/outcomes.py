@@ -27,8 +27,10 @@ from ..replacing import Replaced
 from ..request import Context, context_of
 from ..scoreboard import C_BODY, C_RUNNING, C_SHIELDED
 from ..settle import AckPolicy, Ending, Settlement, settlement
+from ..unreached import ENDS_CHAIN
 from .admit import UNKNOWN_SINCE_HEADER, Refusal
 from .announcing import tell_malformed, tell_refused, tell_terminated
+from .chain_ends import ChainEnds
 from .following import AfterSuccess, FollowingHere, Unmade
 from .parts import Parts
 from .plan import RunPlan
@@ -75,6 +77,7 @@ class Outcomes:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._report = Reporter(parts)
+        self.chain_ends = ChainEnds(parts)
         self._defaults = AckPolicy()
         self._bell = self._on_shield
         # Another one is written by a loop whose thread may not stand still, before it runs.
@@ -116,6 +119,7 @@ class Outcomes:
         results: tuple[StoredResult, ...] = ()
         if error.task_id:
             results = self._parts.results.failure(error, task_id=error.task_id)
+        results += self.chain_ends.of_message(delivery, None, error)
         assert decided.verdict is not None
         return Outcome(
             tag=delivery.tag,
@@ -151,6 +155,7 @@ class Outcomes:
             message=message,
             state=decided.state or states.FAILURE,
         )
+        results += self.chain_ends.of_message(delivery, message, error, decided.state or states.FAILURE)
         return Outcome(
             tag=delivery.tag,
             verdict=decided.verdict,
@@ -285,6 +290,7 @@ class Outcomes:
             plain = BackendStoreError(f"the outcome cannot be stored: {safe_text(error, 512)}")
             failed = Executed(states.FAILURE, plain, ExceptionInfo(plain))
             results = self._parts.results.failure(plain, task_id=message.id, message=message)
+            results += self.chain_ends.of_execution(plan, message, request, failed, states.FAILURE)
             return failed, Ending.FAILURE, settlement(Ending.FAILURE, plan.acks), results, ()
 
     def _weigh(
@@ -315,6 +321,8 @@ class Outcomes:
         ):
             is_final = decided.state is not None
             follow_ups = self._follow_ups(delivery, message, request, executed, is_final)
+            if request.chain and decided.state in ENDS_CHAIN:
+                results += self.chain_ends.of_execution(plan, message, request, executed, decided.state)
         return executed, ending, decided, results, follow_ups
 
     def _complain_of_chord(self, message: TaskMessage) -> None:

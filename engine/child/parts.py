@@ -26,6 +26,7 @@ from ..scoreboard import BATCH_MAX, Scoreboard, Slot
 from ..settling import is_permanent
 from ..storage import Storage, open_storage
 from ..time_limit_board import TimeLimitBoard
+from ..unreached import Unreached
 from .driving import Driver
 from .limiter import Limiter
 from .picking import picker_of
@@ -80,6 +81,7 @@ class Parts:
         self.foreign_retries = storage.transport.capabilities.routes and storage.store is not None
         self._refusals = Refusals(loaded.app, self.table, stored=storage.store is not None)
         self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
+        self.unreached = Unreached(loaded.app, config, self.results)
         self._started = self.results.on_start({"pid": os.getpid(), "hostname": node})
         self._revocations = Revocations(lambda: storage.store, self.table.by_name(config.result_serializer))
         self.read_ahead = _read_ahead(config)
@@ -193,7 +195,7 @@ class Parts:
         except (TransportError, ValueError) as error:
             if not is_permanent(error):
                 raise
-            return self._refusals.early(message.id, message, error)
+            return self._refusals.early(message, error, outcome.results, unsent=True)
         return outcome.results
 
     def store_early(self, results: Sequence[StoredResult], message: TaskMessage) -> None:
@@ -209,7 +211,7 @@ class Parts:
         except (TransportError, ValueError) as error:
             if not is_permanent(error):
                 raise
-            store.store(self._refusals.early(message.id, message, error))
+            store.store(self._refusals.early(message, error, results))
 
     def give_back(self) -> None:
         """Return what is held; if the broker cannot be reached, others take it over."""

@@ -14,6 +14,7 @@ from ..einfo import ExceptionInfo
 from ..exceptions import TaskRevokedError, WorkerLostError
 from ..execution import Executed
 from ..message import TaskMessage
+from ..message_chain import is_harmless
 from ..obituary import CONSUMER_TIMEOUT, read_note
 from ..refusals import errbacks_of, is_failure_stored
 from ..revoked_keys import slot_id
@@ -23,9 +24,6 @@ from .parts import Parts
 from .plan import RunPlan
 
 REST_S: Final = 2.0
-
-_HARMLESS_TYPES: Final = frozenset({"application/json", "application/x-msgpack"})
-_HARMLESS_BYTES_MAX: Final = 1 << 20
 
 _log = logging.getLogger("prefork.child")
 
@@ -49,7 +47,7 @@ def judged(
     :raises TransportError: the broker cannot be asked.
     """
     if delivery.crashes >= parts.config.task_max_crashes:
-        return _crashed_too_often(parts, delivery, message)
+        return _crashed_too_often(parts, outcomes, delivery, message)
     if not isinstance(parts.consumer, Remembers):
         return None
     if parts.scoreboard is not None and runs_beside(parts.scoreboard, parts.slot.index, message.id):
@@ -61,6 +59,7 @@ def judged(
     left = read_note(note)
     if isinstance(left.error, TaskRevokedError):
         results = parts.results.failure(left.error, task_id=message.id, message=message, state=states.REVOKED)
+        results += outcomes.chain_ends.of_message(delivery, message, left.error, states.REVOKED)
         return Outcome(tag=delivery.tag, results=results)
     request = outcomes.request(delivery, message, *message.payload(parts.table))
     executed = Executed(states.FAILURE, left.error, ExceptionInfo(left.error))
@@ -71,8 +70,8 @@ def judged(
     return msgspec.structs.replace(outcome, verdict=Verdict.ACK, reason="", causes=())
 
 
-def _crashed_too_often(parts: Parts, delivery: Delivery, message: TaskMessage) -> Outcome:
-    """A dead letter, and its error callbacks, unless to read its arguments may be what kills.
+def _crashed_too_often(parts: Parts, outcomes: Outcomes, delivery: Delivery, message: TaskMessage) -> Outcome:
+    """A dead letter, its error callbacks and the end of its chain, unless to read its arguments may kill.
 
     They lie in one body with the arguments. Who dies of it here dies before anything is settled, and the
     next one after it.
@@ -82,7 +81,8 @@ def _crashed_too_often(parts: Parts, delivery: Delivery, message: TaskMessage) -
     if is_failure_stored(parts.app, parts.config, message):
         results = parts.results.failure(error, task_id=message.id, message=message)
     follow_ups: tuple[Outgoing, ...] = ()
-    if _is_harmless(message):
+    if is_harmless(message):
+        results += outcomes.chain_ends.of_message(delivery, message, error)
         follow_ups = errbacks_of(parts.app, parts.table, delivery, message, error, parts.node)
     else:
         _log.warning(
@@ -100,9 +100,3 @@ def _crashed_too_often(parts: Parts, delivery: Delivery, message: TaskMessage) -
         follow_ups=follow_ups,
         results=results,
     )
-
-
-def _is_harmless(message: TaskMessage) -> bool:
-    """Whether reading the arguments runs nobody's code and takes little memory."""
-    small = len(message.envelope.document) <= _HARMLESS_BYTES_MAX and message.compression is None
-    return small and message.content_type in _HARMLESS_TYPES

@@ -252,6 +252,21 @@ def test_a_chain_of_a_celery_client_is_followed_through_workers_of_both_makes(
 
 
 @ways
+def test_a_chain_ends_where_it_fails_and_who_waits_for_its_last_step_is_told(
+    fleet: Fleet, client: str, worker: str
+) -> None:
+    app = fleet.app(client)
+    fail, add = (app.tasks[f"fleet.{name}"].s for name in ("fail", "add"))
+    steps = [step.set(queue=f"{worker}.json") for step in (fail("no"), add(10), add(100))]
+    last = (steps[0] | steps[1] | steps[2]).apply_async()
+    alone = app.AsyncResult(last.id)
+    with pytest.raises(FleetError, match="no"):
+        alone.get(timeout=OUTSIDE_S)
+    for step in (last, last.parent, last.parent.parent):
+        assert eventually(lambda step=step: step.state == "FAILURE", deadline_s=OUTSIDE_S)
+
+
+@ways
 def test_retries_go_on_where_they_are_taken_up(fleet: Fleet, client: str, worker: str) -> None:
     begun_wall_s = time.time()
     retries, ended_wall_s = fleet.send(client, worker, "again", 2, 0.5).get(timeout=OUTSIDE_S)

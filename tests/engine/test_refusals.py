@@ -147,6 +147,40 @@ def test_a_retry_that_is_refused_is_a_failure_and_a_dead_letter(app: App, child_
     assert result.state == "FAILURE"
 
 
+@pytest.mark.parametrize("acks_late", [True, False])
+def test_a_next_step_that_is_refused_ends_the_chain(app: App, child_of: Make, acks_late: bool) -> None:
+    @app.task(acks_late=acks_late)
+    def give(size):
+        return "x" * size
+
+    @app.task
+    def take(data):
+        return None
+
+    result = (give.s(7000).set(ignore_result=True) | take.s() | take.s()).delay()
+    child_of(app).run()
+    assert [result.state, result.parent.state] == ["FAILURE", "FAILURE"]
+    assert "refused" in str(result.result)
+
+
+@pytest.mark.parametrize("acks_late", [True, False])
+def test_a_failure_that_is_refused_ends_the_chain_with_another_one(
+    app: App, child_of: Make, acks_late: bool
+) -> None:
+    @app.task(acks_late=acks_late)
+    def give():
+        raise LookupError("x" * 9000)
+
+    @app.task
+    def take(data):
+        return None
+
+    result = (give.s() | take.s() | take.s()).delay()
+    child_of(app).run()
+    found = [result.parent.parent, result.parent, result]
+    assert [(one.state, "refused" in str(one.result)) for one in found] == [("FAILURE", True)] * 3
+
+
 def test_a_callback_that_is_refused_leaves_a_dead_letter_even_where_results_are_ignored(
     app: App, child_of: Make
 ) -> None:

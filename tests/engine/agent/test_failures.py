@@ -207,3 +207,51 @@ def test_a_dead_letter_whose_arguments_cannot_be_read_has_a_failure_and_no_callb
     scene.recoverer._failures.of_dead_letter(damaged)
     assert "no error callback can be sent" in caplog.text
     assert len(sent(told.app, "sorry")) == 1, "only that of the letter that can be read"
+
+
+# -- the rest of a chain ----------------------------------------------------------------------------
+
+
+def chained(told: Told, **options: Any) -> None:
+    """A task that two others were to follow, in the middle of its run."""
+    names = [("other", {}), ("quiet", {"ignore_result": True}), ("next", {})]
+    chain = [{"task": "later", "options": {"task_id": name, **more}} for name, more in names]
+    told.scene.work.apply_async((1,), task_id="id-0", chain=chain)
+    told.scene.run(told.scene.reserved(), **options)
+
+
+def chain_states(told: Told) -> list[str | None]:
+    return [told.scene.state(name) for name in ("id-0", "next", "quiet", "other")]
+
+
+@pytest.mark.parametrize("verdict", ["timeout", "crash", "memory"])
+def test_what_was_to_follow_ends_with_the_task_that_was_ended_from_outside(told: Told, verdict: str) -> None:
+    chained(told, reject_on_worker_lost=False)
+    told.scene.dead(verdict)
+    assert chain_states(told) == ["FAILURE", "FAILURE", None, "FAILURE"]
+
+
+def test_what_was_to_follow_a_terminated_task_is_revoked(told: Told) -> None:
+    chained(told)
+    told.scene.dead("terminated", signum=15, execution=1)
+    assert chain_states(told) == ["REVOKED", "REVOKED", None, "REVOKED"]
+
+
+def test_what_was_to_follow_ends_although_the_task_ignored_its_own_result(told: Told) -> None:
+    chained(told, reject_on_worker_lost=False, ignore_result=True)
+    told.scene.loaded.app.task(name="later", ignore_result=False)(lambda: None)
+    told.scene.dead("crash")
+    assert chain_states(told) == [None, "FAILURE", None, "FAILURE"]
+
+
+def test_what_was_to_follow_a_task_that_runs_again_does_not_end(told: Told) -> None:
+    chained(told)
+    told.scene.dead("crash")
+    assert chain_states(told) == [None] * 4
+
+
+def test_what_was_to_follow_a_dead_letter_ends_with_it(told: Told) -> None:
+    told.scene.recoverer._max_crashes = 1
+    chained(told)
+    assert told.scene.dead()["dead"] == 1
+    assert chain_states(told) == ["FAILURE", "FAILURE", None, "FAILURE"]

@@ -171,3 +171,26 @@ def test_while_the_broker_is_away_it_is_asked_again(app: App, child_of: Make) ->
 @pytest.mark.parametrize("crashes", [0, 2])
 def test_below_the_limit_it_runs(app: App, child_of: Make, crashes: int) -> None:
     assert run(app, child_of, crashes=crashes)[0] == [1]
+
+
+REST = [{"task": "later", "options": {"task_id": "later"}}]
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [({}, "FAILURE"), ({"serializer": "pickle"}, "PENDING"), ({"compression": "zlib"}, "PENDING")],
+)
+def test_what_was_to_follow_a_suspect_ends_with_it_if_reading_it_is_harmless(
+    app: App, child_of: Make, options: dict[str, Any], state: str
+) -> None:
+    app.conf.update(task_max_crashes=2, accept_content=["json", "pickle"])
+    _, _, result = run(app, child_of, crashes=2, chain=REST, **options)
+    assert (result.status, app.AsyncResult("later").state) == ("FAILURE", state)
+
+
+@pytest.mark.parametrize(("verdict", "state"), [("terminated", "REVOKED"), ("crash", "FAILURE")])
+def test_word_of_its_end_holds_for_what_was_to_follow_a_suspect(
+    app: App, child_of: Make, verdict: str, state: str
+) -> None:
+    _, _, result = run(app, child_of, notes=(b'{"verdict":"%s"}' % verdict.encode(),), chain=REST)
+    assert (result.status, app.AsyncResult("later").state) == (state, state)
