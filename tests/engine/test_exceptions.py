@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import builtins
 import pickle
 import subprocess
@@ -21,6 +22,16 @@ def test_every_name_that_users_import_exists() -> None:
         name for name in celery.exceptions.__all__ if name not in NOT_OURS and not hasattr(exceptions, name)
     ]
     assert missing == []
+
+
+def test_a_star_import_gives_every_class_and_nothing_else() -> None:
+    code = "from prefork.engine.exceptions import *; print(sorted(n for n in dir() if n[:1] != '_'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given = set(ast.literal_eval(done.stdout))
+    assert {"TimeLimitExceeded", "SoftTimeLimitExceeded", "WorkerLostError", "Terminated"} <= given
+    assert set(celery.exceptions.__all__) - NOT_OURS <= given
+    classes = {name for name, value in vars(exceptions).items() if isinstance(value, type)}
+    assert given == exceptions.FROM_BILLIARD | (classes - {"Any", "Sequence", "datetime", "timedelta"})
 
 
 def test_the_limit_classes_are_those_that_users_catch_already() -> None:
