@@ -16,6 +16,7 @@ from ...transports.url import InvalidUrl
 from ...transports.url import parse as parse_url
 from ..clock import mono_ns, mono_s, wall_s
 from ..config.show import humanize, table
+from ..einfo import safe_text
 from ..message import MalformedMessage, bounded_repr, parse
 from ..routes import queue_specs, spec_of
 from ..scoreboard import (
@@ -300,11 +301,28 @@ def task_info(side: WorkerSide, delivery: Delivery | None, *, safe: bool) -> dic
     try:
         message = parse(delivery.document, side.storage.table)
         info |= {"id": message.id, "name": message.task, "type": message.task}
-        if safe and message.argsrepr:
-            return info | {"args": message.argsrepr, "kwargs": message.kwargsrepr}
+        # What may not be decoded here (a pickle) is shown as far as its sender lets it be seen.
+        info |= {"args": message.argsrepr or info["args"], "kwargs": message.kwargsrepr or info["kwargs"]}
         args, kwargs, _ = message.payload(side.storage.table)
     except (MalformedMessage, SerializerError):
         return info  # whoever runs it says what is wrong with it
-    if safe:
-        return info | {"args": bounded_repr(tuple(args)), "kwargs": bounded_repr(dict(kwargs))}
-    return info | {"args": plain(args), "kwargs": plain(kwargs)}
+    return info | {
+        "args": _arguments(message.argsrepr, args, tuple(args), safe),
+        "kwargs": _arguments(message.kwargsrepr, kwargs, kwargs, safe),
+    }
+
+
+def _arguments(told: str, values: Any, as_called: Any, safe: bool) -> Any:
+    """What is shown of arguments: the values, or what the caller lets viewers see instead of them.
+
+    Celery's clients send the repr of the values with every message; that hides nothing.
+
+    :param told: ``argsrepr`` or ``kwargsrepr`` of the message; empty if nobody gave one.
+    :param values: as the message has them.
+    :param as_called: the same, as the function gets them.
+    :param safe: as text.
+    """
+    forms = (values, as_called)
+    if told and told not in {text for one in forms for text in (bounded_repr(one), safe_text(one))}:
+        return told
+    return bounded_repr(as_called) if safe else plain(values)

@@ -102,6 +102,20 @@ def test_it_says_what_runs_while_every_child_is_busy(fleet: Fleet) -> None:
         result.get(timeout=WAIT_S)
 
 
+def test_it_shows_of_arguments_what_the_caller_lets_be_seen(fleet: Fleet) -> None:
+    name = fleet.unique()
+    hidden = fleet.task("nap").apply_async((name, 1.2), argsrepr="(ARGSREPR)", kwargsrepr="{KWARGSREPR}")
+    eventually(lambda: len(answer(fleet, "active")) == 1, deadline_s=WAIT_S)
+    for options in ({}, {"safe": True}):
+        (shown,) = answer(fleet, "active", **options)
+        assert shown["id"] == hidden.id
+        if "recall_by_others" not in _gaps(fleet):
+            assert (shown["args"], shown["kwargs"]) == ("(ARGSREPR)", "{KWARGSREPR}")
+    (_, known) = answer(fleet, "query_task", ids=[hidden.id])[hidden.id]
+    assert name not in repr(known)
+    assert hidden.get(timeout=WAIT_S) == name
+
+
 def _gaps(fleet: Fleet) -> set[str]:
     return set() if fleet.capabilities.recall_by_others else {"recall_by_others"}
 
