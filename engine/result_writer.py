@@ -80,7 +80,7 @@ class ResultWriter:
 
     def ahead(self, message: TaskMessage, request: Any, executed: Executed) -> Executed:
         """What a success becomes once it is stored; `executed` takes the document that is made here."""
-        if not self._enabled:
+        if not self.enabled:
             return executed
         children = len(request._children or ())
         return Encoded(*self.executed(message, request, executed, executed.state), children)
