@@ -57,10 +57,10 @@ def _list(transport: Transport, arguments: argparse.Namespace) -> int:
         say("no dead letters")
     else:
         rows = [
-            (x.key, x.queue, x.reason, _task(x), x.crashes, _when(x), x.causes[-1] if x.causes else "")
+            (x.key, x.queue, x.reason, *_task(x), x.crashes, _when(x), x.causes[-1] if x.causes else "")
             for x in letters
         ]
-        say(table(("key", "queue", "reason", "task", "crashes", "died", "last cause"), rows))
+        say(table(("key", "queue", "reason", "task", "id", "crashes", "died", "last cause"), rows))
     return ExitCode.OK
 
 
@@ -102,11 +102,13 @@ def _show(letters: list[DeadLetter], arguments: argparse.Namespace) -> int:
 
 def _described(letter: DeadLetter) -> dict[str, Any]:
     raw = letter.document[:_RAW_BYTES_SHOWN].decode("utf-8", "backslashreplace")
+    task, task_id = _task(letter)
     return {
         "key": letter.key,
         "queue": letter.queue,
         "reason": letter.reason,
-        "task": _task(letter),
+        "task": task,
+        "id": task_id,
         "crashes": letter.crashes,
         "died": _when(letter),
         "causes": list(letter.causes),
@@ -114,12 +116,13 @@ def _described(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _task(letter: DeadLetter) -> str:
-    """The task's name, where the message still says so."""
+def _task(letter: DeadLetter) -> tuple[str, str]:
+    """The task's name and id, where the message still says so."""
     try:
-        return parse(letter.document, SerializerTable()).task
+        message = parse(letter.document, SerializerTable())
     except MalformedMessage as error:
-        return error.task or ""
+        return error.task or "", error.task_id or ""
+    return message.task, message.id
 
 
 def _when(letter: DeadLetter) -> str:

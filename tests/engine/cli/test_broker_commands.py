@@ -217,12 +217,18 @@ def test_dead_letters_are_listed_shown_replayed_and_dropped(shop: Shop) -> None:
     assert shop.run("dead", "list").out == "no dead letters\n"
 
 
-def test_a_dead_letter_with_a_bad_header_is_listed_with_its_task(shop: Shop) -> None:
+@pytest.mark.parametrize("headers", [{}, {"eta": "garbage"}])
+def test_a_dead_letter_is_listed_with_task_and_id_as_far_as_it_can_be_read(
+    shop: Shop, headers: dict[str, str]
+) -> None:
     assert "shop.add" in shop.run("list").out
-    shop.app.send_task("shop.add", (1, 2), headers={"eta": "garbage"})
-    _bury(shop)
-    assert [row["task"] for row in shop.run("dead", "list", "--json").data] == ["shop.add"]
-    assert "shop.add" in shop.run("dead", "list").out
+    shop.app.send_task("shop.add", (1, 2), task_id="id-17", headers=headers)
+    (key,) = _bury(shop)
+    (row,) = shop.run("dead", "list", "--json").data
+    assert (row["task"], row["id"]) == ("shop.add", "id-17")
+    headings, shown = (line.split() for line in shop.run("dead", "list").out.splitlines())
+    assert (headings[3:5], shown[3:5]) == (["TASK", "ID"], ["shop.add", "id-17"])
+    assert "id: id-17\n" in shop.run("dead", "show", key).out
 
 
 def test_a_dead_letter_is_named_by_the_beginning_of_its_key(shop: Shop) -> None:
@@ -257,6 +263,7 @@ def test_bytes_that_are_no_message_are_listed_all_the_same(shop: Shop) -> None:
     _bury(shop)
     rows = shop.run("dead", "--json").data
     assert sorted(row["task"] for row in rows) == ["", "shop.add"]
+    assert sorted(bool(row["id"]) for row in rows) == [False, True]
     assert any("\\xff not a message" in row["document"] for row in rows)
 
 
