@@ -23,7 +23,9 @@ EXIT_CODES = {
     ExitCode.BOOT_FAILED: "the worker could not boot",
     ExitCode.UNAVAILABLE: "the broker or the result store cannot be reached",
     ExitCode.NOT_READY: "there is no result yet",
-    ExitCode.CONFIG: "the configuration is wrong; all problems are listed",
+    ExitCode.CONFIG: (
+        "the configuration is wrong, or asks for what the broker cannot do; all problems are listed"
+    ),
     ExitCode.INTERRUPTED: "interrupted from the keyboard",
 }
 

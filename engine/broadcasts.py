@@ -8,6 +8,7 @@ from typing import Final
 
 from ..transports.base import Transport
 from ..transports.declarations import original
+from .broker_gaps import no_broadcast
 from .exceptions import ImproperlyConfigured
 
 WAITING_MAX: Final = 1000
@@ -28,10 +29,7 @@ def with_copies(queues: Sequence[str], broadcasts: Collection[str], transport: T
         return queues
     if not transport.capabilities.lists_queues:
         wanted = ", ".join(name for name in queues if name in broadcasts)
-        raise ImproperlyConfigured(
-            f"broadcast queue {wanted}: {transport.capabilities.name} cannot say which workers there are; "
-            "use redis, amqp or filesystem"
-        )
+        raise ImproperlyConfigured(no_broadcast(wanted, transport.capabilities.name))
     there = transport.queues()
     found: list[str] = []
     for name in queues:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from .exceptions import ImproperlyConfigured
+from .exceptions import AppNotFound, ImproperlyConfigured
 
 if TYPE_CHECKING:
     from .app import App
@@ -54,7 +54,7 @@ def find_app(where: str) -> App:
     In a module without an attribute given, ``app`` and ``celery`` are looked at, then the module's
     own ``celery`` sub-module, then any single app.
 
-    :raises ImproperlyConfigured: there is none; the message says where it was looked for.
+    :raises AppNotFound: there is none; the message says where it was looked for.
     """
     if where.startswith("file://"):
         path, _, attribute = (
@@ -69,7 +69,7 @@ def find_app(where: str) -> App:
     except ModuleNotFoundError as exc:
         if exc.name != name and not name.startswith(f"{exc.name}."):
             raise
-        raise ImproperlyConfigured(
+        raise AppNotFound(
             f"no module is called {name!r}: check -A/--app, --workdir, PYTHONPATH ({sys.path[:3]} …)"
         ) from exc
     return _app_in(module, attribute, where)
@@ -80,16 +80,16 @@ def import_script(path: str) -> ModuleType:
 
     Its tasks get the names that they have in the script itself.
 
-    :raises ImproperlyConfigured: there is no such file.
+    :raises AppNotFound: there is no such file.
     """
     if not Path(path).is_file():
-        raise ImproperlyConfigured(f"{path}: no such script")
+        raise AppNotFound(f"{path}: no such script")
     known = sys.modules.get(MAIN_ALIAS)
     if known is not None and getattr(known, "__file__", None) == path:
         return known
     spec = importlib.util.spec_from_file_location(MAIN_ALIAS, path)
     if spec is None or spec.loader is None:
-        raise ImproperlyConfigured(f"{path}: not a Python file")
+        raise AppNotFound(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get("__main__")
     # Under both names, so that what was pickled in the script finds its classes.
@@ -112,7 +112,7 @@ def _app_in(module: ModuleType, attribute: str, where: str) -> App:
         if isinstance(found, ModuleType):
             return _app_in(found, "", where)
         if not _is_app(found):
-            raise ImproperlyConfigured(f"{where}: {attribute!r} is {type(found).__name__}, not an App")
+            raise AppNotFound(f"{where}: {attribute!r} is {type(found).__name__}, not an App")
         return found  # type: ignore[no-any-return]
     for name in ("app", "celery"):
         found = getattr(module, name, None)
@@ -124,9 +124,7 @@ def _app_in(module: ModuleType, attribute: str, where: str) -> App:
     if len(apps) == 1:
         return next(iter(apps.values()))  # type: ignore[no-any-return]
     found_text = "several apps" if apps else "no App"
-    raise ImproperlyConfigured(
-        f"{where}: {found_text} in {module.__name__}; name it, as in {module.__name__}:app"
-    )
+    raise AppNotFound(f"{where}: {found_text} in {module.__name__}; name it, as in {module.__name__}:app")
 
 
 def _is_app(value: Any) -> bool:

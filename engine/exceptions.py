@@ -120,6 +120,10 @@ class ImproperlyConfigured(PreforkError):
     """A setting, an option or their combination cannot be honoured."""
 
 
+class AppNotFound(ImproperlyConfigured):
+    """There is no application where ``-A`` or PREFORK_APP says."""
+
+
 class SecurityError(PreforkError):
     """Something was refused because it could do harm."""
 

@@ -16,6 +16,7 @@ from ..transports.url import redact
 from . import signals
 from .app import App
 from .boot import BootSpec
+from .broker_demands import refuse_unkept
 from .broker_options import consume_url, refuse_split_worker
 from .config import no_effect
 from .cpus import allowed_cpus
@@ -105,6 +106,7 @@ def load_here(link: ProcessLink, app: App) -> Loaded:
     app.import_task_modules()
     config = app.config
     loaded = Loaded(app, config, worker_options(link.spec, app, config, link.node), link.node)
+    refuse_unkept(app, config, loaded.options["queues"])
     signals.celeryd_after_setup.send(link.node, instance=loaded.sender, conf=app.conf)
     signals.worker_init.send(loaded.sender)
     return loaded

@@ -17,6 +17,7 @@ from ..transports.base import Answers
 from ..transports.coordination import Coordinates
 from ..transports.errors import BrokerUnavailable, ResultStoreUnavailable, TransportError
 from . import states
+from .broker_gaps import no_locks
 from .exceptions import DuplicateTaskError, ImproperlyConfigured
 from .message import TaskDraft
 from .unique import (
@@ -57,10 +58,7 @@ def coordinates_of(transport: object, task: str) -> Coordinates:
     if isinstance(transport, Coordinates):
         return transport
     name = getattr(getattr(transport, "capabilities", None), "name", type(transport).__name__)
-    raise ImproperlyConfigured(
-        f"task {task!r}: unique cannot be kept on {name}, which has no locks; use redis, amqp or filesystem, "
-        "or send without unique="
-    )
+    raise ImproperlyConfigured(no_locks(task, name))
 
 
 class UniqueTasks:

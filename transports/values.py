@@ -248,6 +248,12 @@ class Capabilities(msgspec.Struct, frozen=True):
     """`Transport.queues` and `owners` know what other processes have made."""
     counts_in_work: bool = True
     """`Depth.in_work` counts what other processes hold."""
+    coordinates: bool = True
+    """It is `coordination.Coordinates`: workers share limits, locks and revocations."""
+    selects: bool = True
+    """Its consumers are `Selects`: they take the messages of one queue."""
+    rotates: bool = True
+    """Its consumers are `Rotates`: they look at other priorities first."""
     hold_s_max: float | None = None
     """How long the broker lets a message be held, if it has such a bound."""
     gaps: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from ...serializers.registry import SerializerTable
 from ...transports.base import Consumer, Delivery, Outcome, Outgoing, Selects, Transport, Verdict
 from ...transports.coordination import Coordinates
 from ...transports.errors import TransportError
+from ..broker_gaps import no_limit
 from ..clock import mono_ns, wall_s
 from ..exceptions import ImproperlyConfigured
 from ..limits.board import NEVER_NS, RateBoard
@@ -90,18 +91,16 @@ class Limiter:
 
         :raises ImproperlyConfigured: naming task, option and broker.
         """
-        limits = kind.limits
-        if limits.shared and not self._sharing.possible:
-            option = "max_concurrency" if limits.global_per_s is None else "global_rate_limit"
-            raise ImproperlyConfigured(
-                f"task {name!r}: {option} cannot be kept on {self._transport_name}, which shares nothing "
-                "between workers but messages; use redis or filesystem"
-            )
-        if kind.limited and self._selects is None:
-            raise ImproperlyConfigured(
-                f"task {name!r}: rate_limit cannot be kept on {self._transport_name}, which cannot take "
-                "messages from one queue at a time; use redis, amqp or filesystem"
-            )
+        refusal = no_limit(
+            name,
+            kind.limits,
+            kind.limited,
+            self._transport_name,
+            self._sharing.possible,
+            self._selects is not None,
+        )
+        if refusal is not None:
+            raise ImproperlyConfigured(refusal)
 
     # --- lanes --------------------------------------------------------------------------------------
 

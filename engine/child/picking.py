@@ -10,6 +10,7 @@ import random
 from typing import Any, Final
 
 from ...transports.base import Capabilities, Consumer, Delivery, Rotates, Selects, Wakeable
+from ..broker_gaps import no_fairness, no_turns
 from ..exceptions import ImproperlyConfigured
 from ..queue_turns import WEIGHT_MAX, Turns, turns_of
 
@@ -95,14 +96,7 @@ def picker_of(
     turns = turns_of(queues, config.worker_queue_order, config.worker_queue_weights, begin)
     fairness = config.worker_priority_fairness
     if turns is not None and not isinstance(consumer, Selects):
-        raise ImproperlyConfigured(
-            f"worker_queue_order and worker_queue_weights cannot be kept on {capabilities.name}, which "
-            "cannot take messages from one queue at a time; use redis, amqp or filesystem, or a worker for "
-            "each queue"
-        )
+        raise ImproperlyConfigured(no_turns(capabilities.name))
     if fairness is not None and not isinstance(consumer, Rotates):
-        raise ImproperlyConfigured(
-            f"worker_priority_fairness cannot be kept on {capabilities.name}, which decides by itself what "
-            "comes first in a queue; use a queue for each urgency, and worker_queue_weights"
-        )
+        raise ImproperlyConfigured(no_fairness(capabilities.name))
     return None if turns is None and fairness is None else Picker(consumer, turns, fairness)

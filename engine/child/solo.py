@@ -22,6 +22,7 @@ from ...transports.errors import TransportError
 from ...transports.readable import wait_readable
 from .. import signals as hooks
 from ..boot import BootSpec
+from ..broker_demands import refuse_unkept
 from ..client import Client
 from ..clock import mono_s
 from ..execution import Interrupted
@@ -295,6 +296,7 @@ def run(spec: BootSpec) -> int:
     """
     link = link_here(spec)
     loaded = load(link)
+    refuse_unkept(loaded.app, loaded.config, loaded.options["queues"])
     if spec.banner:
         print(_banner(loaded), file=sys.stderr)
     return Solo(link, loaded).run()

@@ -19,7 +19,7 @@ from ...transports.url import InvalidUrl, redact
 from ..app import App
 from ..config import Config, ConfigError
 from ..discovery import find_app
-from ..exceptions import ImproperlyConfigured
+from ..exceptions import AppNotFound, ImproperlyConfigured
 from .failures import CommandError, ExitCode
 from .options import GlobalOptions
 from .surroundings import enter
@@ -48,6 +48,8 @@ def explained() -> Iterator[None]:
     """Turn the errors that a user can do something about into `CommandError`."""
     try:
         yield
+    except AppNotFound as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
     except (ConfigError, ImproperlyConfigured) as error:
         raise CommandError(str(error), ExitCode.CONFIG) from error
     except (BrokerUnavailable, ResultStoreUnavailable) as error:

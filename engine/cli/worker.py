@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         detach(None if spec.logfile is None else expand(spec.logfile, spec.hostname or DEFAULT_NODE))
     if spec.pool == "solo":
         # In this very process, so that a debugger that runs it sees the tasks.
-        code: int = import_module("..child.solo", __package__).run(spec)
+        with import_module(".session", __package__).explained():
+            code: int = import_module("..child.solo", __package__).run(spec)
         return code
     try:
         exec_supervisor(spec)

@@ -72,11 +72,11 @@ class Ending:
         """A request through the control socket: within so many seconds, None without a bound."""
         self._move(stop_within(self.state, now_s, graceful_s), now_s)
 
-    def fail(self, reason: str, now_s: float) -> None:
+    def fail(self, reason: str, now_s: float, exit_code: int = EXIT_BOOT_FAILED) -> None:
         """The worker cannot go on."""
         self._log.critical("the worker stops: %s", reason)
         self._host.failed(reason)
-        self.ask(Ask.FAIL, now_s, EXIT_BOOT_FAILED)
+        self.ask(Ask.FAIL, now_s, exit_code)
 
     def turn(self, now_s: float) -> None:
         """Go as far as it goes now."""
@@ -124,7 +124,8 @@ class Ending:
             case Stage.COLD:
                 if before is Stage.RUN:
                     self._let_go(now_s)
-                self._log.warning("stopping now: running tasks are stopped and given back")
+                if len(self._pool.table):
+                    self._log.warning("stopping now: running tasks are stopped and given back")
             case Stage.HANDOVER:
                 self._pool.strangers.kill_all(self._pool.known_pids())
             case Stage.PARTING:

@@ -93,7 +93,8 @@ class Reports:
             case "ready", _:
                 self._on_template_ready(template, message, now_s)
             case "boot-failed", _:
-                self._on_template_failed(template, str(message.get("traceback")), now_s)
+                code = message.get("exit_code")
+                self._on_template_failed(template, str(message.get("traceback")), now_s, code)
             case "forked" | "fork-failed", "child":
                 child = self._pool.table.get(int(message["slot"]), generation)
                 if child is not None:
@@ -134,12 +135,21 @@ class Reports:
             self._reload_again = False
             self.reload()
 
-    def _on_template_failed(self, template: Template, report: str, now_s: float) -> None:
+    def _on_template_failed(
+        self, template: Template, report: str, now_s: float, exit_code: int | None = None
+    ) -> None:
+        """The application cannot be served.
+
+        :param exit_code: what the worker ends with if it has nothing to go on with; None where the report is
+            a traceback, and not a word to the operator.
+        """
+        template.phase = TemplatePhase.LEAVING  # its end is no news any more
         if self.started:
             self._log.error("the application cannot be loaded; what is running stays as it is\n%s", report)
-            template.phase = TemplatePhase.LEAVING  # its end is no news any more
-        else:
+        elif exit_code is None:
             self._ending.fail(f"the application cannot be loaded\n{report}", now_s)
+        else:
+            self._ending.fail(report, now_s, int(exit_code))
         self._templates.kill(template)
 
     def template_gone(self, template: Template, now_s: float) -> None:

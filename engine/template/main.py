@@ -19,8 +19,9 @@ from ...transports.errors import TransportError
 from ...transports.registry import preload
 from ...transports.url import InvalidUrl, redact
 from .. import orphans, signals
+from ..broker_demands import refuse_unkept
 from ..broker_options import publish_url
-from ..exceptions import ImproperlyConfigured
+from ..exceptions import AppNotFound, ImproperlyConfigured
 from ..linux import Linux
 from ..loaded_app import Loaded, load
 from ..process_link import PACKET_BYTES_MAX, ProcessLink, receive, send
@@ -28,7 +29,10 @@ from ..process_signals import leave_signals_to_supervisor, show_stacks_on_reques
 from . import roles
 from .threads import unsafe_to_fork
 
+# What the worker ends with, as docs/reference/cli.md says.
+EXIT_NO_APP = 2
 EXIT_BOOT_FAILED = 3
+EXIT_CONFIG = 78
 _STDERR = 2
 
 
@@ -48,9 +52,11 @@ def main(link: ProcessLink) -> None:
             broker_options=loaded.app.client.transport_options(),
             result_options=loaded.app.client.result_options(),
         )
+        refuse_unkept(loaded.app, loaded.config, loaded.options["queues"])
     except (ImproperlyConfigured, TransportError, InvalidUrl) as error:
         # Said by ourselves, and meant for the operator: our frames above it would only be in the way.
-        _say(link, {"op": "boot-failed", "traceback": _shortened(str(error))})
+        code = EXIT_NO_APP if isinstance(error, AppNotFound) else EXIT_CONFIG
+        _say(link, {"op": "boot-failed", "traceback": _shortened(str(error)), "exit_code": code})
         os._exit(EXIT_BOOT_FAILED)
     except BaseException:
         # The lines of source in it may hold the URL of a broker.

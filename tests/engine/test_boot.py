@@ -71,7 +71,7 @@ def test_a_module_of_the_project_does_not_stand_in_for_one_that_the_supervisor_n
         )
     finally:
         os.close(fd)
-    assert ran.returncode == 3, ran.stderr
+    assert ran.returncode == 2, ran.stderr
     assert "no module is called 'there_is_no_such_app'" in ran.stderr
 
 

@@ -31,7 +31,7 @@ class Implementation:
     :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
         ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker;
         ``places``, which messages that are given back keep;
-        ``coordinates``, ``controls``, ``selects`` and ``rotates``, which it does not; ``quick``, for
+        ``controls``, which it does not; ``quick``, for
         whom many rounds are affordable; ``forks_while_used``, by another thread.
     :param seen: how the suite sees the result store.
     :param expires_itself: the server drops expired documents, so that `ResultStore.expire` finds none.
@@ -91,9 +91,10 @@ IMPLEMENTATIONS = (
                 "counts_in_work",
                 "shares_queues",
                 "announces_schedule",
+                "rotates",
             }
         ),
-        limits=frozenset({"long_names", "clean_returns", "results", "rotates"}),
+        limits=frozenset({"long_names", "clean_returns", "results"}),
         options={"native_delayed_delivery_queue_type": "classic", "queue_max_priority": 9},
     ),
 )
@@ -113,6 +114,9 @@ _BRIDGED = frozenset(
         "announces_schedule",
         "inspects_schedule",
         "lists_queues",
+        "coordinates",
+        "selects",
+        "rotates",
     }
 )
 
@@ -131,16 +135,14 @@ IMPLEMENTATIONS += (
         "kombu+memory",
         url=lambda root: "kombu+memory://",
         gaps=_BRIDGED | {"several_processes"},
-        limits=frozenset({"results", "places", "coordinates", "controls", "selects", "rotates"}),
+        limits=frozenset({"results", "places", "controls"}),
         options=_POLLING,
     ),
     Implementation(
         "kombu+filesystem",
         url=lambda root: f"kombu+filesystem://{root}",
         gaps=_BRIDGED,
-        limits=frozenset(
-            {"results", "places", "long_names", "coordinates", "controls", "selects", "rotates"}
-        ),
+        limits=frozenset({"results", "places", "long_names", "controls"}),
         options=_POLLING,
     ),
     Implementation(
@@ -153,10 +155,7 @@ IMPLEMENTATIONS += (
                 "places",
                 "quick",
                 "forks_while_used",
-                "coordinates",
                 "controls",
-                "selects",
-                "rotates",
             }
         ),
         options={**_POLLING, "connect_args": {"factory": UnsyncedSqlite}},

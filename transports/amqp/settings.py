@@ -11,6 +11,7 @@ import msgspec
 
 from ..base import QueueDeclaration
 from ..declarations import DIRECT_EXCHANGE, named, original
+from ..errors import TransportError
 from ..url import Url, parse_failover
 
 DEFAULT_PORT = 5672
@@ -19,7 +20,7 @@ QUEUE_TYPES = ("classic", "quorum")
 DEAD_QUEUE = "prefork.dead"
 
 
-class InvalidOption(ValueError):
+class InvalidOption(TransportError, ValueError):
     """An option of the broker has a value that it cannot have.
 
     :param name: the option.

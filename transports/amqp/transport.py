@@ -68,6 +68,7 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
             counts_in_work=False,
             routes=True,
             shares_queues=False,
+            rotates=False,
             hold_s_max=self._settings.consumer_timeout_s,
             gaps=GAPS,
         )

@@ -57,5 +57,8 @@ def capabilities_of(address: Address) -> Capabilities:
         inspects_schedule=False,
         lists_queues=False,
         counts_in_work=address.takes,
+        coordinates=False,
+        selects=False,
+        rotates=False,
         gaps=gaps,
     )

@@ -55,7 +55,7 @@ def test_a_worker_stops_at_an_option_of_a_task_that_cannot_be_honoured_and_names
         """,
     )
     worker = host.start("-A", "wrong", "worker", "-c", "1")
-    assert worker.wait(DEADLINE_S) == 3
+    assert worker.wait(DEADLINE_S) == ExitCode.CONFIG
     assert "autoretry_for of task 'wrong.fragile'" in host.log()
     assert "autoretry_for=(ValueError,)" in host.log()
 
@@ -196,20 +196,25 @@ def test_a_worker_in_one_process_runs_tasks_too(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
-    [("import no_such_module_anywhere\n", "no_such_module_anywhere"), ("app = 1\n", "broken")],
+    ("source", "says", "code"),
+    [
+        ("import no_such_module_anywhere\n", "no_such_module_anywhere", ExitCode.BOOT_FAILED),
+        ("app = 1\n", "broken", ExitCode.USAGE),
+    ],
 )
-def test_an_application_that_cannot_be_loaded_ends_with_code_3(host: Host, source: str, says: str) -> None:
+def test_a_worker_ends_with_one_code_for_an_application_that_fails_and_another_for_none(
+    host: Host, source: str, says: str, code: ExitCode
+) -> None:
     host.write("broken.py", source)
     worker = host.start("-A", "broken", "worker", "-c", "1")
-    assert worker.wait(DEADLINE_S) == ExitCode.BOOT_FAILED
+    assert worker.wait(DEADLINE_S) == code
     assert says in host.log()
 
 
-def test_a_configuration_that_is_wrong_ends_with_code_3_and_names_the_key(host: Host) -> None:
+def test_a_configuration_that_is_wrong_ends_with_its_code_and_names_the_key(host: Host) -> None:
     host.write("prefork.toml", 'task_time_limitt = 3\nworker_concurrency = "many"\n')
     worker = host.start("-A", "shop", "worker")
-    assert worker.wait(DEADLINE_S) == ExitCode.BOOT_FAILED
+    assert worker.wait(DEADLINE_S) == ExitCode.CONFIG
     assert "task_time_limitt" in host.log() and "worker_concurrency" in host.log()
 
 

@@ -14,9 +14,12 @@ from prefork.transports.base import (
     Depth,
     Outcome,
     Outgoing,
+    Rotates,
+    Selects,
     Transport,
     Verdict,
 )
+from prefork.transports.coordination import Coordinates
 from support.implementations import Implementation
 
 from .conftest import Broker
@@ -32,6 +35,15 @@ def test_the_capabilities_are_those_that_the_suite_was_told(
     flags = [name for name in capabilities.__struct_fields__ if isinstance(getattr(capabilities, name), bool)]
     assert {name for name in flags if not getattr(capabilities, name)} == implementation.gaps
     assert capabilities.name == implementation.name
+
+
+def test_what_a_transport_says_of_its_ports_is_so(broker: Broker, transport: Transport) -> None:
+    able = transport.capabilities
+    consumer = broker.consumer(transport, [broker.unique("q")])
+    assert able.coordinates == isinstance(transport, Coordinates)
+    assert able.selects == isinstance(consumer, Selects)
+    assert able.rotates == isinstance(consumer, Rotates)
+    consumer.close()
 
 
 @pytest.mark.needs("lists_queues", "long_names")
