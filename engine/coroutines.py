@@ -135,9 +135,20 @@ class KeptLoop:
 
 def _run_at_home(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
     try:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        value, left = asyncio.run_coroutine_threadsafe(_staying(coroutine), loop).result()
     except concurrent.futures.CancelledError as cancelled:
         raise reason_of(None, cancelled) from None
+    if left is not None:
+        raise left
+    return value
+
+
+async def _staying(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, SystemExit | None]:
+    """What a coroutine returns, or with what it wants to leave: out of a task it would end the loop."""
+    try:
+        return await coroutine, None
+    except SystemExit as left:
+        return None, left
 
 
 def reason_of(error: BaseException | None, cancelled: BaseException) -> BaseException:

@@ -116,7 +116,15 @@ def _result(plan: Any, request: Context, done: Executed, throw: bool) -> EagerRe
         )
     if throw and done.state == states.FAILURE:
         raise done.value
-    return EagerResult(str(request.id), done.value, _final_state(done), text, plan.task.name)
+    return EagerResult(str(request.id), _readable(plan, done, text), _final_state(done), text, plan.task.name)
+
+
+def _readable(plan: Any, done: Executed, text: str | None) -> Any:
+    """The value of a result: `SystemExit` must not end the process that asks for it."""
+    if not isinstance(done.value, SystemExit):
+        return done.value
+    json = plan.client.result_table.json
+    return result_document.rebuild_exception(result_document.exception_value(done.value, json), text)
 
 
 def _replacement(
@@ -141,8 +149,9 @@ def _final_state(done: Executed) -> str:
 def _end_chain(plan: Any, chain: Sequence[Any], done: Executed) -> None:
     """End what was to follow as the task has ended, which is not a success."""
     state, text = _final_state(done), done.einfo.traceback if done.einfo is not None else None
+    value = _readable(plan, done, text)
     for step in steps_of(chain):
-        EagerResult(step.id, done.value, state, text, step.task)  # whoever gathers results has it now
+        EagerResult(step.id, value, state, text, step.task)  # whoever gathers results has it now
         local = plan.app.registry.get(step.task)
         options = plan.options if local is None else local.sending_plan().options
         if options.store_eager_result and done.state in states.READY_STATES:
@@ -153,12 +162,13 @@ def _end_chain(plan: Any, chain: Sequence[Any], done: Executed) -> None:
 def _attempt(plan: Any, request: Context, through_serializer: bool, throw: bool) -> Executed:
     """Run the task once, and what it sets off.
 
-    :raises BaseException: what the task raised that is no `Exception`: here it may be the caller's Ctrl-C.
+    :raises BaseException: what is neither an `Exception` nor `SystemExit`: here it is not the task's, but
+        the caller's Ctrl-C, the end of a test, or the like.
     """
     storable = partial(_storable, plan) if through_serializer or plan.options.store_eager_result else None
     with allow_join_result():
         done = execute(plan.task, request, storable=storable)
-    if done.state == states.FAILURE and not isinstance(done.value, Exception):
+    if done.state == states.FAILURE and not isinstance(done.value, (Exception, SystemExit)):
         raise done.value
     if storable is not None and done.state == states.SUCCESS:
         done = storable(request, done)  # nobody has asked if nobody was told of it

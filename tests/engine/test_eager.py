@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import sys
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
 from prefork.engine.app import App
-from prefork.engine.exceptions import InvalidTaskError
+from prefork.engine.exceptions import InvalidTaskError, RemoteTaskError
 from prefork.engine.result import AsyncResult, EagerResult
 from prefork.serializers.base import EncodeError
 from support.apps import memory_app, sent
@@ -54,8 +56,11 @@ def test_a_failure_is_kept_with_its_traceback_or_thrown(app: App) -> None:
         f.apply(throw=True)
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
-@pytest.mark.parametrize("throw", [False, True])
+@pytest.mark.parametrize(
+    ("error", "throw"),
+    [(SystemExit(3), True), (KeyboardInterrupt(), True), (KeyboardInterrupt(), False)],
+    ids=repr,
+)
 def test_what_is_no_exception_goes_on_to_the_caller_and_is_announced(
     app: App, error: BaseException, throw: bool
 ) -> None:
@@ -272,14 +277,45 @@ def test_an_eager_result_answers_what_others_answer(app: App) -> None:
         result.get()
 
 
-def test_a_process_exit_passes_through(app: App) -> None:
-    @app.task
-    def f() -> None:
-        raise SystemExit(3)
+@pytest.mark.parametrize("eager", [False, True], ids=["apply", "always eager"])
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_a_task_that_wants_to_leave_the_process_has_failed(eager: bool, kind: str) -> None:
+    explained: list[Any] = []
+    with memory_app(task_always_eager=eager) as app:
 
-    with pytest.raises(SystemExit):
-        f.apply()
-    assert app.current_task is None
+        @app.task(name="plain")
+        def plain() -> None:
+            sys.exit(3)
+
+        @app.task(name="coroutine")
+        async def coroutine() -> None:
+            sys.exit(3)
+
+        @app.task(name="explain")
+        def explain(request: Any, exc: BaseException, trace: str) -> None:
+            explained.append((repr(exc), "sys.exit(3)" in trace))
+
+        task = app.tasks[kind]
+        result = (task.apply_async if eager else task.apply)(link_error=explain.s())
+        assert (result.state, app.current_task) == ("FAILURE", None)
+        assert explained == [("SystemExit(3)", True)]
+        with pytest.raises(RemoteTaskError, match="SystemExit"):
+            result.get()
+
+
+def test_a_coroutine_that_wants_to_leave_the_process_leaves_the_loop_of_its_caller_alone() -> None:
+    with memory_app(task_always_eager=True) as app:
+
+        @app.task(name="coroutine")
+        async def coroutine() -> None:
+            sys.exit(3)
+
+        async def main() -> str:
+            result = await coroutine.adelay()
+            await asyncio.sleep(0)
+            return str(result.state)
+
+        assert asyncio.run(main()) == "FAILURE"
 
 
 def test_pickle_works_for_results_and_eager_arguments_when_configured() -> None:

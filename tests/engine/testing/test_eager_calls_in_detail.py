@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -72,6 +73,15 @@ class Project:
         @self.app.task(name="broken", base=Telling)
         def broken(*args: Any) -> None:
             raise ValueError("broken")
+
+        @self.app.task(name="leaves", base=Telling)
+        def leaves() -> None:
+            sys.exit(3)
+
+        @self.app.task(name="leaves-later", base=Telling)
+        async def leaves_later() -> None:
+            await asyncio.sleep(0)
+            sys.exit(3)
 
         @self.app.task(name="note", ignore_result=True)
         def note(*args: Any) -> None:
@@ -233,6 +243,14 @@ CASES: dict[str, Call] = {
     "a countdown that is over": call("kind", 1, countdown=-1),
     "a countdown of nothing": call("kind", 1, countdown=0),
     "content that no worker of this configuration reads": call("kind", 1, serializer="msgpack"),
+    "leaves its process": call("leaves"),
+    "a coroutine that leaves its process": call("leaves-later"),
+    "leaves its process, with error callbacks": lambda p: p.tasks["leaves"].apply_async(
+        task_id="call", link_error=p.tasks["note"].s().set(task_id="errback")
+    ),
+    "leaves its process, in a chain": lambda p: (
+        p.tasks["leaves"].s().set(task_id="step-0") | p.tasks["kind"].s()
+    ).apply_async(task_id="last"),
     "a plain request": call("request", 1),
     "a request with options": call(
         "request",
