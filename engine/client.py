@@ -17,7 +17,7 @@ from ..serializers.base import UnknownSerializer
 from ..serializers.registry import SerializerTable, load_serializer
 from ..transports.base import Answers, Outgoing, ResultStore, Transport
 from ..transports.envelope import DOCUMENT_BYTES_MAX
-from ..transports.errors import Unacceptable
+from ..transports.errors import Unacceptable, Unroutable
 from ..transports.registry import open_results, open_transport
 from . import publish_signals, signals
 from .async_result import AsyncResult
@@ -313,6 +313,7 @@ class Client(Delivers):
         """A document on its way: one message per queue, or one for all where the broker routes.
 
         :raises Unacceptable: it is larger than what a worker reads.
+        :raises Unroutable: its exchange leads to no queue, where the configuration is all there is to know.
         """
         if len(document) > DOCUMENT_BYTES_MAX:
             refuse_unreadable(document)
@@ -321,9 +322,12 @@ class Client(Delivers):
             self.transport  # noqa: B018  (opens it, so that its abilities are known)
         due = due_wall_s if handles.sends_due else None
         queues: Sequence[str] = destination.queues
-        if destination.exchange and handles.routes:
+        if destination.exchange:
             key = destination.routing_key
-            return (Outgoing(queues[0], document, priority, due, destination.exchange, key),)
+            if handles.routes:
+                return (Outgoing(queues[0], document, priority, due, destination.exchange, key),)
+            if not destination.bound:
+                raise Unroutable(destination.exchange, key, "none of task_queues is bound so")
         if self.router.broadcasts:
             queues = with_copies(queues, self.router.broadcasts, self.transport)
         if len(queues) == 1:

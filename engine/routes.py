@@ -45,12 +45,15 @@ class Destination:
     :param queues: exact names; one, unless an exchange fans out.
     :param exchange: as it appears in the message; empty for the default exchange.
     :param extra: further options of a call that a route gave, such as a priority.
+    :param bound: whether, as far as the configuration tells, the exchange leads to these queues. If not,
+        only a broker that keeps bindings can know where the message goes.
     """
 
     queues: tuple[str, ...]
     exchange: str
     routing_key: str
     extra: Mapping[str, Any] | None = None
+    bound: bool = True
 
 
 def _exchange_of(value: Any, default: str) -> tuple[str, str | None]:
@@ -299,8 +302,14 @@ class Router:
         bound = self.bound_to(exchange, key)
         if bound and not key and self.queues[bound[0]].exchange_type == "fanout":
             key = self.queues[bound[0]].routing_key  # Redis publishes it where only those listen who have it
-        names = bound or ((self._missing(key or exchange).name),)
-        return Destination(tuple(names), exchange, key, extra or None)
+        if bound:
+            return Destination(bound, exchange, key, extra or None)
+        if "exchange" not in wanted and (default is None or default.exchange_type == "direct"):
+            # A key alone says nothing where queues go by name: as with Celery, it is the default queue.
+            return self._destination({"queue": self._config.task_default_queue}, extra)
+        name = self._missing(key or exchange).name
+        # A queue that is not described is bound to an exchange of its own name, by its own name.
+        return Destination((name,), exchange, key, extra or None, bound=exchange == key)
 
     def bound_to(self, exchange: str, routing_key: str) -> tuple[str, ...]:
         """The declared queues that an exchange hands a routing key to."""

@@ -22,6 +22,28 @@ class Unacceptable(TransportError):
     permanent = True
 
 
+class Unroutable(TransportError):
+    """No queue is bound where a message was published to; it was not stored.
+
+    :param exchange: empty for the default exchange.
+    :param said: who says so, and of what.
+    """
+
+    permanent = True
+
+    def __init__(self, exchange: str, routing_key: str, said: str) -> None:
+        super().__init__(exchange, routing_key, said)
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.said = said
+
+    def __str__(self) -> str:
+        return (
+            f"no queue takes routing key {self.routing_key!r} of exchange {self.exchange!r} ({self.said}); "
+            "bind a queue, or correct task_routes"
+        )
+
+
 class BrokerUnavailable(TransportError):
     """The broker could not be reached in time. Raised by every operation; callers may retry.
 

@@ -122,6 +122,22 @@ def test_an_exchange_reaches_the_queues_bound_to_it() -> None:
     assert route(call={"queue": "sport"}, task_queues=queues).exchange == "news"
 
 
+def test_what_no_queue_is_bound_for_is_told_from_what_an_undescribed_queue_would_take() -> None:
+    queues = [{"name": "sport", "exchange": "news", "exchange_type": "topic", "routing_key": "sport.*"}]
+    for call in ({"exchange": "news", "routing_key": "tech"}, {"exchange": "elsewhere"}):
+        assert not route(call=call, task_queues=queues).bound
+    assert route(call={"exchange": "news", "routing_key": "sport.golf"}, task_queues=queues).bound
+    own = route(call={"exchange": "own", "routing_key": "own"}, task_queues=queues)
+    assert (own.queues, own.bound) == (("own",), True)
+
+
+def test_a_key_without_an_exchange_means_the_default_queue_as_in_celery_unless_a_queue_is_bound_so() -> None:
+    assert route(call={"routing_key": "high"}) == Destination(("celery",), "", "celery")
+    queues = [{"name": "celery"}, {"name": "h", "exchange": "celery", "routing_key": "high"}]
+    assert route(call={"routing_key": "high"}, task_queues=queues).queues == ("h",)
+    assert route(call={"routing_key": "low"}, task_queues=queues).queues == ("celery",)
+
+
 def test_a_broadcast_without_a_key_gets_the_default_one_as_celerys_workers_give_it() -> None:
     queues = [Broadcast("news", queue="all"), Broadcast("keyed", queue="some", routing_key="a.#")]
     assert route(call={"queue": "all"}, task_queues=queues) == Destination(("all",), "news", "celery")

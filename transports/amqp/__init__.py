@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import DeclarationClash, Refused, Unroutable
+from ..errors import Unroutable
+from .errors import DeclarationClash, Refused
 from .settings import AmqpSettings, InvalidOption, read_settings
 from .transport import AmqpTransport
 

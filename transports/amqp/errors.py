@@ -35,27 +35,6 @@ class DeclarationClash(TransportError):
         return self._text
 
 
-class Unroutable(TransportError):
-    """No queue is bound where a message was published to; it was not stored.
-
-    :param exchange: empty for the default exchange.
-    """
-
-    permanent = True
-
-    def __init__(self, exchange: str, routing_key: str, said: str) -> None:
-        super().__init__(exchange, routing_key, said)
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self.said = said
-
-    def __str__(self) -> str:
-        return (
-            f"no queue takes routing key {self.routing_key!r} of exchange {self.exchange!r} ({self.said}); "
-            "bind a queue, or correct task_routes"
-        )
-
-
 class Refused(TransportError):
     """The broker refused an operation for what it is: rights, a queue that somebody holds alone, a name.
 

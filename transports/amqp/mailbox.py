@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, Final
 
 from ..base import Message
-from ..errors import BrokerUnavailable, TransportError
+from ..errors import BrokerUnavailable, TransportError, Unroutable
 from ..mailbox import (
     RECEIVED_MAX,
     USUAL_QUEUE,
@@ -21,7 +21,7 @@ from ..mailbox import (
 )
 from ..timed_poll import TimedPoll
 from .codec import PROPERTIES, Undecodable, decode_properties
-from .errors import Refused, Unroutable
+from .errors import Refused
 from .frames import CANCEL, DELIVER, Method, ack_frame, consume_frame, read_arrival
 from .link import CHANNEL_ERRORS, Link
 from .publisher import Parcel, Publisher

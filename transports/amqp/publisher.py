@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, NamedTuple
 
-from ..errors import BrokerFull, BrokerUnavailable
+from ..errors import BrokerFull, BrokerUnavailable, Unroutable
 from .codec import encode_properties
-from .errors import Refused, Unroutable, refused
+from .errors import Refused, refused
 from .frames import ACK, NACK, RETURN, Method, publish_frames, read_confirm, read_return
 from .link import CHANNEL_ERRORS, Link
 from .settings import AmqpSettings

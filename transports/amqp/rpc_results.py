@@ -14,9 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ..base import StoredResult
-from ..errors import BrokerUnavailable, ResultStoreUnavailable, UnsupportedTransport
+from ..errors import BrokerUnavailable, ResultStoreUnavailable, Unroutable, UnsupportedTransport
 from ..url import parse_failover
-from .errors import Unroutable
 from .publisher import Parcel, Publisher
 from .replies import Replies
 from .settings import AmqpSettings, read_settings

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..base import Outgoing, QueueDeclaration
+from ..errors import Unroutable
 from ..identifiers import fresh_id
 from .bindings import Bindings, retagged
 from .keys import Keys
@@ -55,7 +56,6 @@ class Publisher:
         # round trip more.
         self._places: dict[tuple[str, int], bytes] = {}
         self._declared: set[str] = set()
-        self._said: set[tuple[str, str]] = set()
 
     def send(self, messages: Sequence[Outgoing], within_s: float | None = None) -> None:
         """Store messages; all of them, or none.
@@ -105,8 +105,9 @@ class Publisher:
     def resolve(self, link: Link, messages: Iterable[Outgoing]) -> Resolved:
         """Follow the bindings of every exchange: each queue gets a copy with its own delivery tag.
 
-        A message that no binding leads anywhere goes to `deadletter_queue` if that is set, and else
-        nowhere, as everywhere on this wire; that is logged once per exchange and key.
+        A message that no binding leads anywhere goes to `deadletter_queue`, if that is set.
+
+        :raises Unroutable: else; on this wire it would be lost.
         """
         found = Resolved([], [])
         tables: dict[str, list[bytes]] = {}
@@ -165,17 +166,7 @@ class Publisher:
     def _lost(self, exchange: str, key: str) -> list[str]:
         if self._nowhere:
             return [self._nowhere]
-        if (exchange, key) not in self._said:
-            if len(self._said) >= _PLACES_MAX:
-                self._said.clear()
-            self._said.add((exchange, key))
-            _log.warning(
-                "exchange %r: no queue is bound for the routing key %r, so its messages are dropped; "
-                "declare the queue in task_queues, or set deadletter_queue in broker_transport_options",
-                exchange,
-                key,
-            )
-        return []
+        raise Unroutable(exchange, key, f"there is no binding in {self.bindings.table(exchange)}")
 
     def _by_list(self, messages: Sequence[Outgoing]) -> dict[bytes, list[bytes]]:
         lists: dict[bytes, list[bytes]] = {}

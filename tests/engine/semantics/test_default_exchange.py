@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from prefork.transports.errors import Unroutable
 from support.semantics import Fleet
 from support.waiting import eventually
 
@@ -33,6 +36,16 @@ def test_so_do_calls_that_name_its_exchange_and_key(fleet: Fleet) -> None:
 
 def test_its_exchange_is_taken_when_a_call_names_a_key_alone(fleet: Fleet) -> None:
     assert fleet.task("which").apply_async(routing_key="task.default").get(timeout=15) == "task.default"
+
+
+@pytest.mark.parametrize("options", [{"exchange": "tasks"}, {}], ids=["named", "the default one"])
+def test_a_key_that_no_queue_is_bound_for_is_an_error_where_it_is_sent(
+    fleet: Fleet, options: dict[str, str]
+) -> None:
+    # RabbitMQ looks for bindings when a delayed message is due: nobody knows before.
+    for delay_s in (None,) if fleet.name == "amqp" else (None, 60):
+        with pytest.raises(Unroutable, match="no queue takes routing key 'nothing.such' of exchange 'tasks'"):
+            fleet.task("which").apply_async(routing_key="nothing.such", countdown=delay_s, **options)
 
 
 def test_delayed_calls_take_the_same_way(fleet: Fleet) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 import uuid
@@ -13,7 +12,7 @@ import pytest
 from kombu import Connection, Exchange, Producer, Queue
 
 from prefork.transports.base import Outgoing, QueueDeclaration
-from prefork.transports.errors import BrokerFull, BrokerUnavailable
+from prefork.transports.errors import BrokerFull, BrokerUnavailable, Unroutable
 from prefork.transports.redis.faults import WrongKeyType
 from prefork.transports.redis.keys import Keys
 from prefork.transports.redis.link import Link
@@ -242,13 +241,12 @@ def test_bindings_are_declared_again_on_a_server_that_was_emptied(own_redis: Red
         scene.link.call("FLUSHALL")
 
 
-def test_a_message_for_nobody_is_dropped_and_that_is_said_once(
-    scene: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            scene.publisher.send([Outgoing("q", document(), exchange="shop", routing_key="k")])
-    assert caplog.text.count("no queue is bound for the routing key 'k'") == 1
+def test_a_message_for_nobody_is_refused_and_so_is_what_was_sent_with_it(scene: Scene) -> None:
+    lost = Outgoing("q", document(), exchange="shop", routing_key="k")
+    for messages in ([lost], [Outgoing("fine", document()), lost]):
+        with pytest.raises(Unroutable, match="no queue takes routing key 'k' of exchange 'shop'") as refused:
+            scene.publisher.send(messages)
+        assert refused.value.permanent
     assert scene.everything() == set()
 
 
@@ -302,7 +300,7 @@ def test_names_of_queues_are_not_remembered_without_end(
     monkeypatch.setattr("prefork.transports.redis.publish._PLACES_MAX", 10)
     for number in range(50):
         scene.publisher.send([Outgoing(f"q{number}", b"m")])
-        scene.publisher.send([Outgoing("x", document(), exchange=f"e{number}", routing_key="k")])
+        with pytest.raises(Unroutable):
+            scene.publisher.send([Outgoing("x", document(), exchange=f"e{number}", routing_key="k")])
     assert max(len(scene.publisher._places), len(scene.publisher._declared)) <= 12
-    assert len(scene.publisher._said) <= 10
     assert eventually(lambda: scene.list("q49")) == [b"m"]
