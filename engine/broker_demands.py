@@ -7,12 +7,13 @@ more than it does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from ..transports.base import Capabilities
 from ..transports.declarations import original
 from ..transports.errors import BrokerUnavailable
-from ..transports.registry import open_transport
+from ..transports.registry import open_transport, options_known
 from .broker_gaps import no_broadcast, no_fairness, no_limit, no_locks, no_turns
 from .broker_options import consume_url
 from .exceptions import ImproperlyConfigured
@@ -42,6 +43,21 @@ def refuse_unkept(app: Any, config: Any, queues: Sequence[str]) -> None:
     ]
     if problems:
         raise ImproperlyConfigured("\n".join(problems))
+
+
+def options_without_effect(config: Any) -> list[str]:
+    """What is said at the start of each of `broker_transport_options` that the broker does not heed."""
+    given = config.broker_transport_options
+    url = consume_url(config)
+    known = options_known(url) if given else None
+    if known is None:
+        return []
+    found = []
+    for name in sorted(set(given) - known):
+        near = get_close_matches(str(name), known, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        found.append(f"broker_transport_options: {name!r} has no effect on {url.partition(':')[0]}{hint}")
+    return found
 
 
 def _of_queues(config: Any, queues: Sequence[str], able: Capabilities) -> Iterable[str]:

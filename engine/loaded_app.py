@@ -16,7 +16,7 @@ from ..transports.url import redact
 from . import signals
 from .app import App
 from .boot import BootSpec
-from .broker_demands import refuse_unkept
+from .broker_demands import options_without_effect, refuse_unkept
 from .broker_options import consume_url, refuse_split_worker
 from .config import no_effect
 from .cpus import allowed_cpus
@@ -149,6 +149,7 @@ def worker_options(spec: BootSpec, app: App, config: Any, node: str = "") -> dic
         "pidfile": spec.pidfile,
         "has_limits": any(limit is not None for limit in limits),
         "no_effect": [*no_effect(config), *spec.no_effect],
+        "warnings": options_without_effect(config),
         "log": {
             "format": config.worker_log_format,
             "datefmt": config.worker_log_datefmt,

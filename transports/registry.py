@@ -4,7 +4,8 @@ The built-in schemes are a closed table of modules, imported on first use; other
 points `prefork.transports` and `prefork.results`. Both kinds are factories of the signature
 ``(url: str, options: Mapping[str, Any])``. The module of a factory may have a function ``check_options``
 of the same signature, which raises what opening would raise and opens nothing: a worker that cannot
-work is then refused before it starts.
+work is then refused before it starts. It may also have a set ``OPTIONS``: the names of options that have an
+effect, so that others can be warned of.
 """
 
 from __future__ import annotations
@@ -119,6 +120,17 @@ def copies_broadcasts(url: str) -> bool:
     :raises InvalidUrl: the address cannot be read.
     """
     return BUILT_IN_TRANSPORTS.get(parse_failover(url)[0].scheme) == ".redis"
+
+
+def options_known(url: str) -> frozenset[str] | None:
+    """The options that have an effect on the broker of a URL; None where nobody can tell, as with the bridge.
+
+    :raises InvalidUrl: the address cannot be read.
+    :raises UnsupportedTransport: no transport is registered for its scheme.
+    """
+    factory = _factory(url, _TRANSPORT)
+    known = getattr(sys.modules.get(getattr(factory, "__module__", "")), "OPTIONS", None)
+    return known if isinstance(known, frozenset) else None
 
 
 def _prepare(url: str, kind: _Kind, options: Mapping[str, Any]) -> None:

@@ -297,6 +297,8 @@ def run(spec: BootSpec) -> int:
     link = link_here(spec)
     loaded = load(link)
     refuse_unkept(loaded.app, loaded.config, loaded.options["queues"])
+    for warning in loaded.options["warnings"]:
+        _log.warning("%s", warning)
     if spec.banner:
         print(_banner(loaded), file=sys.stderr)
     return Solo(link, loaded).run()

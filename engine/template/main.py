@@ -79,7 +79,7 @@ def _reasons_against_forking(link: ProcessLink, loaded: Loaded) -> list[str]:
     reasons = unsafe_to_fork([link.channel.fileno(), *link.other_sockets()])
     if reasons and method == "template":
         # Asked for by name: obeyed, and said.
-        loaded.options["warnings"] = [f"worker_start_method = template in spite of {', '.join(reasons)}"]
+        loaded.options["warnings"].append(f"worker_start_method = template in spite of {', '.join(reasons)}")
         return []
     return reasons
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from prefork.engine.app import App
-from prefork.engine.broker_demands import refuse_unkept
+from prefork.engine.broker_demands import options_without_effect, refuse_unkept
 from prefork.engine.embed import WorkerBootError
 from prefork.engine.testing.worker import start_worker
+from prefork.transports.registry import options_known
 from support.host import Host
+from support.source_tree import ROOT
 
 SHOP = """
 from prefork.engine import App
@@ -129,3 +132,53 @@ def test_a_worker_in_a_thread_is_refused_likewise() -> None:
     with pytest.raises(WorkerBootError, match="broadcast queue news"), start_worker(app):
         pass
     app.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_an_option_that_the_broker_does_not_heed_is_said_at_the_start(tmp_path: Path, pool: str) -> None:
+    host = Host(tmp_path)
+    settings = {"broker_transport_options": {"consumer_timeot": 3, "qzx": 1, "held_ttl": 5}}
+    host.write("shop.py", SHOP.format(broker="amqp://127.0.0.1:1//", settings=settings, options={}))
+    host.start("-A", "shop", "worker", "-c", "1", "-P", pool)
+    log = host.wait_for_log("'qzx' has no effect on amqp")
+    assert "'consumer_timeot' has no effect on amqp; did you mean 'consumer_timeout'?" in log
+    assert "held_ttl" not in log
+    host.close()
+
+
+@pytest.mark.parametrize(
+    ("broker", "near"),
+    [
+        ("amqp://", "dead_letter_queue"),
+        ("filesystem:///x", "fsync"),
+        ("redis://", "visibility_timeout"),
+        ("memory://", "lease_s"),
+    ],
+)
+def test_the_nearest_option_of_a_broker_is_named(broker: str, near: str) -> None:
+    app = App("near", broker=broker, set_as_current=False)
+    app.conf.broker_transport_options = {near[1:]: 1, near: 1}
+    scheme = broker.partition(":")[0]
+    assert options_without_effect(app.config) == [
+        f"broker_transport_options: {near[1:]!r} has no effect on {scheme}; did you mean {near!r}?"
+    ]
+
+
+@pytest.mark.parametrize("broker", ["kombu+pyamqp://", "sqla+sqlite:///x"])
+def test_options_of_kombu_are_not_judged(broker: str) -> None:
+    app = App("bridged", broker=broker, set_as_current=False)
+    app.conf.broker_transport_options = {"whatever": 1}
+    assert options_without_effect(app.config) == []
+
+
+@pytest.mark.parametrize(("name", "url"), [("amqp", "amqp://"), ("redis", "redis://")])
+def test_every_option_that_is_read_or_described_is_known(name: str, url: str) -> None:
+    known = options_known(url)
+    source = (ROOT / "transports" / name / "settings.py").read_text(encoding="utf-8")
+    read = set(re.findall(r'(?:given, |given\.get\(|values\.[a-z]+\()"([a-z_]+)"', source))
+    page = (ROOT / "docs" / "reference" / {"amqp": "rabbitmq.md"}.get(name, "redis.md")).read_text("utf-8")
+    table = page[page.index("| option | default |") :].partition("\n\n")[0]
+    described = {one for row in table.splitlines() for one in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
+    assert known is not None
+    assert len(read) > 10 and len(described) > 5
+    assert read | described <= known

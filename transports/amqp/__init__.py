@@ -15,6 +15,7 @@ from .settings import AmqpSettings, InvalidOption, read_settings
 from .transport import AmqpTransport
 
 __all__ = [
+    "OPTIONS",
     "AmqpSettings",
     "AmqpTransport",
     "DeclarationClash",
@@ -24,6 +25,26 @@ __all__ = [
     "open_transport",
     "read_settings",
 ]
+
+OPTIONS = frozenset(
+    {
+        "confirm_publish",
+        "consumer_timeout",
+        "dead_letter_queue",
+        "held_ttl",
+        "login_method",
+        "missing_exchange_type",
+        "missing_queue_type",
+        "native_delayed_delivery_queue_type",
+        "publish_deadline",
+        "queue_max_priority",
+        "quorum_queues",
+        "redelivery_pause",
+        "socket_connect_timeout",
+        "ssl",
+    }
+)
+"""Options that have an effect here."""
 
 
 def open_transport(url: str, options: Mapping[str, Any]) -> AmqpTransport:

@@ -18,6 +18,9 @@ from .transport import FilesystemTransport
 
 DEFAULT_APP = "default"
 
+OPTIONS = frozenset({"app", "fsync"})
+"""Options that have an effect here."""
+
 
 def open_transport(url: str, options: Mapping[str, Any]) -> FilesystemTransport:
     """Open the broker of a URL.

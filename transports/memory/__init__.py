@@ -15,6 +15,9 @@ from .transport import DEFAULT_LEASE_S, MemoryTransport
 
 __all__ = ["MemoryResults", "MemoryTransport", "open_results", "open_transport"]
 
+OPTIONS = frozenset({"lease_s"})
+"""Options that have an effect here."""
+
 
 def open_transport(url: str, options: Mapping[str, Any]) -> MemoryTransport:
     """Open the broker ``memory://name``.

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .results import RedisResults
-from .settings import read_settings
+from .settings import OPTIONS, read_settings
 from .transport import RedisTransport
 
-__all__ = ["RedisResults", "RedisTransport", "check_options", "open_results", "open_transport"]
+__all__ = ["OPTIONS", "RedisResults", "RedisTransport", "check_options", "open_results", "open_transport"]
 
 
 def check_options(url: str, options: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .address import Address, Endpoint, parse_address
 from .option_values import Options, invalid_option
-from .tls_settings import CERT_REQUIRED, TlsSettings, read_tls
+from .tls_settings import CERT_REQUIRED, TLS_NAMES, TlsSettings, read_tls
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,21 @@ class RedisSettings:
         service = self.sentinel.service if self.sentinel is not None else ""
         places = tuple(sorted(str(endpoint) for endpoint in self.endpoints))
         return (places, service, self.db)
+
+
+OPTIONS = frozenset(
+    {
+        *("client_name", "credential_provider", "deadletter_queue", "fanout_patterns", "fanout_prefix"),
+        *("global_keyprefix", "keep_connections", "master_name", "max_connections", "min_other_sentinels"),
+        *("password", "priority_steps", "publish_deadline", "sentinel_kwargs", "sep", "service_name"),
+        *("socket_connect_timeout", "socket_keepalive", "socket_keepalive_options", "socket_timeout", "ssl"),
+        *("unacked_index_key", "unacked_key", "unacked_mutex_expire", "unacked_mutex_key"),
+        *("unacked_restore_interval", "unacked_restore_limit", "unacked_restore_throttle", "username"),
+        "visibility_timeout",
+        *(f"ssl_{name}" for name in TLS_NAMES),
+    }
+)
+"""Options that have an effect here."""
 
 
 def read_settings(url: str, options: Mapping[str, Any] | None = None) -> RedisSettings:

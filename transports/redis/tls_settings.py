@@ -58,7 +58,7 @@ def read_tls(values: Options, nested: Any) -> TlsSettings:
     )
 
 
-_NAMES = (
+TLS_NAMES = (
     "cert_reqs",
     "check_hostname",
     "ca_certs",
@@ -79,7 +79,7 @@ def _prefixed(nested: Any) -> dict[str, Any]:
 
 
 def _given(values: Options) -> dict[str, Any]:
-    found = {f"ssl_{name}": values.raw(f"ssl_{name}") for name in _NAMES}
+    found = {f"ssl_{name}": values.raw(f"ssl_{name}") for name in TLS_NAMES}
     return {name: value for name, value in found.items() if value is not None}
 
 

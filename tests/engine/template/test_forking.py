@@ -204,7 +204,7 @@ def test_what_speaks_against_forking_decides_unless_a_method_is_asked_for(
     application.options["start_method"] = method
     found = template._reasons_against_forking(link, application)
     assert found == (["worker_start_method = fresh"] if reasons is None else reasons)
-    assert ("warnings" in application.options) is warned
+    assert bool(application.options["warnings"]) is warned
 
 
 class Left(BaseException):
