@@ -1,7 +1,8 @@
 """The failures of tasks that were ended from outside: their results, and their error callbacks.
 
-The child that ran such a task is dead, so the agent says what became of it. It runs no task and no
-hook: an error callback is sent, whatever it takes, and `Task.on_failure` is not called.
+The child that ran such a task is dead, so the agent says what became of it, to receivers of signals as
+well. It runs no task and no hook: an error callback is sent, whatever it takes, and `Task.on_failure` is
+not called.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Final, TypeVar
 from ...transports.base import DeadLetter, Delivery, Outgoing, StoredResult
 from ...transports.errors import TransportError
 from .. import signals, states
+from ..einfo import ExceptionInfo
 from ..exceptions import WorkerLostError
+from ..execution import send_failure
 from ..loaded_app import Loaded
 from ..message import Embed, MalformedMessage, TaskMessage, parse
 from ..message_chain import chain_within
@@ -84,24 +87,40 @@ class Failures:
         """
         if not signals.task_revoked.receivers:
             return
-        request = Context(id=texts.task_id, task=texts.task_name, hostname=self._loaded.node)
-        message = None if delivery is None else self._parsed(delivery.document)
-        if delivery is not None and message is not None:
-            try:
-                payload = message.payload(self._storage.table)
-            except MalformedMessage:
-                payload = ([], {}, Embed())  # it was readable when it began
-            request = context_of(
-                message,
-                payload,
-                queue=delivery.queue,
-                redelivered=delivery.redelivered,
-                crashes=delivery.crashes,
-                node=self._loaded.node,
-            )
+        request = self._request(texts.task_id, texts.task_name, delivery)
         task = self._loaded.app.tasks.get(texts.task_name)
         about = ReceivedRequest(request, task, self._loaded.app, self._storage.table)
         signals.task_revoked.send(task, request=about, terminated=True, signum=signum, expired=False)
+
+    def announce_lost(
+        self, task_id: str, task_name: str, delivery: Delivery | None, error: Exception
+    ) -> None:
+        """Send ``task_failure`` for a task that has failed where none of its processes can say so.
+
+        :param delivery: as in `announce_terminated`.
+        """
+        if signals.task_failure.receivers:
+            request = self._request(task_id, task_name, delivery)
+            task = self._loaded.app.tasks.get(str(request.task))
+            send_failure(task, request, error, ExceptionInfo(error))
+
+    def _request(self, task_id: str, task_name: str, delivery: Delivery | None) -> Context:
+        """The request of a task that was ended, as far as it is known."""
+        message = None if delivery is None else self._parsed(delivery.document)
+        if delivery is None or message is None:
+            return Context(id=task_id, task=task_name, args=[], kwargs={}, hostname=self._loaded.node)
+        try:
+            payload = message.payload(self._storage.table)
+        except MalformedMessage:
+            payload = ([], {}, Embed())  # it was readable when it began
+        return context_of(
+            message,
+            payload,
+            queue=delivery.queue,
+            redelivered=delivery.redelivered,
+            crashes=delivery.crashes,
+            node=self._loaded.node,
+        )
 
     def of_dead_letter(self, letter: DeadLetter) -> None:
         """Say, store and send what follows from a message that nobody will run again."""
@@ -121,6 +140,7 @@ class Failures:
         died = Delivery(b"", letter.queue, letter.document, crashes=letter.crashes, redelivered=True)
         rest = self._rest_of_chain(message, error, states.FAILURE, not stored)
         self.keep(rest, self._errbacks(died, message, error))
+        self.announce_lost(message.id, message.task, died, error)
 
     def keep(self, results: Sequence[StoredResult], follow_ups: Sequence[Outgoing]) -> None:
         """Store and send for a message that is gone from the broker: nobody else will."""

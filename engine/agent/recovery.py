@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from ...transports.base import Consumer, Entombs, Outcome, Outgoing, Recovery, StoredResult, Verdict
+from ...transports.base import Consumer, Delivery, Entombs, Outcome, Outgoing, Recovery, StoredResult, Verdict
 from ...transports.coordination import Coordinates
+from .. import states
 from ..linux import Linux
 from ..loaded_app import Loaded
 from ..obituary import TERMINATED, error_of, note_of
@@ -56,6 +57,9 @@ class Recoverer:
         self._shares_slots = any(task.max_concurrency is not None for task in loaded.app.tasks.values())
         self._failures = Failures(loaded, storage, log)
         self._log = log
+        # Of each slot, the execution whose end receivers of signals were told of last: its generation and
+        # number. The supervisor may ask again.
+        self._told: dict[int, tuple[int, int]] = {}
 
     def carry_out(self, message: dict[str, Any]) -> dict[str, Any]:
         """Do what the supervisor asks; returns the answer.
@@ -180,11 +184,13 @@ class Recoverer:
             results, follow_ups = self._failures.of_running(
                 texts.task_id, delivery, bits, error_of(message), state=decided.state
             )
+        is_settled = True
         transport = self._storage.transport
         if decided.verdict is not None and isinstance(transport, Entombs):
             # The broker has given the message to somebody else by now, who settles by this word.
             transport.entomb(texts.task_id, note_of(message))
             self._failures.keep(results, ())
+            is_settled = False
         elif decided.verdict is not None:
             outcome = Outcome(
                 tag=texts.tag,
@@ -193,12 +199,26 @@ class Recoverer:
                 results=results,
                 follow_ups=follow_ups,
             )
-            self._storage.settler.settle(consumer, [outcome])
+            is_settled = self._storage.settler.settle(consumer, [outcome])[0]
         else:
             self._failures.keep(results, follow_ups)
+        # If it is not settled here, it is told by who does that, or it runs again.
+        self._announce(message, slot, delivery, is_settled and decided.state == states.FAILURE)
+        return None
+
+    def _announce(
+        self, message: dict[str, Any], slot: Slot, delivery: Delivery | None, has_failed: bool
+    ) -> None:
+        """Tell receivers of signals of the end of an execution, once."""
+        execution = (int(message["generation"]), slot.words[C_RUNNING])
+        if self._told.get(slot.index) == execution:
+            return
+        self._told[slot.index] = execution
+        texts = slot.read_texts()
         if message["verdict"] == TERMINATED:
             self._failures.announce_terminated(texts, delivery, int(message.get("signum", 0)))
-        return None
+        elif has_failed:
+            self._failures.announce_lost(texts.task_id, texts.task_name, delivery, error_of(message))
 
     def retry_unstored(self) -> None:
         """Store and send what could not be before."""

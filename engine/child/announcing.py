@@ -5,18 +5,28 @@ Those about what a task does are sent by `execution`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from ...transports.base import Delivery
 from .. import signals
+from ..einfo import ExceptionInfo
 from ..exceptions import NotRegistered
-from ..message import MalformedMessage, TaskMessage
+from ..execution import send_failure
+from ..message import Embed, MalformedMessage, TaskMessage
 from ..received import ReceivedMessage, ReceivedRequest
 from ..request import Context
 from ..settle import Ending
 from .admit import UNKNOWN_SINCE_HEADER
 from .parts import Parts
+
+Payload = tuple[list[Any], dict[str, Any], Embed]
+
+Make = Callable[[list[Any], dict[str, Any], Embed], Context]
+"""Makes the request of a message, with a payload."""
+
+_log = logging.getLogger("prefork.child")
 
 
 def tell_received(parts: Parts, task: Any, request: Context) -> None:
@@ -61,6 +71,23 @@ def tell_terminated(parts: Parts, task: Any, request: Context, signum: int) -> N
     if signals.task_revoked.receivers:
         about = ReceivedRequest(request, task, parts.app, parts.table)
         signals.task_revoked.send(task, request=about, terminated=True, signum=signum, expired=False)
+
+
+def tell_crashed(parts: Parts, message: TaskMessage, make: Make, error: Exception, *, readable: bool) -> None:
+    """Send `task_failure` for a message that has crashed too often.
+
+    :param make: makes its request.
+    :param readable: its arguments may be read.
+    """
+    if not signals.task_failure.receivers:
+        return
+    payload: Payload = ([], {}, Embed())
+    if readable:
+        try:
+            payload = message.payload(parts.table)
+        except MalformedMessage as problem:
+            _log.warning("%s[%s] is told without arguments: %s", message.task, message.id, problem)
+    send_failure(parts.app.tasks.get(message.task), make(*payload), error, ExceptionInfo(error))
 
 
 def _message(parts: Parts, delivery: Delivery) -> ReceivedMessage:

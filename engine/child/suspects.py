@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -12,13 +13,14 @@ from .. import states
 from ..clock import wall_s
 from ..einfo import ExceptionInfo
 from ..exceptions import TaskRevokedError, WorkerLostError
-from ..execution import Executed
+from ..execution import Executed, send_failure
 from ..message import TaskMessage
 from ..message_chain import is_harmless
 from ..obituary import CONSUMER_TIMEOUT, read_note
 from ..refusals import errbacks_of, is_failure_stored
 from ..revoked_keys import slot_id
 from ..scoreboard import C_RUNNING, S_HIGH_SLOT, S_PID, SLOTS, Scoreboard
+from .announcing import tell_crashed
 from .outcomes import Outcomes
 from .parts import Parts
 from .plan import RunPlan
@@ -64,6 +66,7 @@ def judged(
     request = outcomes.request(delivery, message, *message.payload(parts.table))
     executed = Executed(states.FAILURE, left.error, ExceptionInfo(left.error))
     outcome = outcomes.executed(delivery, message, plan, request, executed, 0)
+    send_failure(plan.task, request, left.error, executed.einfo)
     if left.dead:
         reason = CONSUMER_TIMEOUT.replace("_", "-")
         return msgspec.structs.replace(outcome, verdict=Verdict.DEAD, reason=reason, causes=(left.cause,))
@@ -81,7 +84,8 @@ def _crashed_too_often(parts: Parts, outcomes: Outcomes, delivery: Delivery, mes
     if is_failure_stored(parts.app, parts.config, message):
         results = parts.results.failure(error, task_id=message.id, message=message)
     follow_ups: tuple[Outgoing, ...] = ()
-    if is_harmless(message):
+    readable = is_harmless(message)
+    if readable:
         results += outcomes.chain_ends.of_message(delivery, message, error)
         follow_ups = errbacks_of(parts.app, parts.table, delivery, message, error, parts.node)
     else:
@@ -93,6 +97,7 @@ def _crashed_too_often(parts: Parts, outcomes: Outcomes, delivery: Delivery, mes
             message.content_type,
             len(delivery.document),
         )
+    tell_crashed(parts, message, partial(outcomes.request, delivery, message), error, readable=readable)
     return Outcome(
         tag=delivery.tag,
         verdict=Verdict.DEAD,

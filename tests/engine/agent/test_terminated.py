@@ -114,6 +114,7 @@ def test_to_be_told_twice_does_no_harm(scene: Scene, heard: list[tuple[Any, dict
     scene.dead(**TERMINATED)
     scene.dead(**TERMINATED)
     assert (scene.depth(), result(scene).status) == ((0, 0), "REVOKED")
+    assert len(heard) == 1
 
 
 def test_while_the_broker_is_away_it_is_to_be_asked_again(

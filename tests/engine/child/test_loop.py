@@ -34,6 +34,7 @@ from prefork.engine.task_context import current
 from prefork.transports.base import Outgoing
 from prefork.transports.errors import BrokerUnavailable, OwnerLost
 from support.faulty import Faulty
+from support.listening import failures_heard
 from support.one_child import OneChild
 
 Make = Callable[..., OneChild]
@@ -382,8 +383,11 @@ def test_an_early_acknowledgement_without_an_answer_starts_nothing_and_is_a_fail
     child = child_of(app)
     lost_answer = BrokerUnavailable("connection reset", outcome_unknown=True)
     faulty_consumer(child).fail("settle", 1, lambda: lost_answer, after=True)
-    assert child.run() == EXIT_AS_TOLD
+    with failures_heard() as told:
+        assert child.run() == EXIT_AS_TOLD
     assert ran == []
+    ((sender, about),) = told
+    assert (sender, about["task_id"], type(about["exception"])) == (never, result.id, WorkerLostError)
     with pytest.raises(WorkerLostError, match="did not start: connection reset"):
         result.get(timeout=1)
     assert child.words[C_RUNNING] == 0

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from prefork.engine.app import App
+from prefork.engine.exceptions import TimeLimitExceeded, WorkerLostError
 from prefork.engine.result_document import decode
 from prefork.engine.scoreboard import C_RUNNING, S_HIGH_SLOT, S_PID, Scoreboard
 from prefork.transports.base import REASON_CRASHES, Delivery
 from prefork.transports.errors import BrokerUnavailable
 from support.apps import memory_app
+from support.listening import failures_heard
 from support.one_child import OneChild
 
 Make = Callable[..., OneChild]
@@ -87,17 +89,23 @@ def test_a_suspect_of_which_nobody_knows_anything_runs_with_its_start_on_record(
 
 
 def test_word_of_its_end_settles_a_suspect_and_sends_its_error_callbacks(app: App, child_of: Make) -> None:
-    ran, telling, result = run(app, child_of, notes=(b'{"verdict":"timeout","limit_s":2.0}',))
+    with failures_heard() as told:
+        ran, telling, result = run(app, child_of, notes=(b'{"verdict":"timeout","limit_s":2.0}',))
     assert (ran, telling.started) == ([], 0)
     assert (result.status, result.result["exc_type"]) == ("FAILURE", "TimeLimitExceeded")
+    ((sender, about),) = told
+    assert (sender.name, about["task_id"], about["args"]) == ("suspect", "s", [1])
+    assert isinstance(about["exception"], TimeLimitExceeded)
+    assert "TimeLimitExceeded" in about["einfo"].traceback
     assert app.client.transport.depth("errors").ready == 1
     assert app.client.transport.depth("celery").ready == 0
     assert list(app.client.transport.dead_letters()) == []
 
 
 def test_word_that_it_was_ended_on_request_makes_it_revoked_and_not_failed(app: App, child_of: Make) -> None:
-    ran, telling, result = run(app, child_of, notes=(b'{"verdict":"terminated","cause":"SIGTERM"}',))
-    assert (ran, telling.started) == ([], 0)
+    with failures_heard() as told:
+        ran, telling, result = run(app, child_of, notes=(b'{"verdict":"terminated","cause":"SIGTERM"}',))
+    assert (ran, telling.started, told) == ([], 0, [])
     assert (result.status, result.result["exc_message"]) == ("REVOKED", ["terminated"])
     assert app.client.transport.depth("errors").ready == 0
     assert app.client.transport.depth("celery").ready == 0
@@ -129,15 +137,21 @@ def board_with(task_id: str, pid: int, running: int) -> Scoreboard:
 
 
 def test_what_was_held_too_long_twice_is_a_dead_letter(app: App, child_of: Make) -> None:
-    ran, _telling, result = run(app, child_of, notes=(b'{"verdict":"consumer_timeout","cause":"long"}',))
+    with failures_heard() as told:
+        ran, _telling, result = run(app, child_of, notes=(b'{"verdict":"consumer_timeout","cause":"long"}',))
     assert (ran, result.status) == ([], "FAILURE")
+    assert [str(about["exception"]) for _, about in told] == ["long"]
     (letter,) = app.client.transport.dead_letters()
     assert (letter.reason, letter.causes) == ("consumer-timeout", ("long",))
 
 
 def test_one_crash_too_many_is_a_dead_letter_and_error_callbacks_are_sent(app: App, child_of: Make) -> None:
-    ran, _telling, result = run(app, child_of, crashes=3)
+    with failures_heard() as told:
+        ran, _telling, result = run(app, child_of, crashes=3)
     assert (ran, result.status, result.result["exc_type"]) == ([], "FAILURE", "WorkerLostError")
+    ((sender, about),) = told
+    assert (sender.name, about["task_id"], about["args"]) == ("suspect", "s", [1])
+    assert isinstance(about["exception"], WorkerLostError)
     (letter,) = app.client.transport.dead_letters()
     assert letter.reason == REASON_CRASHES
     assert app.client.transport.depth("errors").ready == 1
@@ -150,8 +164,10 @@ def test_arguments_that_may_be_what_kills_are_not_read_for_error_callbacks(
     child_of: Make, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
     with memory_app(accept_content=["json", "pickle"]) as app:
-        ran, _telling, result = run(app, child_of, crashes=3, **options)
+        with failures_heard() as told:
+            ran, _telling, result = run(app, child_of, crashes=3, **options)
         assert (ran, result.status) == ([], "FAILURE")
+        assert [(about["task_id"], about["args"]) for _, about in told] == [("s", [])]
         assert len(list(app.client.transport.dead_letters())) == 1
         assert app.client.transport.depth("errors").ready == 0
     assert "without calling its error callbacks" in caplog.text

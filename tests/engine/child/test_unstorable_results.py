@@ -260,3 +260,21 @@ def test_a_task_that_keeps_no_results_has_nothing_to_encode(
     listening(*SENT)
     run("plain", Opaque)
     assert [name for name, *_ in events] == ["task_success", "task_postrun"]
+
+
+@pytest.mark.parametrize("told", [(), SENT])
+def test_the_rest_of_its_chain_fails_with_it(
+    app: App, child_of: Callable[..., OneChild], listening: Any, told: tuple[str, ...]
+) -> None:
+    @app.task(name="opaque")
+    def opaque() -> Any:
+        return Opaque()
+
+    @app.task(name="after")
+    def after(value: Any) -> Any:
+        return value
+
+    listening(*told)
+    result = (opaque.s() | after.s()).delay()
+    child_of(app).run()
+    assert (stored(app, result.parent.id).status, stored(app, result.id).status) == ("FAILURE", "FAILURE")

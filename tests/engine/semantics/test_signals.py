@@ -46,6 +46,9 @@ def listen(name):
             request = named["request"]
             about["request"] = [request.task_name, request.task.name, request.task_id, request.app.main]
             about["args"] = request.args
+        if name == "task_failure":
+            about["exception"] = type(named["exception"]).__name__
+            about["args"] = list(named["args"])
         note("signals", json.dumps(about))
         if name.startswith("task_"):
             raise ValueError("a receiver that fails")
@@ -78,6 +81,41 @@ def bad():
     raise LookupError("bad")
 
 
+@app.task
+def leaves(x):
+    raise SystemExit(3)
+
+
+@app.task
+async def leaves_later(x):
+    raise SystemExit(3)
+
+
+@app.task
+def opaque(x):
+    return {1, 2, object()}
+
+
+@app.task(time_limit=1)
+def over_limit(x):
+    time.sleep(60)
+
+
+@app.task(acks_late=False)
+def killed_early(x):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(reject_on_worker_lost=False)
+def killed(x):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+def killed_again(x):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task(bind=True, max_retries=1)
 def again(self):
     if self.request.retries == 0:
@@ -93,7 +131,7 @@ class Hooked(app.Task):
 def hooked():
     return 1
 """.replace("NAMES", repr(LISTENED))
-WORKER = {"task_unknown_grace": 0.0}
+WORKER = {"task_unknown_grace": 0.0, "task_max_crashes": 1}
 
 # What each signal is sent with (parity §16), and whether its sender is the task or the worker.
 OF_TASKS = {
@@ -231,6 +269,54 @@ def test_a_worker_of_its_own_says_how_it_stops_and_that_it_logs(
     assert everything[name]
     for about in everything[name]:
         assert set(about["arguments"]) == {**OF_PROCESSES, **OF_LOGGING}[name]
+
+
+CHILD, AGENT = {"worker_process_init"}, {"worker_ready"}
+# Name of the task, its exception, and who tells of it: a signal that is sent there too. Where an agent cannot
+# settle for a child, on RabbitMQ, it may be the child that is given the message next.
+ENDS = {
+    "bad": ("LookupError", CHILD),
+    "leaves": ("SystemExit", CHILD),
+    "leaves_later": ("SystemExit", CHILD),
+    "opaque": ("EncodeError", CHILD),
+    "over_limit": ("TimeLimitExceeded", AGENT),
+    "killed": ("WorkerLostError", AGENT),
+    "killed_again": ("WorkerLostError", AGENT),
+    "killed_early": ("WorkerLostError", AGENT),
+}
+NEED_PROCESSES = ("over_limit", "killed", "killed_again", "killed_early")
+
+
+def failures_of(fleet: Fleet, task_id: str) -> list[dict[str, Any]]:
+    return [about for about in heard(fleet).get("task_failure", ()) if about["task_id"] == task_id]
+
+
+def tells(fleet: Fleet, name: str) -> None:
+    kind, who = ENDS[name]
+    args = () if name == "bad" else (7,)
+    result = fleet.task(name).delay(*args)
+    result.get(timeout=WITHIN_S, propagate=False)
+    eventually(lambda: failures_of(fleet, result.id), deadline_s=WITHIN_S)
+    assert fleet.task("good").delay(1).get(timeout=WITHIN_S) == 1
+    (about,) = failures_of(fleet, result.id)
+    assert (about["sender"], about["exception"]) == (f"signals_project.{name}", kind)
+    assert about["args"] == ([] if name == "killed_early" else list(args))
+    told = heard(fleet)
+    assert result.id not in [success["task_id"] for success in told.get("task_success", ())]
+    if fleet.several_processes:
+        senders = who | CHILD if fleet.name == "amqp" and name != "killed_early" else who
+        assert about["pid"] in [other["pid"] for sent in senders for other in told[sent]]
+
+
+@pytest.mark.parametrize("name", sorted(ENDS.keys() - NEED_PROCESSES))
+def test_error_reporters_hear_once_of_a_failure_whatever_it_is(fleet: Fleet, name: str) -> None:
+    tells(fleet, name)
+
+
+@pytest.mark.needs("several_processes")
+@pytest.mark.parametrize("name", NEED_PROCESSES)
+def test_error_reporters_hear_once_of_a_task_that_was_ended_from_outside(fleet: Fleet, name: str) -> None:
+    tells(fleet, name)
 
 
 @pytest.mark.needs("several_processes")
