@@ -26,7 +26,9 @@ from .broadcasts import with_copies
 from .broker_options import broker_options, publish_url, result_options
 from .clock import wall_s
 from .delivery import Collector, Delivers, present_taker
+from .duplicates import Unsent, end_here
 from .exceptions import PayloadTooLarge
+from .follow_ups import on_failure
 from .lifetimes import lifetimes
 from .local import running
 from .message import TaskDraft, bounded_repr, encode_task, fresh_id
@@ -256,17 +258,30 @@ class Client(Delivers):
             claim = self.unique.claim(plan, draft, options, now_wall_s, later=taker is not None, again=again)
         if claim is None:
             self._send(draft, destination, options, None, now_wall_s)
-        elif claim.holder is None:
+        elif claim.duplicate is None:
             with claim.held():
                 self._send(draft, destination, options, claim, now_wall_s)
         else:
-            return AsyncResult(claim.holder, None, draft.task, self.app, ignored=bool(draft.ignore_result))
+            self._not_sent(Unsent(draft, claim.duplicate, named))
+            known_id = claim.duplicate.existing_id
+            return AsyncResult(known_id, None, draft.task, self.app, ignored=bool(draft.ignore_result))
         result: AsyncResult[Any] = AsyncResult(
             draft.id, None, draft.task, self.app, ignored=bool(draft.ignore_result)
         )
         if parent is not None and options.get("add_to_parent", True) and entry is not None:
             entry[0].add_trail(result)
         return result
+
+    def _not_sent(self, unsent: Unsent) -> None:
+        taker = present_taker()
+        if isinstance(taker, Collector) and taker.unsent is not None:
+            if unsent.is_lost:
+                taker.unsent.append(unsent)
+        else:
+            end_here(self, unsent)
+            if unsent.draft.chain and unsent.draft.errbacks:
+                errbacks = on_failure(self.app, *unsent.ended(), call=False)
+                self.publish(errbacks, unsent.draft.id)
 
     def _send(
         self,

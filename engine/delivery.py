@@ -15,6 +15,7 @@ from .clock import mono_s
 from .publishing import retry_pause_s
 
 if TYPE_CHECKING:
+    from .duplicates import Unsent
     from .unique_claims import Claim
 
 T = TypeVar("T")
@@ -34,10 +35,13 @@ class Collector:
     """Puts what is published into a list: what follows from a task, and is settled with it.
 
     Of equal unique tasks that follow the same one it takes the first: they have the same id, and so the lock.
+
+    :ivar unsent: what is lost as it is not unique, if whoever collects cares for that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unsent: list[Unsent] | None = None) -> None:
         self.messages: list[Outgoing] = []
+        self.unsent = unsent
         self._unique: set[str] = set()
 
     def __call__(self, task_id: str, messages: Sequence[Outgoing], claim: Claim | None) -> None:
@@ -72,9 +76,17 @@ class Delivers:
     @contextmanager
     def collecting(self) -> Iterator[list[Outgoing]]:
         """Within it, what this flow of execution publishes is put into the list instead of sent."""
-        collector = Collector()
+        outer = present_taker()
+        collector = Collector(outer.unsent if isinstance(outer, Collector) else None)
         with self.diverting(collector):
             yield collector.messages
+
+    @contextmanager
+    def following(self) -> Iterator[Collector]:
+        """As `collecting`, and what is to be unique and is not can be looked at, too."""
+        collector = Collector([])
+        with self.diverting(collector):
+            yield collector
 
     def publish(
         self,

@@ -307,7 +307,10 @@ class PayloadTooLarge(Unacceptable):
 
 
 class DuplicateTaskError(TaskError):
-    """A unique task was not sent, because one with the same key is on its way (``on_conflict="raise"``).
+    """A unique task was not sent, because one with the same key is on its way.
+
+    Raised where that is to be an error (``on_conflict="raise"``), and where it would leave a result that
+    nobody stores: by `self.replace`, and as the result of a step of a chain.
 
     :param task: its name.
     :param key: a digest of what makes the calls the same.

@@ -10,13 +10,14 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..serializers.registry import SerializerTable
 from ..transports.base import Outgoing
 from .builtin_tasks import ERRBACK
 from .canvas import maybe_signature
 from .clock import wall_s
+from .duplicates import Unsent
 from .execution import Executed, drive_here
 from .message import TaskMessage, retry_of
 from .options import naive_zone
@@ -70,21 +71,33 @@ def on_retry(
     return (Outgoing(queue, document, changes.get("priority", message.priority), plan.due_wall_s),)
 
 
-def on_success(app: App, request: Context, value: Any) -> tuple[Outgoing, ...]:
-    """What a task that returned `value` sets off.
+class Following(NamedTuple):
+    """What follows an execution.
+
+    :ivar unsent: what should, and does not, because it is not as unique as it is to be.
+    """
+
+    messages: tuple[Outgoing, ...] = ()
+    unsent: tuple[Unsent, ...] = ()
+
+
+def on_success(app: App, request: Context, value: Any) -> Following:
+    """What a task that returned `value` sets off, the error callbacks of what cannot be sent among it.
 
     :raises Exception: a callback that cannot be sent, such as one whose argument has no form in
         its serializer; the caller makes it the failure of the task.
     """
     lineage = {"parent_id": request.id, "root_id": request.root_id}
-    with app.client.collecting() as messages:
+    with app.client.following() as found:
         for callback in request.callbacks or ():
             maybe_signature(callback, app).apply_async((value,), add_to_parent=False, **lineage)
         if request.chain:
             *rest, following = request.chain
             options = {**lineage, "chain": rest or None}
             maybe_signature(following, app).apply_async((value,), add_to_parent=False, **options)
-    return tuple(messages)
+    unsent = tuple(found.unsent or ())
+    errbacks = [message for one in unsent for message in on_failure(app, *one.ended(), call=False)]
+    return Following((*found.messages, *errbacks), unsent)
 
 
 def on_failure(app: App, request: Context, executed: Executed, *, call: bool = True) -> tuple[Outgoing, ...]:

@@ -126,6 +126,7 @@ def hand_over(task: Any, sig: Any) -> Any:
     """Send the replacement in place of the result; of a task that is called as a function, run it.
 
     :raises Replaced: always, but in a task that is called as a function.
+    :raises DuplicateTaskError: it is to be unique, and one with the same key is on its way.
     """
     request = task.request
     if request.called_directly:
@@ -135,9 +136,13 @@ def hand_over(task: Any, sig: Any) -> Any:
         if request.message is not None:
             refuse_unsendable(sig, request)
         raise Replaced((), by=sig)
-    with task.app.client.collecting() as messages:
+    with task.app.client.following() as found:
         sig.apply_async(add_to_parent=False)
-    raise _replaced(task, sig, messages)
+    if found.unsent:
+        # It could never have this task's id, which somebody may wait for.
+        found.unsent[0].warn()
+        raise found.unsent[0].error
+    raise _replaced(task, sig, found.messages)
 
 
 def _replaced(task: Any, sig: Any, messages: list[Outgoing]) -> Replaced:

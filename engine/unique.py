@@ -41,7 +41,8 @@ class Unique:
     :param ttl_s: after how long a lock ends whose task came to no end, counted from when it is due or was
         last started; None is the setting `task_unique_ttl`.
     :param on_conflict: what becomes of a second call: ``"return"`` the result of the first one,
-        ``"replace"`` the first one unless it has started, or ``"raise"`` `DuplicateTaskError`.
+        ``"replace"`` the first one unless it has started, or ``"raise"`` `DuplicateTaskError`. A step of
+        a chain fails with that error also where ``"return"`` is said: its caller has another id.
     :raises InvalidTaskError: one of them is something else.
     """
 

@@ -175,7 +175,7 @@ def _name_again(draft: TaskDraft, digest: str) -> None:
 class Claim:
     """One call that wants to be the only one with its key.
 
-    :ivar holder: the task that has the lock, if it is another one; written by `take`.
+    :ivar duplicate: names the task that has the lock, if it is another one; written by `take`.
     """
 
     def __init__(
@@ -192,13 +192,12 @@ class Claim:
         self._client = client
         self._task = draft.task
         self._task_id = draft.id
-        self._followed = bool(draft.chain or draft.callbacks or draft.chord)
         self._mark = mark
         self._on_conflict = on_conflict
         self._full_s = full_s
         self._later = later or full_s <= SENDING_S
         self._port = port
-        self.holder: str | None = None
+        self.duplicate: DuplicateTaskError | None = None
 
     def take(self, _failed: int = 0, _left_s: float = 0.0) -> None:
         """Take the lock, or find out who has it.
@@ -219,15 +218,11 @@ class Claim:
             # Whoever ran it died before it could free the lock.
             self._port.unlock(lock, held)
             held = self._port.lock(lock, self._task_id, ttl_s)
-        if held is not None and self._on_conflict == RAISE:
-            raise DuplicateTaskError(self._task, self._mark.digest, held)
-        self.holder = held
-        if held is not None and self._followed:
-            _log.warning(
-                "%s is not sent, as %s has the same key: what was to follow it does not follow",
-                self._task,
-                held,
-            )
+        if held is None:
+            return
+        self.duplicate = DuplicateTaskError(self._task, self._mark.digest, held)
+        if self._on_conflict == RAISE:
+            raise self.duplicate
 
     @contextmanager
     def held(self) -> Iterator[None]:

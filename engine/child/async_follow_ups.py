@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ...transports.base import Outcome, Outgoing
+from ...transports.base import Outcome
 from ...transports.errors import BrokerUnavailable
 from ..execution import Interrupted
-from ..follow_ups import on_success
+from ..follow_ups import Following, on_success
 from ..message import TaskMessage
 from ..request import Context
 from .following import AGAIN_S, Unmade, complain, leaving
@@ -29,7 +29,7 @@ _DEEPEST: Final = 20
 
 _log = logging.getLogger("prefork.child")
 
-Answer = tuple[Outgoing, ...] | BaseException
+Answer = Following | BaseException
 
 
 class AsyncFollowUps:
@@ -63,7 +63,7 @@ class AsyncFollowUps:
             waits()
             answer = await self._until_answered(unmade, ended_by)
 
-    def _after_success(self, message: TaskMessage, request: Context, value: Any) -> tuple[Outgoing, ...]:
+    def _after_success(self, message: TaskMessage, request: Context, value: Any) -> Following:
         if not self._beside:
             return self._alone(message, request, value)  # the others stand still anyhow
         answer, app = self._answer, self._parts.app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...transports.base import Delivery, StoredResult
 from .. import states
+from ..duplicates import Unsent
 from ..execution import Executed
 from ..message import TaskMessage
 from ..message_chain import chain_of, chain_within, is_harmless
@@ -42,6 +43,12 @@ class ChainEnds:
         plan = self._parts.plan(message.task)
         ignored = bool(message.ignore_result) if plan is None else _is_ignored(plan, message)
         return unreached.after(chain, error, state, ignored=ignored, reply_to=message.reply_to)
+
+    def of_unsent(self, unsent: tuple[Unsent, ...]) -> tuple[StoredResult, ...]:
+        """Of what should follow a task, and is not as unique as it is to be; the log says so."""
+        for one in unsent:
+            one.warn()
+        return tuple(result for one in unsent for result in one.results(self._parts.unreached))
 
     def of_execution(
         self, plan: RunPlan, message: TaskMessage, request: Context, executed: Executed, state: str

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from ...transports.base import Outgoing
 from ...transports.errors import BrokerUnavailable
 from ..execution import Interrupted
-from ..follow_ups import on_success
+from ..follow_ups import Following, on_success
 from ..message import TaskMessage
 from ..request import Context
 from ..scoreboard import S_STOP, Stop
@@ -20,7 +19,7 @@ AGAIN_S: Final = 0.5
 
 _log = logging.getLogger("prefork.child")
 
-AfterSuccess = Callable[[TaskMessage, Context, Any], tuple[Outgoing, ...]]
+AfterSuccess = Callable[[TaskMessage, Context, Any], Following]
 """Makes what follows an execution, from its message, request and result."""
 
 
@@ -43,7 +42,7 @@ class FollowingHere:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def __call__(self, message: TaskMessage, request: Context, value: Any) -> tuple[Outgoing, ...]:
+    def __call__(self, message: TaskMessage, request: Context, value: Any) -> Following:
         """See `AfterSuccess`.
 
         :raises Interrupted: the broker is away, and the worker leaves: the message goes back, if it can.

@@ -19,7 +19,7 @@ from ..exceptions import (
     WorkerLostError,
 )
 from ..execution import Executed, Interrupted, send_failure
-from ..follow_ups import on_failure, on_retry
+from ..follow_ups import Following, on_failure, on_retry
 from ..message import Embed, MalformedMessage, TaskMessage
 from ..message_edit import with_header
 from ..obituary import TERMINATED
@@ -320,7 +320,9 @@ class Outcomes:
             or ending is _IGNORE
         ):
             is_final = decided.state is not None
-            follow_ups = self._follow_ups(delivery, message, request, executed, is_final)
+            follow_ups, unsent = self._follow_ups(delivery, message, request, executed, is_final)
+            if unsent:
+                results += self.chain_ends.of_unsent(unsent)
             if request.chain and decided.state in ENDS_CHAIN:
                 results += self.chain_ends.of_execution(plan, message, request, executed, decided.state)
         return executed, ending, decided, results, follow_ups
@@ -349,14 +351,16 @@ class Outcomes:
         request: Context,
         executed: Executed,
         is_final: bool,
-    ) -> tuple[Outgoing, ...]:
+    ) -> Following:
+        app = self._parts.app
         if isinstance(executed.value, Replaced):
-            return executed.value.messages
+            return Following(executed.value.messages)
         if executed.retry is not None:
-            return on_retry(self._parts.app, message, self._parts.table, delivery.queue, executed.retry)
+            again = on_retry(app, message, self._parts.table, delivery.queue, executed.retry)
+            return Following(again)
         if executed.state == states.SUCCESS and (request.callbacks or request.chain):
             return self.after_success(message, request, executed.value)
         if executed.state == states.FAILURE and is_final and request.errbacks:
             # A message that will run again has not failed yet.
-            return on_failure(self._parts.app, request, executed)
-        return ()
+            return Following(on_failure(app, request, executed))
+        return Following()

@@ -48,7 +48,7 @@ def test_callbacks_and_the_next_step_are_made_and_not_sent(app: App) -> None:
     add = app.tasks["add"]
     request = request_of(app, link=[add.s(2), add.si(3)], chain=[dict(add.s(9)), dict(add.s(4))])
     before = app.client.transport.depth("celery").ready
-    made = [parse(item.document, app.client.table) for item in on_success(app, request, 7)]
+    made = [parse(item.document, app.client.table) for item in on_success(app, request, 7).messages]
     assert [payload(app, message)[0] for message in made] == [[7, 2], [3], [7, 4]]
     assert {(message.parent_id, message.root_id) for message in made} == {(request.id, request.root_id)}
     (rest,) = payload(app, made[2])[2].chain or ()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefork.engine import Task, Unique
+from prefork.engine import Task, Unique, group
 from prefork.engine.app import App
 from prefork.engine.exceptions import DuplicateTaskError, ImproperlyConfigured
 from prefork.engine.unique import HEADER, read_mark
@@ -18,7 +18,7 @@ from prefork.serializers.base import EncodeError
 from prefork.transports.base import Outgoing
 from prefork.transports.errors import BrokerUnavailable, ResultStoreUnavailable, Unacceptable
 from prefork.transports.memory import MemoryResults, MemoryTransport
-from support.apps import memory_app, sent
+from support.apps import memory_app, payload, sent
 
 _names = itertools.count()
 
@@ -274,7 +274,48 @@ def test_a_call_that_something_was_to_follow_says_that_it_was_not_sent(
 ) -> None:
     first = app.tasks["add"].delay(1)
     assert app.tasks["add"].apply_async((1,), link=app.tasks["add"].s(2)).id == first.id
-    assert f"add is not sent, as {first.id} has the same key" in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"is not sent, as {first.id} has the same key, and what was to follow it does not" in line
+
+
+def test_a_chain_whose_first_step_is_not_sent_ends_at_once(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    add = app.tasks["add"]
+    after = app.task(name="after")(lambda value=None: value)
+    sorry = app.task(name="sorry")(lambda task_id: None)
+    first = add.delay(1)
+    result = (add.s(1) | after.s() | after.s()).on_error(sorry.s().set(queue="errors")).delay()
+    for step in (result, result.parent, result.parent.parent):
+        with pytest.raises(DuplicateTaskError) as raised:
+            step.get(timeout=1, follow_parents=False)
+        assert raised.value.existing_id == first.id
+    (message,) = sent(app, "errors")
+    assert payload(app, message)[0] == [result.parent.parent.id]
+    assert f"add[{result.parent.parent.id}] is not sent, as {first.id} has the same key" in caplog.text
+
+
+def test_a_chain_that_does_not_begin_is_said_though_the_store_is_away(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def store(results: Any) -> None:
+        raise ResultStoreUnavailable("gone")
+
+    add = app.tasks["add"]
+    add.apply_async((1,), unique=Unique(until=60))
+    monkeypatch.setattr(app.client.results, "store", store)
+    (add.s(1).set(unique=Unique(until=60)) | add.s(2)).delay()
+    assert "which its result does not say: gone" in caplog.text
+
+
+def test_a_second_call_of_which_nothing_is_lost_is_not_spoken_of(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = app.tasks["add"].delay(1)
+    assert app.tasks["add"].delay(1).id == app.tasks["add"].apply_async((1,), task_id="mine").id == first.id
+    assert group(app.tasks["add"].s(1), app.tasks["add"].s(1)).apply_async().results[1].id == first.id
+    assert caplog.text == ""
+    assert app.AsyncResult("mine").state == "PENDING"
 
 
 def test_in_eager_mode_nothing_is_taken(app: App, broker: Faulty) -> None:

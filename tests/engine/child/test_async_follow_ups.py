@@ -13,6 +13,7 @@ from prefork.engine import chain, group
 from prefork.engine.app import App
 from prefork.engine.child.async_follow_ups import is_unique_among
 from prefork.engine.child.trial import Interrupted
+from prefork.engine.exceptions import DuplicateTaskError
 from prefork.engine.scoreboard import C_HARD_NS, C_RUNNING, S_STOP, Stop
 from prefork.transports.errors import BrokerUnavailable
 from support.faulty import Faulty
@@ -100,6 +101,23 @@ def test_one_that_nobody_expected_to_ask_waits_as_well(
     assert side_of().run() == 0
     assert result.get(timeout=5) == 1
     assert scene == [("first", 1), ("second", 1)]
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_step_that_is_not_sent_as_it_is_not_unique_has_failed(
+    app: App, side_of: SideOf, broker: Faulty, scene: list[Any], times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = app.tasks["first"], app.tasks["second"]
+    running = second.apply_async((1,), queue="elsewhere")
+    result = (first.s(1) | second.s() | first.s()).delay()
+    broker.fail("lock", times)
+    assert side_of().run() == 0
+    for step in (result, result.parent):
+        with pytest.raises(DuplicateTaskError) as raised:
+            step.get(timeout=5, follow_parents=False)
+        assert raised.value.existing_id == running.id
+    assert result.parent.parent.get(timeout=5) == 1
+    assert caplog.text.count(f"second[{result.parent.id}] is not sent, as {running.id} has the same key") == 1
 
 
 def test_what_ran_alone_waits_where_it_is(

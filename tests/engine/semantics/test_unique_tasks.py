@@ -102,6 +102,10 @@ def replaced(self, key, how):
         return waits(key, how)
     return self.replace(waits.s(key, how))
 
+@app.task(bind=True)
+def hands_over(self, key):
+    return self.replace(done.s(key))
+
 @app.task
 def plain(key, value=None):
     note(key, "ran")
@@ -288,6 +292,28 @@ def test_by_name_and_in_workflows_it_is_the_same_task(fleet: Fleet) -> None:
     step = fleet.task("plain").s().set(unique=Unique(by=["key"], until=30))
     made = chain(fleet.task("plain").s(key), step).apply_async()
     assert made.get(timeout=OUTSIDE_S) == key
+
+
+@pytest.mark.parametrize("how", ["first", "later", "replaced"])
+def test_a_step_that_is_not_sent_is_a_failure_that_names_the_one_on_its_way(fleet: Fleet, how: str) -> None:
+    key = key_of(fleet)
+    step, done = fleet.task("first_step"), fleet.task("done")
+    running = done.apply_async((key,), countdown=3600)  # also where one process runs one task at a time
+    begins = {
+        "first": done.s(key),
+        "later": step.s(key) | done.s(),
+        "replaced": fleet.task("hands_over").s(key),
+    }
+    result = (begins[how] | step.s()).delay()
+    lost = result.parent
+    for one in (fleet.app.AsyncResult(lost.id), fleet.app.AsyncResult(result.id)):
+        with pytest.raises(DuplicateTaskError) as raised:
+            one.get(timeout=OUTSIDE_S)
+        assert raised.value.existing_id == running.id
+    if how == "later":
+        assert lost.parent.get(timeout=OUTSIDE_S) == key
+        fleet.wait_for_log(f"[{lost.id}] is not sent, as {running.id} has the same key")
+    running.revoke()
 
 
 def test_in_bulk_equal_items_are_sent_once(fleet: Fleet) -> None:
