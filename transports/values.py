@@ -93,6 +93,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     :param crashes: how many processes died while they ran this message.
     :param suspect: the message was held by a worker that vanished, so it may be what killed it.
         A suspect is reserved alone; call `Consumer.mark_started` before running it.
+    :param causes: why they died, where the broker says so with the message.
     """
 
     tag: bytes
@@ -102,6 +103,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     crashes: int = 0
     suspect: bool = False
     redelivered: bool = False
+    causes: tuple[str, ...] = ()
 
 
 class StoredResult(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -79,7 +79,16 @@ def _crashed_too_often(parts: Parts, outcomes: Outcomes, delivery: Delivery, mes
     They lie in one body with the arguments. Who dies of it here dies before anything is settled, and the
     next one after it.
     """
-    error = WorkerLostError(f"dead-lettered after {delivery.crashes} crashes")
+    causes = "; ".join(delivery.causes) or REASON_CRASHES
+    _log.error(
+        "dead letter: %s[%s], queue %s, %d crashes: %s",
+        message.task,
+        message.id,
+        delivery.queue,
+        delivery.crashes,
+        causes,
+    )
+    error = WorkerLostError(f"dead-lettered after {delivery.crashes} crashes: {causes}")
     results: tuple[StoredResult, ...] = ()
     if is_failure_stored(parts.app, parts.config, message):
         results = parts.results.failure(error, task_id=message.id, message=message)

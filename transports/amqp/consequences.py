@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base import Outcome, Verdict
+from ..base import REASON_CRASHES, Outcome, Verdict
 from ..identifiers import fresh_id
-from .documents import again
+from .documents import again, every_cause
 from .publisher import Parcel
 from .received import Received
 from .sending import check_due, check_outgoing, delayed_parcel, parcel_of
@@ -64,7 +64,7 @@ def anew(message: Received, *, crashed: bool = False, causes: tuple[str, ...] = 
     properties = again(
         message.properties,
         starts=message.crashes + int(crashed),
-        causes=message.causes + (causes if crashed else ()),
+        causes=every_cause(message.causes, message.crashes) + causes if crashed else message.causes,
         suspect=message.suspect,
     )
     return Parcel("", message.queue, properties, message.body, message.queue)
@@ -83,11 +83,12 @@ def letter(
 ) -> Parcel:
     """A dead letter: the message as it came, with headers that say why it lies there."""
     properties = again(message.properties, starts=0)
+    before = message.crashes - len(causes) if reason == REASON_CRASHES else message.crashes
     headers: dict[str, Any] = {
         **properties["headers"],
         HEADER_KEY: fresh_id(),
         HEADER_REASON: reason,
-        HEADER_LETTER_CAUSES: [*message.causes, *causes],
+        HEADER_LETTER_CAUSES: [*every_cause(message.causes, before), *causes],
         HEADER_QUEUE: message.queue,
         HEADER_DIED: now_wall_s,
         HEADER_CRASHES: message.crashes,

@@ -9,7 +9,6 @@ from time import monotonic
 from ..base import Delivery, Outcome
 from ..errors import BrokerFull, BrokerUnavailable, OwnerLost
 from .consequences import anew, check_outcome, parcels_of, put_off
-from .documents import HEADER_OWNER, again
 from .errors import DeclarationClash, Refused
 from .frames import ack_frames, requeue_frame
 from .intake import Intake
@@ -322,8 +321,7 @@ class AmqpConsumer:
             self._held_queue = self._publisher.declare(
                 lambda topology, channel: topology.held(channel, self._owner)
             )
-        properties = again(old.properties, starts=old.crashes + 1, causes=old.causes, suspect=True)
-        properties["headers"][HEADER_OWNER] = self._owner
+        properties = old.as_started_by(self._owner)
         with intake.doing("recording a start"):
             intake.hold_from(self._intake.link.required(), self._held_queue)
         self._publisher.publish([Parcel(HELD_EXCHANGE, old.queue, properties, old.body)])
@@ -383,7 +381,7 @@ class AmqpConsumer:
                 self._notice()
                 ran = self._held.get(running) if running is not None and cause else None
                 if ran is not None:
-                    ran.crashes, ran.suspect = ran.crashes + 1, True
+                    ran.charge(cause)
                 self._intake.end_stream()
                 count = len(self._held) + len(self._intake.inbox)
                 self._give_back(list(self._held.values()))

@@ -25,6 +25,9 @@ HEADER_STARTS = "x-prefork-starts"
 HEADER_CAUSES = "x-prefork-causes"
 """Why: one line of text each."""
 
+VANISHED = "its worker vanished"
+"""The cause of a death that nobody was left to tell of."""
+
 HEADER_SUSPECT = "x-prefork-suspect"
 """A process that held it vanished, so that it may be what killed it."""
 HEADER_OWNER = "prefork-owner"
@@ -191,6 +194,11 @@ def causes_of(properties: Mapping[str, Any]) -> tuple[str, ...]:
     """Why they died, as far as somebody knew."""
     value = (properties.get("headers") or {}).get(HEADER_CAUSES)
     return tuple(str(one) for one in value) if isinstance(value, list) else ()
+
+
+def every_cause(causes: tuple[str, ...], crashes: int) -> tuple[str, ...]:
+    """A cause for each death: of a worker that died as a whole, nobody was left to say why."""
+    return causes + (VANISHED,) * (crashes - len(causes))
 
 
 def suspect_of(properties: Mapping[str, Any]) -> bool:

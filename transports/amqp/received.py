@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..base import Delivery
-from .documents import causes_of, starts_of, suspect_of, to_document
+from .documents import HEADER_OWNER, again, causes_of, every_cause, starts_of, suspect_of, to_document
 
 
 class Received:
@@ -70,6 +70,19 @@ class Received:
         """Why they died, as far as somebody knew."""
         return causes_of(self.properties)
 
+    def as_started_by(self, owner: str) -> dict[str, Any]:
+        """Its properties while this owner runs it: a start that nobody takes back is a death."""
+        causes = every_cause(self.causes, self.crashes)
+        properties = again(self.properties, starts=self.crashes + 1, causes=causes, suspect=True)
+        properties["headers"][HEADER_OWNER] = owner
+        return properties
+
+    def charge(self, cause: str) -> None:
+        """Count a death, and say why."""
+        causes = (*every_cause(self.causes, self.crashes), cause)
+        self.crashes, self.suspect = self.crashes + 1, True
+        self.properties = again(self.properties, starts=self.crashes, causes=causes, suspect=True)
+
     @property
     def message_id(self) -> str:
         """The id of the task, as far as there is one."""
@@ -95,4 +108,5 @@ class Received:
             crashes=self.crashes,
             suspect=self.suspect,
             redelivered=self.redelivered or self.suspect,
+            causes=every_cause(self.causes, self.crashes) if self.crashes else (),
         )

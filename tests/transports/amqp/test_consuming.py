@@ -12,6 +12,7 @@ import amqp
 import pytest
 
 from prefork.transports.amqp import AmqpTransport, Refused
+from prefork.transports.amqp.documents import VANISHED
 from prefork.transports.base import (
     REASON_CRASHES,
     Consumer,
@@ -154,6 +155,27 @@ def test_starts_are_counted_across_processes_and_the_last_one_is_a_dead_letter(
     assert (last.document, last.crashes, last.suspect) == (
         (b"poison", 0, False) if by_agent else (b"poison", 3, True)
     )
+    assert last.causes == (() if by_agent else (VANISHED,) * 3)
+
+
+@pytest.mark.parametrize("told", [(), (1,), (2,), (3,), (1, 3)])
+def test_a_dead_letter_has_a_cause_for_each_death_whether_or_not_anybody_was_left_to_tell(
+    open_amqp: Open, queue: str, told: tuple[int, ...]
+) -> None:
+    transport = open_amqp(redelivery_pause=0.05, held_ttl=0.3)
+    transport.send([Outgoing(queue, b"poison")])
+    in_killed_process(transport, queue, f"{queue}.0", start=False)
+    for death in range(1, 4):
+        in_killed_process(transport, queue, f"{queue}.{death}", start=True)
+        if death in told:
+            eventually(
+                lambda death=death: transport.recover(f"{queue}.{death}", cause="told", max_crashes=9).crashed
+            )
+    consumer = transport.consumer([queue], f"{queue}.last", "w")
+    last = take(consumer)
+    assert consumer.settle([Outcome(last.tag, Verdict.DEAD, reason=REASON_CRASHES)]) == [True]
+    (letter,) = transport.dead_letters()
+    assert letter.causes == last.causes == tuple("told" if n in told else VANISHED for n in range(1, 4))
 
 
 def test_a_start_that_was_no_crash_after_all_is_not_charged(open_amqp: Open, queue: str) -> None:
