@@ -335,11 +335,19 @@ class Client(Delivers):
         handles = self._mine()
         if handles.transport is None:
             self.transport  # noqa: B018  (opens it, so that its abilities are known)
-        due = due_wall_s if handles.sends_due else None
+        return self.placed(destination, document, priority, due_wall_s if handles.sends_due else None)
+
+    def placed(
+        self, destination: Destination, document: bytes, priority: int, due: float | None
+    ) -> Sequence[Outgoing]:
+        """The same for a broker that is open, and a message whose time is kept there whoever shares it.
+
+        :param due: Unix time.
+        """
         queues: Sequence[str] = destination.queues
         if destination.exchange:
             key = destination.routing_key
-            if handles.routes:
+            if self._mine().routes:
                 return (Outgoing(queues[0], document, priority, due, destination.exchange, key),)
             if not destination.bound:
                 raise Unroutable(destination.exchange, key, "none of task_queues is bound so")

@@ -53,10 +53,10 @@ def on_retry(
     """
     options = said_as_priority(plan.options, app.client, message.task)
     changes = retry_changes(options, wall_s(), naive_zone(app.config))
+    found = None
     if any(plan.options.get(key) is not None for key in ("queue", "exchange", "routing_key")):
         found = app.client.router.route(message.task, plan.args or (), plan.kwargs or {}, plan.options)
-        queue = found.queues[0]
-        changes.update(queue=queue, exchange=found.exchange, routing_key=found.routing_key)
+        changes.update(queue=found.queues[0], exchange=found.exchange, routing_key=found.routing_key)
     document = retry_of(
         message,
         table,
@@ -68,7 +68,10 @@ def on_retry(
     )
     if plan.args is not None or plan.kwargs is not None:
         app.client.check_size(message.task, document)
-    return (Outgoing(queue, document, changes.get("priority", message.priority), plan.due_wall_s),)
+    priority = changes.get("priority", message.priority)
+    if found is not None:
+        return tuple(app.client.placed(found, document, priority, plan.due_wall_s))
+    return (Outgoing(queue, document, priority, plan.due_wall_s),)
 
 
 class Following(NamedTuple):

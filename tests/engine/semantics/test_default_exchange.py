@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prefork.engine.exceptions import BackendStoreError
 from prefork.transports.errors import Unroutable
 from support.semantics import Fleet
 from support.waiting import eventually
@@ -20,6 +21,13 @@ app.conf.update(
 
 @app.task(bind=True)
 def which(self):
+    return self.request.delivery_info["routing_key"]
+
+
+@app.task(bind=True, default_retry_delay=0)
+def moves(self, routing_key):
+    if not self.request.retries:
+        self.retry(exchange="tasks", routing_key=routing_key)
     return self.request.delivery_info["routing_key"]
 """
 WORKER = {"queues": ["main", "described-nowhere"]}
@@ -46,6 +54,15 @@ def test_a_key_that_no_queue_is_bound_for_is_an_error_where_it_is_sent(
     for delay_s in (None,) if fleet.name == "amqp" else (None, 60):
         with pytest.raises(Unroutable, match="no queue takes routing key 'nothing.such' of exchange 'tasks'"):
             fleet.task("which").apply_async(routing_key="nothing.such", countdown=delay_s, **options)
+
+
+def test_a_retry_that_names_an_exchange_takes_its_bindings(fleet: Fleet) -> None:
+    assert fleet.task("moves").delay("task.default").get(timeout=15) == "task.default"
+
+
+def test_a_retry_that_no_queue_is_bound_for_is_a_failure_of_its_task(fleet: Fleet) -> None:
+    with pytest.raises((Unroutable, BackendStoreError), match=r"Unroutable|nothing\.such"):
+        fleet.task("moves").delay("nothing.such").get(timeout=15)
 
 
 def test_delayed_calls_take_the_same_way(fleet: Fleet) -> None:
