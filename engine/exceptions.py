@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 # fmt: off
 # One to a line, they would be a fifth of this file.
 __all__ = [
-    "AlreadyRegistered", "AlwaysEagerIgnored", "BackendError", "BackendGetMetaError", "BackendStoreError",
-    "BrokerUnavailable", "BulkSendError", "CDeprecationWarning", "CPendingDeprecationWarning",
-    "CeleryError", "CeleryWarning", "ChordError", "DuplicateNodenameWarning", "DuplicateTaskError",
+    "AlreadyRegistered", "AlwaysEagerIgnored", "AppNotFound", "BackendError", "BackendGetMetaError",
+    "BackendStoreError", "BrokerUnavailable", "BulkSendError", "CDeprecationWarning",
+    "CPendingDeprecationWarning", "CeleryError", "CeleryWarning", "ChordError", "DuplicateNodenameWarning", "DuplicateTaskError",
     "DuplicateTaskNameWarning", "FixupWarning", "Ignore", "ImproperlyConfigured", "IncompleteStream",
     "InvalidArguments", "InvalidTaskError", "MaxRetriesExceededError", "MaxSnoozesExceededError",
     "MisspeltOptionWarning", "NotConfigured", "NotRegistered", "OperationalError", "PayloadTooLarge",

@@ -104,6 +104,7 @@ STORED: tuple[Exception, ...] = (
     engine.DuplicateNodenameWarning("it"),
     engine.DuplicateTaskNameWarning("it"),
     engine.FixupWarning("it"),
+    engine.AppNotFound("no module named shop"),
     engine.MisspeltOptionWarning("it"),
     engine.NotConfigured("it"),
     engine.SecurityWarning("it"),
