@@ -84,12 +84,13 @@ class Refusals:
     """Makes what takes the place of refused outcomes. Used by the thread that settles.
 
     :param stored: results are stored at all.
+    :param node: name of the worker.
     """
 
-    def __init__(self, app: App, table: SerializerTable, *, stored: bool) -> None:
+    def __init__(self, app: App, table: SerializerTable, *, stored: bool, node: str = "") -> None:
         self._app = app
         self._table = table
-        self._results = ResultWriter(app.config, table, enabled=stored, node="")
+        self._results = ResultWriter(app.config, table, enabled=stored, node=node)
         self._unreached = Unreached(app, app.config, self._results)
 
     def instead(self, consumer: Consumer, outcome: Outcome, error: Exception) -> Iterator[Outcome]:
@@ -111,7 +112,7 @@ class Refusals:
         errbacks: tuple[Outgoing, ...] = ()
         if message is not None:
             if outcome.results or is_failure_stored(self._app, self._app.config, message):
-                results = self._results.failure(failed, task_id=message.id, message=message)
+                results = self._results.failure(failed, task_id=message.id, message=message, in_brief=True)
             results += self._rest_of_chain(message, failed, ignored=not results)
             errbacks = errbacks_of(self._app, self._table, delivery, message, failed, "")
         buried = Outcome(
@@ -152,7 +153,7 @@ class Refusals:
         """
         _log.error("%s: what it led to is refused for good: %s", message.id, safe_text(error, _WHY_BYTES_MAX))
         failed = refusal_of(error)
-        results = self._results.failure(failed, task_id=message.id, message=message)
+        results = self._results.failure(failed, task_id=message.id, message=message, in_brief=True)
         if unsent:
             return results + self._rest_of_chain(message, failed, ignored=not refused)
         others = (result for result in refused if result.key != message.id)

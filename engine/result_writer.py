@@ -16,7 +16,8 @@ from .einfo import ExceptionInfo
 from .exceptions import BackendStoreError
 from .execution import Executed
 from .lifetimes import lifetimes
-from .message import TaskMessage, bounded_repr
+from .message import MalformedMessage, TaskMessage, bounded_repr
+from .message_chain import is_harmless
 from .result_stencil import stencil
 
 
@@ -44,6 +45,7 @@ class ResultWriter:
     """
 
     def __init__(self, config: Any, table: SerializerTable, *, enabled: bool, node: str) -> None:
+        self._table = table
         self._serializer = table.by_name(config.result_serializer)
         self._lifetimes = lifetimes(config)
         self._extended: bool = config.result_extended
@@ -121,14 +123,10 @@ class ResultWriter:
 
     def _extra(self, message: TaskMessage, request: Any, as_text: bool) -> Mapping[str, Any]:
         # A task may have put anything into its arguments, and pickle brings what JSON cannot say.
-        return {
-            "name": message.task,
-            "args": bounded_repr(request.args) if as_text else request.args,
-            "kwargs": bounded_repr(request.kwargs) if as_text else request.kwargs,
-            "worker": self._node,
-            "retries": message.retries,
-            "queue": message.routing_key,
-        }
+        args, kwargs = request.args, request.kwargs
+        return self._said(
+            message, bounded_repr(args) if as_text else args, bounded_repr(kwargs) if as_text else kwargs
+        )
 
     def state(self, task_id: str, state: str, meta: Any, message: TaskMessage | None = None) -> StoredResult:
         """The document of a state on the way (STARTED, or one of the user's)."""
@@ -163,16 +161,61 @@ class ResultWriter:
         task_id: str | None,
         message: TaskMessage | None = None,
         state: str = states.FAILURE,
+        in_brief: bool = False,
     ) -> tuple[StoredResult, ...]:
-        """The document of a task that could not be run to its end; nothing without an id."""
+        """The document of a task that could not be run to its end; nothing without an id.
+
+        :param in_brief: of the arguments, extended results have only what the headers say: with them the
+            document may be refused as well.
+        """
         if not self.enabled or not task_id:
             return ()
-        group_id, parent_id = (message.group, message.parent_id) if message else (None, None)
-        return (
-            self.end(
-                task_id, state, error, group_id=group_id, parent_id=parent_id, reply_to=_reply_to(message)
-            ),
-        )
+        if message is None:
+            return (self.end(task_id, state, error),)
+
+        def stored(extended: Mapping[str, Any] | None) -> StoredResult:
+            return self.end(
+                task_id,
+                state,
+                error,
+                group_id=message.group,
+                parent_id=message.parent_id,
+                reply_to=message.reply_to or "",
+                extended=extended,
+            )
+
+        if not self._extended:
+            return (stored(None),)
+        args, kwargs = (None, None) if in_brief else self._arguments(message)
+        if args is not None:
+            try:
+                found = stored(self._said(message, args, kwargs))
+            except EncodeError:
+                found = stored(self._said(message, bounded_repr(args), bounded_repr(kwargs)))
+            if len(found.document) <= self._bytes_max:
+                return (found,)
+        return (stored(self._said(message, message.argsrepr or None, message.kwargsrepr or None)),)
+
+    def _arguments(self, message: TaskMessage) -> tuple[Any, Any]:
+        """The arguments of a task that does not run; None where reading them may do harm, or fails."""
+        if not is_harmless(message):
+            return None, None
+        try:
+            args, kwargs, _embed = message.payload(self._table)
+        except MalformedMessage:
+            return None, None  # which is most often why it does not run
+        return args, kwargs
+
+    def _said(self, message: TaskMessage, args: Any, kwargs: Any) -> Mapping[str, Any]:
+        """What an extended result says of a message."""
+        return {
+            "name": message.task,
+            "args": args,
+            "kwargs": kwargs,
+            "worker": self._node or None,
+            "retries": message.retries,
+            "queue": message.routing_key,
+        }
 
     def end(
         self,
@@ -184,10 +227,12 @@ class ResultWriter:
         group_id: str | None = None,
         parent_id: str | None = None,
         reply_to: str = "",
+        extended: Mapping[str, Any] | None = None,
     ) -> StoredResult:
         """The document of a task that somebody else knows the end of.
 
         :param error: of FAILURE or REVOKED, the exception.
+        :param extended: fields of `result_extended`.
         """
         document = result_document.encode(
             state,
@@ -198,6 +243,7 @@ class ResultWriter:
             group_id=group_id,
             parent_id=parent_id,
             date_done_wall_s=wall_s(),
+            extended=extended,
         )
         return StoredResult(task_id, document, self._lifetimes.of(state), reply_to=reply_to)
 

@@ -289,7 +289,7 @@ class Outcomes:
             _log.error("%s[%s]: its failure cannot be stored: %s", message.task, message.id, safe_text(error))
             plain = BackendStoreError(f"the outcome cannot be stored: {safe_text(error, 512)}")
             failed = Executed(states.FAILURE, plain, ExceptionInfo(plain))
-            results = self._parts.results.failure(plain, task_id=message.id, message=message)
+            results = self._parts.results.failure(plain, task_id=message.id, message=message, in_brief=True)
             results += self.chain_ends.of_execution(plan, message, request, failed, states.FAILURE)
             return failed, Ending.FAILURE, settlement(Ending.FAILURE, plan.acks), results, ()
 

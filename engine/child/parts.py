@@ -79,7 +79,7 @@ class Parts:
         self.picker = picker_of(self.consumer, self._queues, config, storage.transport.capabilities)
         # Whether workers of other makes may retry what comes here (`rest`): they store, too.
         self.foreign_retries = storage.transport.capabilities.routes and storage.store is not None
-        self._refusals = Refusals(loaded.app, self.table, stored=storage.store is not None)
+        self._refusals = Refusals(loaded.app, self.table, stored=storage.store is not None, node=node)
         self.results = ResultWriter(config, self.table, enabled=storage.store is not None, node=node)
         self.unreached = Unreached(loaded.app, config, self.results)
         self._started = self.results.on_start({"pid": os.getpid(), "hostname": node})

@@ -11,6 +11,7 @@ import pytest
 from prefork.engine import states
 from prefork.engine.app import App
 from prefork.engine.einfo import ExceptionInfo
+from prefork.engine.exceptions import WorkerLostError
 from prefork.engine.execution import Executed
 from prefork.engine.message import TaskMessage, fresh_id
 from prefork.engine.request import Context
@@ -240,3 +241,60 @@ def test_a_failure_without_a_message_says_no_group() -> None:
 @pytest.mark.parametrize("task_id", [None, ""])
 def test_a_failure_without_an_id_is_not_stored(task_id: str | None) -> None:
     assert a_writer().failure(ValueError("lost"), task_id=task_id) == ()
+
+
+LOST = WorkerLostError("signal 9")
+
+
+def lost(message: TaskMessage, **options: Any) -> dict[str, Any]:
+    """What is stored of a task that was ended from outside."""
+    (stored,) = a_writer(extended=True).failure(LOST, task_id="id-1", message=message, **options)
+    found = read(stored)
+    return {name: found.get(name) for name in ("name", "args", "kwargs", "worker", "retries", "queue")}
+
+
+def test_an_extended_failure_of_a_lost_task_says_what_it_was(message: TaskMessage) -> None:
+    expected = {
+        "name": "add",
+        "args": [1],
+        "kwargs": {"y": 2},
+        "worker": "prefork@host",
+        "retries": 0,
+        "queue": "celery",
+    }
+    assert lost(message) == expected
+    assert lost(message, in_brief=True) == {**expected, "args": None, "kwargs": None}
+    assert lost(message, state=states.REVOKED) == expected
+
+
+def test_a_failure_that_is_not_extended_says_nothing_of_it(message: TaskMessage) -> None:
+    (stored,) = a_writer().failure(LOST, task_id="id-1", message=message)
+    assert not {"name", "args", "kwargs", "worker", "retries", "queue"} & set(read(stored))
+    (stored,) = a_writer(extended=True).failure(LOST, task_id="id-1")
+    assert "name" not in read(stored)
+
+
+@pytest.mark.parametrize(
+    ("options", "args"),
+    [
+        ({"serializer": "pickle"}, None),
+        ({"serializer": "pickle", "argsrepr": "(1, ...)"}, "(1, ...)"),
+        ({"compression": "zlib", "argsrepr": "(1, ...)"}, "(1, ...)"),
+    ],
+)
+def test_arguments_that_may_do_harm_are_not_read_for_a_failure(options: dict[str, Any], args: Any) -> None:
+    with memory_app() as app:
+        app.conf.accept_content = ["json", "pickle"]
+        app.task(name="add")(lambda x, y=0: x + y)
+        app.tasks["add"].apply_async((1,), **options)
+        (message,) = sent(app)
+    assert lost(message)["args"] == args
+    assert lost(message)["name"] == "add"
+
+
+def test_arguments_that_make_a_failure_too_large_are_left_out() -> None:
+    with memory_app() as app:
+        app.task(name="add")(lambda x, y=0: x + y)
+        app.tasks["add"].apply_async(("x" * RESULT_BYTES_MAX,), argsrepr="('xxx...',)")
+        (message,) = sent(app)
+    assert lost(message)["args"] == "('xxx...',)"
