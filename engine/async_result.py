@@ -285,9 +285,9 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
         wait: bool = False,
         timeout: float | None = None,
     ) -> Any:
-        """Keep a task that has not started from running: REVOKED is stored as its result.
+        """Keep a task that has not started from running. It is REVOKED at once where that is certain.
 
-        A worker looks for it before it starts a task. What runs already goes on, unless `terminate` is given.
+        What runs already goes on, and ends as if nothing had been, unless `terminate` is given.
 
         :param terminate: end it if it runs, with its sub-processes.
         :param signal: with what; None is SIGTERM. SIGUSR1 raises `SoftTimeLimitExceeded` in it instead.

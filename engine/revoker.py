@@ -16,9 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from ..transports.coordination import Coordinates
 from ..transports.errors import TransportError
+from ..transports.presence import KnowsWorkers
 from .clock import mono_s
 from .exceptions import ImproperlyConfigured
 from .lifetimes import lifetimes
+from .may_run import may_run
 from .revoked_board import A_ENDINGS, A_STAMPS, REVOKED_MAX, RevokedBoard
 from .revoked_keys import (
     digest_of,
@@ -48,6 +50,9 @@ REBUILD_S: Final = 30.0
 # A result store that did not take what it was told is told again after so long: it may keep the agent
 # waiting each time.
 AWAY_S: Final = 5.0
+
+# A child that may have found a task not revoked a moment ago is waited for so long.
+MAY_RUN_S: Final = 0.1
 
 _SEEK_MAX: Final = 1_000
 _AT_A_TIME: Final = 500
@@ -116,6 +121,7 @@ class Revoker:
         self._looked_mono_s = self._rebuilt_mono_s = float("-inf")
         self._stale = 0  # how many are still shown and not remembered any more
         self._away = False
+        self._beside = config.worker_async_concurrency > 1
         self._mark_mono_s = float("-inf")  # when the store is told again
         self._stored = StoredResults(
             lambda: storage.store,
@@ -183,6 +189,11 @@ class Revoker:
             stamped = running_stamped(self._scoreboard, self._storage, self._worker_id, digests)
             ended = self.revoke(stamped, terminate=True, signal=signal).ended
         return Revoked([key.partition(":")[2] for key in keys], ended)
+
+    def may_run(self, ids: Iterable[str]) -> set[str]:
+        """Those of revoked tasks that run here all the same, or may. May take `MAY_RUN_S`."""
+        # Of coroutines side by side only one is shown.
+        return set(ids) if self._beside else may_run(self._scoreboard, ids, MAY_RUN_S)
 
     def load(self, ids: Iterable[str]) -> None:
         """Take over what another worker, or a file, has remembered. Nobody else is told."""
@@ -301,14 +312,24 @@ class Revoker:
                 del self._unsaved[: len(some)]
 
     def _mark(self) -> None:
-        """Store REVOKED for those that wait, unless somebody else has."""
+        """Store REVOKED for those that wait, unless somebody else has.
+
+        Only where this worker alone decides that they will not run. Else a client that asks all workers
+        stores it, or whoever meets the message.
+        """
         while self._unmarked:
             some = self._unmarked[:_AT_A_TIME]
-            if self._storage.store is not None:
+            if self._storage.store is not None and self._is_alone():
+                running = self.may_run(some)
                 try:
-                    self._stored.revoke(some, waiting_only=True, announce=False)
+                    waiting = [task_id for task_id in some if task_id not in running]
+                    self._stored.revoke(waiting, waiting_only=True, announce=False)
                 except TransportError:
                     self._mark_mono_s = mono_s() + AWAY_S
                     raise
             with self._lock:
                 del self._unmarked[: len(some)]
+
+    def _is_alone(self) -> bool:
+        transport = self._storage.transport
+        return isinstance(transport, KnowsWorkers) and set(transport.workers()) <= {self._worker_id}

@@ -1,7 +1,8 @@
 """Revoking, from the side of a client: what makes it hold although no worker may be running.
 
-REVOKED is stored as the result, the broker remembers it where it can, and workers that run are told
-through remote control.
+The broker remembers it where it can, and workers that run are told through remote control. REVOKED is
+stored as the result once all of them have said that the task does not run there; else by whoever meets its
+message.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..transports.base import Answers
 from ..transports.coordination import Coordinates
 from ..transports.mailbox import Controls
+from ..transports.presence import KnowsWorkers
 from .exceptions import ImproperlyConfigured
 from .revoked_keys import stamp_keys, task_key
-from .terminating import SOFT, signal_of
+from .terminating import SOFT
 
 if TYPE_CHECKING:
     from .app import App
@@ -55,19 +57,47 @@ def revoke(
     transport = app.client.transport
     if terminate and not isinstance(transport, Controls):
         raise ImproperlyConfigured(NOBODY_ENDS)
-    store = app.client.results
-    stored = store is not None and not isinstance(store, Answers)
-    if stored and not (terminate and signal_of(signal) in SOFT):
-        # Of a task in which only something is raised, nobody knows yet how it will end.
-        app.client.stored.revoke(ids)
-    if isinstance(transport, Controls):
+    stored = _has_store(app)
+    if isinstance(transport, Controls) and isinstance(transport, Coordinates):
         waiting: dict[str, Any] = {"reply": wait, "timeout": 1.0 if timeout is None else timeout}
         return app.control.revoke(list(ids), terminate=terminate, signal=signal or "SIGTERM", **waiting)
+    if stored:
+        # Nobody can be asked what runs. Workers look here before they start a task.
+        app.client.stored.revoke(ids)
     if isinstance(transport, Coordinates):
         transport.revoke([task_key(task_id) for task_id in ids], app.config.worker_revoke_expires)
     elif not stored:
         raise ImproperlyConfigured(NOBODY_REMEMBERS)
     return None
+
+
+def workers_to_ask(app: App, terminate: bool, signum: int) -> list[str] | None:
+    """Who has to say that a revoked task does not run there, before REVOKED may be stored in advance.
+
+    Asked after the broker was told what is revoked: whoever comes later knows it.
+
+    :returns: the names that workers have in the broker; None where it is not stored in advance.
+    :raises BrokerUnavailable: the broker cannot be reached.
+    """
+    transport = app.client.transport
+    # Of a task in which only something is raised, nobody knows yet how it will end.
+    if not _has_store(app) or (terminate and signum in SOFT) or not isinstance(transport, KnowsWorkers):
+        return None
+    return transport.workers()
+
+
+def mark(app: App, ids: Sequence[str]) -> None:
+    """Store REVOKED for tasks that will not run, so that nobody waits for them in vain.
+
+    :raises ResultStoreUnavailable: the result store cannot be reached.
+    """
+    if ids:
+        app.client.stored.revoke(ids, waiting_only=True, announce=False)
+
+
+def _has_store(app: App) -> bool:
+    store = app.client.results
+    return store is not None and not isinstance(store, Answers)
 
 
 def revoke_by_stamped_headers(

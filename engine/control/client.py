@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...transports.coordination import Coordinates
+from .. import revoking, revoking_answers
 from ..revoked_keys import stamp_keys, task_key
 from ..terminating import signal_of
 from ..unique_purge import purge
 from .collecting import Asker, request
 from .inspect import Inspect
 from .lamport import LamportClock
+from .wire import Reply, Request
 
 if TYPE_CHECKING:
     from ..app import App
 
 Destination = Sequence[str] | str | None
 Replies = list[dict[str, Any]] | None
+
+# So long workers are waited for that are to say what runs.
+_ANSWERS_S: Final = 1.0
 
 
 class Control:
@@ -97,15 +102,43 @@ class Control:
         Where the broker can remember it, workers that start later know it, too.
 
         :param task_id: an id, or several.
+        REVOKED is stored at once for tasks that no worker runs, where the broker knows its workers and all of
+        them say so within a second; for others when a worker meets them.
+
         :param signal: what ends a running task (`terminate`).
         :raises ValueError: there is no such signal, or it ends no process; nobody was told anything.
+        :raises ResultStoreUnavailable: they are revoked, but the result store cannot be reached.
         """
-        signal_of(signal)
+        number = signal_of(signal)
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
-        if destination is None and not kwargs.get("pattern"):
-            self._remember([task_key(one) for one in ids])
-        arguments = {"task_id": task_id if isinstance(task_id, str) else ids}
-        return self._ending("revoke", arguments, destination, terminate, signal, kwargs)
+        arguments: dict[str, Any] = {"task_id": task_id if isinstance(task_id, str) else ids}
+        if destination is not None or kwargs.get("pattern"):
+            return self._ending("revoke", arguments, destination, terminate, signal, kwargs)
+        self._remember([task_key(one) for one in ids])
+        workers = revoking.workers_to_ask(self._app, terminate, number)
+        if not workers or kwargs.get("reply"):
+            if workers:
+                arguments[revoking_answers.TELL] = True
+            replies = self._ending("revoke", arguments, None, terminate, signal, kwargs)
+            answers = [answer for reply in replies or () for answer in reply.values()]
+        else:
+            replies = None
+            arguments |= {"terminate": terminate, "signal": signal, revoking_answers.TELL: True}
+            answers = self._asked(request("revoke", arguments), workers)
+        if workers is not None:
+            revoking.mark(self._app, revoking_answers.never_run(ids, workers, answers))
+        return replies
+
+    def _asked(self, asked: Request, workers: list[str]) -> list[Any]:
+        """What workers answer, until each of these has, but not for long."""
+        answers: list[Any] = []
+
+        def enough(reply: Reply) -> bool:
+            answers.append(reply.answer)
+            return not revoking_answers.silent(workers, answers)
+
+        self._sends().ask(asked, _ANSWERS_S, enough=enough)
+        return answers
 
     def revoke_by_stamped_headers(
         self,

@@ -68,11 +68,13 @@ class Asker:
         *,
         limit: int | None = None,
         each: Callable[[Reply], Any] | None = None,
+        enough: Callable[[Reply], bool] | None = None,
     ) -> list[Reply]:
         """Send a request and gather the replies that come in time.
 
         :param limit: wait no longer once there are so many.
         :param each: called with every reply as it comes.
+        :param enough: likewise; wait no longer once it says so.
         """
         controls = controls_of(self._transport())
         address, ticket = fresh_id(), fresh_id()
@@ -86,7 +88,8 @@ class Asker:
                 )
             )
             found: list[Reply] = []
-            while limit is None or len(found) < limit:
+            done = False
+            while not done and (limit is None or len(found) < limit):
                 left_s = ends_mono_s - mono_s()
                 if left_s <= 0:
                     break
@@ -96,6 +99,7 @@ class Asker:
                         found.append(reply)
                         if each is not None:
                             each(reply)
+                        done = (enough is not None and enough(reply)) or done
             return found
 
     def _read(self, message: Any, ticket: str) -> Reply | None:

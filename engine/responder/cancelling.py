@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..revoking_answers import MAY_RUN, WORKER
 from .side import WorkerSide
 
 IDS_MAX = 50_000
@@ -16,13 +17,28 @@ _SHOWN_MAX = 10
 _SHOWN_LENGTH_MAX = 300
 
 
-def revoke(side: WorkerSide, task_id: Any, terminate: bool = False, signal: Any = None, **_: Any) -> Any:
-    """Have tasks not run; with `terminate`, end those that run here."""
+def revoke(
+    side: WorkerSide,
+    task_id: Any,
+    terminate: bool = False,
+    signal: Any = None,
+    tell_running: Any = False,
+    **_: Any,
+) -> Any:
+    """Have tasks not run; with `terminate`, end those that run here.
+
+    :param tell_running: answer also who this worker is, and which of the tasks run, or may, all the same.
+    """
     ids = _ids(task_id)
     done = side.revoker.revoke(ids, terminate=bool(terminate), signal=signal)
+    said: dict[str, Any] = {"ok": f"tasks {_shown(ids)} flagged as revoked"}
     if terminate:
-        return {"ok": f"terminate: {', '.join(done.ended)}" if done.ended else "terminate: tasks unknown"}
-    return {"ok": f"tasks {_shown(ids)} flagged as revoked"}
+        said = {"ok": f"terminate: {', '.join(done.ended)}" if done.ended else "terminate: tasks unknown"}
+    if tell_running:
+        running = sorted(side.revoker.may_run(ids))
+        if tellable(running) == running:  # what is cut short would say of the rest that it does not run
+            said |= {WORKER: side.worker_id, MAY_RUN: running}
+    return said
 
 
 def terminate(side: WorkerSide, signal: Any, task_id: Any, **_: Any) -> Any:

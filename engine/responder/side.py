@@ -40,6 +40,9 @@ class Revokes(Protocol):
     ) -> RevokedNow:
         """Have tasks not run that are stamped so."""
 
+    def may_run(self, ids: Iterable[str]) -> set[str]:
+        """Those of revoked tasks that run here all the same, or may."""
+
     def load(self, ids: Iterable[str]) -> None:
         """Take over what others remember."""
 

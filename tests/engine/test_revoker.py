@@ -15,6 +15,7 @@ from prefork.engine.revoked_board import REVOKED_MAX, RevokedBoard
 from prefork.engine.revoked_keys import slot_id, stamp_key, task_key
 from prefork.engine.revoker import AWAY_S, CANCEL_S, SEEK_S, Revoker
 from prefork.engine.scoreboard import (
+    C_CURSOR,
     C_POLICY,
     C_RUNNING,
     S_GENERATION,
@@ -101,6 +102,31 @@ def test_only_what_waits_is_marked_as_revoked(scene: Scene, state: str, kept: bo
     scene.revoker.revoke(["id"])
     scene.revoker.turn()
     assert scene.app.AsyncResult("id").state == (state if kept else "REVOKED")
+
+
+def test_what_runs_is_not_marked_as_revoked(scene: Scene) -> None:
+    scene.runs(0, "runs")
+    scene.board.slot(0).words[C_CURSOR] = 1
+    scene.revoker.revoke(["runs", "waits"])
+    scene.revoker.turn()
+    assert [scene.app.AsyncResult(one).state for one in ("runs", "waits")] == ["PENDING", "REVOKED"]
+    assert scene.revoker.may_run(["runs", "waits"]) == {"runs"}
+
+
+def test_where_another_worker_may_run_it_nothing_is_marked(scene: Scene) -> None:
+    scene.app.client.transport.heartbeat("another", 100.0)
+    scene.revoker.revoke(["id"])
+    scene.revoker.turn()
+    assert scene.revoked.revokes("id", None)
+    assert scene.app.AsyncResult("id").state == "PENDING"
+
+
+def test_of_coroutines_side_by_side_any_may_run(app: App, clock: list[float]) -> None:
+    app.conf.worker_async_concurrency = 2
+    scene = Scene(app)
+    scene.revoker.revoke(["id"])
+    scene.revoker.turn()
+    assert scene.app.AsyncResult("id").state == "PENDING"
 
 
 def test_a_worker_that_starts_knows_what_the_broker_remembers(scene: Scene) -> None:

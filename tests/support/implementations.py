@@ -13,6 +13,7 @@ from typing import Any
 from prefork.transports.base import ResultStore, Rotates, Selects, Transport
 from prefork.transports.coordination import Coordinates
 from prefork.transports.mailbox import Controls
+from prefork.transports.presence import KnowsWorkers
 from prefork.transports.registry import open_results, open_transport
 from support.rabbitmq_server import shared
 from support.redis_server import RedisServer
@@ -31,8 +32,8 @@ class Implementation:
     :param limits: what the suite must spare it besides: ``long_names``, of more than 255 bytes;
         ``clean_returns``, since what was given back comes as a suspect; ``results``, beside the broker;
         ``places``, which messages that are given back keep;
-        ``controls``, which it does not; ``quick``, for
-        whom many rounds are affordable; ``forks_while_used``, by another thread.
+        ``controls``, which it does not; ``knows_workers``, if it has leases and no list of them; ``quick``,
+        for whom many rounds are affordable; ``forks_while_used``, by another thread.
     :param seen: how the suite sees the result store.
     :param expires_itself: the server drops expired documents, so that `ResultStore.expire` finds none.
     """
@@ -177,7 +178,7 @@ def third_party(url: str) -> Implementation:
     """An implementation that somebody else registered, by the URL of a running broker."""
     with_handle = open_transport(url, {})
     capabilities = with_handle.capabilities
-    ports = {"coordinates": Coordinates, "controls": Controls}
+    ports = {"coordinates": Coordinates, "controls": Controls, "knows_workers": KnowsWorkers}
     limits = {name for name, port in ports.items() if not isinstance(with_handle, port)}
     consumer = with_handle.consumer([f"probe.{uuid.uuid4().hex}"], uuid.uuid4().hex, uuid.uuid4().hex)
     limits |= set() if isinstance(consumer, Selects) else {"selects"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import clock
@@ -89,15 +90,24 @@ def lease_path(store: Store, worker: str) -> str:
 def lapsed_workers(store: Store) -> dict[str, str]:
     """Workers whose lease has run out, and the paths of the leases."""
     now_boot_ns, boot_id = clock.boot_ns(), clock.boot_id()
-    found = {}
+    return {lease.worker: path for path, lease in _leases(store) if lease.lapsed(now_boot_ns, boot_id)}
+
+
+def living_workers(store: Store) -> list[str]:
+    """Workers that have a lease that goes on, sorted."""
+    now_boot_ns, boot_id = clock.boot_ns(), clock.boot_id()
+    return sorted(lease.worker for _, lease in _leases(store) if not lease.lapsed(now_boot_ns, boot_id))
+
+
+def _leases(store: Store) -> Iterator[tuple[str, Lease]]:
+    """Every lease there is, and its path."""
     for name in os.listdir(store.path("workers")):
         path = store.path("workers", name)
         if name.startswith(".") and name.endswith(".tmp"):
             continue
         lease = _read(store, path)
-        if lease is not None and lease.lapsed(now_boot_ns, boot_id):
-            found[lease.worker] = path
-    return found
+        if lease is not None:
+            yield path, lease
 
 
 def lives(store: Store, worker: str) -> bool:

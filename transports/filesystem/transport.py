@@ -139,6 +139,11 @@ class FilesystemTransport(FilesystemControls, FilesystemCoordination):
         leases.unregister(self._store, worker)
 
     @broker_errors
+    def workers(self) -> list[str]:
+        """Who works here; see `KnowsWorkers.workers`."""
+        return leases.living_workers(self._store)
+
+    @broker_errors
     def owners(self, worker: str) -> list[str]:
         """The owners that are registered for a worker."""
         return sorted(one.name for one in owners.registered(self._store) if one.worker == worker)

@@ -84,6 +84,10 @@ class Claims:
         """The workers whose lease has run out."""
         return sorted(name for name, end in self._lease_ends_mono_s.items() if end <= now_mono_s)
 
+    def workers(self, now_mono_s: float) -> list[str]:
+        """The workers that have a lease that goes on."""
+        return sorted(name for name, end in self._lease_ends_mono_s.items() if end > now_mono_s)
+
     def forget_worker(self, worker: str) -> None:
         """Forget a worker and its owners; one that still holds something lapses instead, at once."""
         for owner in self.owners(worker):

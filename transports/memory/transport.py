@@ -88,6 +88,11 @@ class MemoryTransport(MemoryControls):
         with self._broker.locked():
             self._broker.claims.forget_worker(worker)
 
+    def workers(self) -> list[str]:
+        """Who works here, as in `KnowsWorkers.workers`."""
+        with self._broker.locked():
+            return self._broker.claims.workers(self._mono())
+
     def owners(self, worker: str) -> list[str]:
         """List owners, as in `Transport.owners`."""
         with self._broker.locked():

@@ -256,6 +256,10 @@ class RedisTransport(RedisControls, RedisCoordination):
         with self._pool.link() as link:
             return release.leases(link, self._keys, queue)
 
+    def workers(self) -> list[str]:
+        """Who works here; see `KnowsWorkers.workers`."""
+        return sorted(self.leases())
+
     def release(self, queue: str | None = None, *, force: bool = False) -> Released:
         """Hand everything back to the lists that Celery's workers read; see `Releases.release`."""
         with self._pool.link(deadline_s=RELEASE_DEADLINE_S) as link:

@@ -12,6 +12,7 @@ from prefork.engine.async_result import AsyncResult
 from prefork.engine.exceptions import TaskRevokedError
 from prefork.engine.revocations import BEACON
 from prefork.transports.mailbox import Controls
+from prefork.transports.presence import KnowsWorkers
 from support.semantics import Fleet
 from support.waiting import eventually
 
@@ -32,6 +33,15 @@ def on_revoked(sender, request, terminated, signum, expired, **_):
 
 @app.task
 def work(name):
+    note("ran", name)
+    return name
+
+
+@app.task
+def held(name, until):
+    note("started", f"{name} {os.getpid()} 0")
+    while not (ROOT / until).exists():
+        time.sleep(0.005)
     note("ran", name)
     return name
 
@@ -107,7 +117,8 @@ def test_a_delayed_task_that_is_revoked_does_not_run(fleet: Fleet, how: str) -> 
     result = fleet.task("work").apply_async((name,), countdown=0.6)
     if how == "result":
         result.revoke()
-        assert result.state == "REVOKED"
+        # Where nobody knows which workers there are, whoever meets the message says it.
+        assert result.state == ("REVOKED" if isinstance(fleet.transport, KnowsWorkers) else "PENDING")
     else:
         fleet.app.control.revoke([result.id, "another"])
     with pytest.raises(TaskRevokedError, match="revoked"):
@@ -140,6 +151,68 @@ def test_only_the_id_that_was_meant_is_revoked_whatever_its_length(fleet: Fleet)
         results[0].get(timeout=WITHIN_S)
     passes(fleet)
     assert stem + "a" not in fleet.notes("ran")
+
+
+@pytest.mark.parametrize("how", ["result", "control", "cast"])
+def test_what_runs_goes_on_and_nobody_is_told_that_it_is_revoked(fleet: Fleet, how: str) -> None:
+    # Given one that runs and one that has not started,
+    name, gate = fleet.unique(), fleet.unique("gate")
+    running = fleet.task("held").delay(name, gate)
+    started(fleet, name)
+    waiting = fleet.task("work").apply_async((name + "-waits",), countdown=1.0)
+    # When both are revoked,
+    if how == "result":
+        running.revoke()
+        waiting.revoke()
+    elif how == "control":
+        fleet.app.control.revoke([running.id, waiting.id])
+    else:  # as clients of Celery do it: no answer is waited for
+        fleet.app.control.broadcast("revoke", {"task_id": [running.id, waiting.id]})
+    # Then the one is revoked, and the other ends as if nothing had been.
+    with pytest.raises(TaskRevokedError):
+        waiting.get(timeout=WITHIN_S)
+    assert running.state == "PENDING"
+    (fleet.root / gate).touch()
+    assert running.get(timeout=WITHIN_S) == name
+    assert name + "-waits" not in fleet.notes("ran")
+
+
+@pytest.mark.needs("several_processes")
+def test_what_another_worker_runs_is_not_said_to_be_revoked(fleet: Fleet) -> None:
+    gate, names = fleet.unique("gate"), [fleet.unique() for _ in range(4)]
+    with fleet.another_worker():
+        results = [fleet.task("held").delay(name, gate) for name in names]
+        nodes = {started(fleet, name)[0] for name in names}
+        assert len(nodes) == 4
+        waiting = fleet.task("work").apply_async((fleet.unique(),), countdown=60)
+        for result in (*results, waiting):
+            result.revoke()
+        assert [result.state for result in results] == ["PENDING"] * 4
+        if isinstance(fleet.transport, KnowsWorkers):
+            assert waiting.state == "REVOKED"
+        (fleet.root / gate).touch()
+        assert [result.get(timeout=WITHIN_S) for result in results] == names
+
+
+@pytest.mark.needs("several_processes")
+def test_a_task_runs_to_its_end_or_is_revoked_and_never_runs_whenever_it_is_revoked(fleet: Fleet) -> None:
+    outcomes: dict[str, bool] = {}
+    pause_s = 0.0  # sought: the moment in which it starts
+    for _ in range(120):
+        name = fleet.unique()
+        result = fleet.task("work").delay(name)
+        time.sleep(pause_s)
+        result.revoke()
+        try:
+            outcomes[name] = result.get(timeout=WITHIN_S) == name
+            pause_s /= 2
+        except TaskRevokedError:
+            outcomes[name] = False
+            pause_s = pause_s * 1.3 + 0.0002
+    passes(fleet)
+    ran = set(fleet.notes("ran"))
+    assert {name: name in ran for name in outcomes} == outcomes
+    assert set(outcomes.values()) == {True, False}
 
 
 def test_what_is_revoked_is_not_retried(fleet: Fleet) -> None:
