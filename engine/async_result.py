@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..serializers import iso8601
 from . import revoking, states
+from .ancestry import Ancestry, ancestors
 from .awaiting import AwaitsOne
 from .clock import mono_s
 from .exceptions import TimeoutError
@@ -226,10 +227,12 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
             return cast(R, None)
         if disable_sync_subtasks:
             assert_may_join()
+        above = None
         if propagate and follow_parents and self.parent is not None:
-            for node in _ancestors(self):
+            for node in ancestors(self):
                 node.maybe_throw(propagate=True)
-        document = self._wait(timeout, interval, on_interval)
+            above = Ancestry(self, self.app.client.stored)
+        document = self._wait(timeout, interval, on_interval, above)
         if on_message is not None:
             on_message({"task_id": self.id, "status": document.status, "result": document.result})
         return cast(R, self.maybe_throw(propagate=propagate, callback=callback))
@@ -237,16 +240,24 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
     wait = get
 
     def _wait(
-        self, timeout: float | None, interval: float, on_interval: Callable[[], Any] | None
+        self,
+        timeout: float | None,
+        interval: float,
+        on_interval: Callable[[], Any] | None,
+        above: Ancestry | None,
     ) -> ResultDocument:
         deadline_mono_s = None if timeout is None else mono_s() + timeout
         step_s = max(interval, 0.001) if on_interval is not None else INTERVAL_MAX_S
         while True:
             left_s = step_s if deadline_mono_s is None else min(step_s, deadline_mono_s - mono_s())
+            if above is not None and on_interval is None:
+                left_s = above.step_s(left_s)
             document = self._document or self.app.client.stored.wait(self.id, max(0.0, left_s))
             if document is not None:
                 self._document = document
                 return document
+            if above is not None:
+                above.look()
             if on_interval is not None:
                 on_interval()
             if deadline_mono_s is not None and mono_s() >= deadline_mono_s:
@@ -354,15 +365,6 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.id, None, self._name, None, self.parent)
-
-
-def _ancestors(result: Any) -> list[Any]:
-    found = []
-    node = result.parent
-    while node is not None:
-        found.append(node)
-        node = node.parent
-    return found[::-1]
 
 
 def result_from_tuple(value: Any, app: App | None = None) -> Any:

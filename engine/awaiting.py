@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
+from .ancestry import Ancestry, ancestors
+from .clock import mono_s
 from .exceptions import TimeoutError
 from .join_guard import assert_may_join
 from .local import get_current_app
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from .app import App
     from .async_client import AsyncSide
     from .async_result import AsyncResult
+    from .result_document import ResultDocument
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,14 +103,13 @@ class AwaitsOne(Generic[R]):
             return cast(R, None)
         if disable_sync_subtasks:
             assert_may_join()
-        if propagate and follow_parents:
-            for node in _ancestors(result):
+        above = None
+        if propagate and follow_parents and result.parent is not None:
+            for node in ancestors(result):
                 await result.app.client.aio.call(node.maybe_throw)
+            above = Ancestry(result, result.app.client.stored)
         if result.unknown:
-            document = await result.app.client.aio.wait(result.id, timeout)
-            if document is None:
-                raise TimeoutError(f"no result of task[{result.id}] within {timeout:g} s")
-            result.learn(document)
+            result.learn(await _awaited(result, timeout, above))
         return cast(R, result.maybe_throw(propagate=propagate, callback=callback))
 
 
@@ -174,10 +177,21 @@ class AwaitsSeveral:
         return (known[0] if known else get_current_app()).client.aio
 
 
-def _ancestors(result: Any) -> list[Any]:
-    found = []
-    node = result.parent
-    while node is not None:
-        found.append(node)
-        node = node.parent
-    return found[::-1]
+async def _awaited(result: Any, timeout: float | None, above: Ancestry | None) -> ResultDocument:
+    """The final document of a result.
+
+    :param above: looked at now and then.
+    :raises TimeoutError: it did not end in time.
+    """
+    aio = result.app.client.aio
+    end_mono_s = None if timeout is None else mono_s() + timeout
+    while True:
+        left_s = None if end_mono_s is None else max(0.0, end_mono_s - mono_s())
+        turn_s = left_s if above is None else above.step_s(inf if left_s is None else left_s)
+        document: ResultDocument | None = await aio.wait(result.id, None if turn_s == inf else turn_s)
+        if document is not None:
+            return document
+        if above is not None:
+            await aio.call(above.look)
+        if end_mono_s is not None and mono_s() >= end_mono_s:
+            raise TimeoutError(f"no result of task[{result.id}] within {timeout:g} s")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from prefork.engine import ancestry
 from prefork.engine.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
 from support.semantics import OUTSIDE_S, Fleet
 from support.waiting import eventually
@@ -32,6 +33,10 @@ def dies(value=None):
 
 @app.task(reject_on_worker_lost=False)
 def dies_at_once(value=None):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task(acks_late=False)
+def dies_early(value=None):
     os.kill(os.getpid(), signal.SIGKILL)
 
 @app.task(ignore_result=True)
@@ -107,3 +112,15 @@ def test_a_chain_whose_message_became_a_dead_letter_ends(fleet: Fleet) -> None:
     alone = fleet.app.AsyncResult(result.id)
     with pytest.raises(WorkerLostError):
         alone.get(timeout=OUTSIDE_S)
+
+
+@pytest.mark.needs("several_processes")
+def test_a_chain_of_which_nobody_knows_any_more_ends_for_who_has_the_results_of_its_steps(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ancestry, "LOOK_EVERY_S", 0.1)
+    first = fleet.task("first")
+    result = (fleet.task("dies_early").s() | first.s() | first.s()).delay()
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=OUTSIDE_S)
+    assert states(result) == ["FAILURE", "PENDING", "PENDING"]
