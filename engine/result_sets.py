@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from . import revoking
 from .async_result import INTERVAL_MAX_S, AsyncResult, result_from_tuple
 from .awaiting import AwaitsSeveral
 from .clock import mono_s
@@ -184,8 +185,15 @@ class ResultSet(AwaitsSeveral):
 
     def revoke(self, connection: Any = None, **options: Any) -> None:
         """Keep those that have not started from running; options as of `AsyncResult.revoke`."""
+        # Those that only have an id are revoked together: workers are asked once, not a thousand times.
+        together: dict[App, list[str]] = {}
         for result in self.results:
-            result.revoke(**options)
+            if isinstance(result, AsyncResult) and type(result).revoke is AsyncResult.revoke:
+                together.setdefault(result.app, []).append(result.id)
+            else:
+                result.revoke(**options)
+        for app, ids in together.items():
+            revoking.revoke(app, ids, **options)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ResultSet) and other.results == self.results

@@ -145,6 +145,40 @@ def test_whoever_waits_gets_the_answers_of_the_workers_there_are(app: App) -> No
     assert app.AsyncResult("id").revoke(wait=True, timeout=0.05) in (None, [])
 
 
+@pytest.mark.parametrize("how", ["result", "cast", "asked"])
+def test_while_a_worker_does_not_answer_nobody_says_that_a_task_will_not_run(app: App, how: str) -> None:
+    transport: Any = app.client.transport
+    transport.heartbeat("silent", 600.0)
+    if how == "result":
+        app.AsyncResult("id").revoke()
+    else:
+        app.control.revoke("id", **({"reply": True, "timeout": 0.05} if how == "asked" else {}))
+    assert app.AsyncResult("id").state == "PENDING"
+    assert transport.revoked() == [task_key("id")]
+    transport.unregister("silent")
+    app.AsyncResult("id").revoke()
+    assert app.AsyncResult("id").state == "REVOKED"
+
+
+@pytest.mark.parametrize("limited", [{"destination": ["a@b"]}, {"pattern": "a*", "matcher": "glob"}])
+def test_what_only_some_workers_are_told_is_not_revoked_for_all(app: App, limited: dict[str, Any]) -> None:
+    app.control.revoke("id", **limited)
+    transport: Any = app.client.transport
+    assert (app.AsyncResult("id").state, transport.revoked()) == ("PENDING", [])
+
+
+def test_the_results_of_a_set_are_revoked_in_one_go(app: App) -> None:
+    broker = Remembering()
+    on(app, broker, results=False)
+    results = [app.AsyncResult(one) for one in "abc"]
+    app.ResultSet([*results[:2], app.GroupResult("group", results[2:])]).revoke()
+    lifetime_s = app.config.worker_revoke_expires
+    assert sorted(broker.known) == [
+        ([task_key("a"), task_key("b")], lifetime_s),
+        ([task_key("c")], lifetime_s),
+    ]
+
+
 def test_many_are_revoked_together(app: App) -> None:
     revoking.revoke(app, ["a", "b"])
     assert [app.AsyncResult(one).state for one in "ab"] == ["REVOKED", "REVOKED"]
