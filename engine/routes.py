@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from ..transports.base import QueueDeclaration
-from ..transports.declarations import DIRECT_EXCHANGE, DIRECT_SUFFIX, original
+from ..transports.declarations import DIRECT_EXCHANGE, DIRECT_SUFFIX, original, topic_matches
 from .exceptions import ImproperlyConfigured, QueueNotFound
 
 Route = Callable[..., Any]
@@ -167,20 +167,6 @@ def worker_direct(hostname: str) -> str:
     :param hostname: its node name, such as ``worker@host``.
     """
     return f"{hostname}{DIRECT_SUFFIX}"
-
-
-def topic_matches(pattern: str, routing_key: str) -> bool:
-    """Whether a topic binding takes a routing key: ``*`` is one word, ``#`` any number."""
-    words, keys = pattern.split("."), routing_key.split(".")
-    # reachable[j]: the pattern read so far can match the first j words of the key.
-    reachable = [True] + [False] * len(keys)
-    for word in words:
-        if word == "#":
-            for j in range(1, len(keys) + 1):
-                reachable[j] = reachable[j] or reachable[j - 1]
-            continue
-        reachable = [False] + [reachable[j] and (word == "*" or word == key) for j, key in enumerate(keys)]
-    return reachable[-1]
 
 
 def _by_map(rules: Iterable[tuple[Any, Any]]) -> Route:

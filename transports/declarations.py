@@ -1,4 +1,4 @@
-"""Queues whose names say how they are declared: a worker's own, and its copy of a broadcast.
+"""Queues whose names say how they are declared (a worker's own, its copy of a broadcast); what they take.
 
 Facts: interop §6.1 (`worker_direct`, Broadcast).
 """
@@ -53,3 +53,30 @@ def copy_for(queue: str, node: str) -> str:
 def original(copy: str) -> str:
     """The queue that a copy is one of; empty if it is none."""
     return copy.rpartition(COPY_MARK)[0]
+
+
+def topic_matches(pattern: str, routing_key: str) -> bool:
+    """Whether a topic binding takes a routing key: ``*`` is one word, ``#`` any number."""
+    words, keys = pattern.split("."), routing_key.split(".")
+    # reachable[j]: the pattern read so far can match the first j words of the key.
+    reachable = [True] + [False] * len(keys)
+    for word in words:
+        if word == "#":
+            for j in range(1, len(keys) + 1):
+                reachable[j] = reachable[j] or reachable[j - 1]
+            continue
+        reachable = [False] + [reachable[j] and (word == "*" or word == key) for j, key in enumerate(keys)]
+    return reachable[-1]
+
+
+def takes(declared: QueueDeclaration, exchange: str, routing_key: str) -> bool:
+    """Whether an exchange hands a routing key to a queue, or to the copies of a broadcast."""
+    if declared.exchange != exchange:
+        return False
+    match declared.exchange_type:
+        case "direct":
+            return (declared.routing_key or declared.name) == routing_key
+        case "topic":
+            return topic_matches(declared.routing_key, routing_key)
+        case kind:
+            return kind == "fanout"

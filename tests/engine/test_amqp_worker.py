@@ -30,6 +30,7 @@ QUEUES = [
     ("news.eu", "news", "topic", "news.eu.*"),
     ("all.one", "all", "fanout", ""),
     ("all.two", "all", "fanout", ""),
+    ("apart", "apart.x", "direct", "apart.key"),
 ]
 
 
@@ -137,6 +138,44 @@ def test_what_is_delayed_or_tried_again_waits_and_is_never_early(site: Site) -> 
     retries, ended_wall_s = again.get(timeout=20)
     assert retries == 2
     assert ended_wall_s - begun_wall_s >= 0.6
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key", "times"),
+    [("apart.x", "apart.key", 1), ("news", "news.eu.now", 2), ("news", "news.us", 1), ("all", "", 2)],
+)
+@pytest.mark.parametrize("knows", [True, False], ids=["known", "unknown"])
+def test_what_is_delayed_reaches_each_queue_of_its_exchange_once(
+    site: Site, exchange: str, key: str, times: int, knows: bool
+) -> None:
+    settings = {**site.settings, "broker_url": site.url, "task_queues": QUEUES if knows else QUEUES[:1]}
+    client = make_app("prefork", settings)
+    word = f"delayed to {exchange} {key} {knows}"
+    to = {"exchange": exchange, "routing_key": key}
+    try:
+        due_wall_s = time.time() + 1.2
+        client.tasks["fleet.told"].apply_async(
+            (str(site.told), word), countdown=1.2, ignore_result=True, **to
+        )
+        last = client.tasks["fleet.told"].apply_async((str(site.told), f"{word}, last"), countdown=2.4, **to)
+        eventually(lambda: site.words().count(word) == times, deadline_s=20.0)
+        assert time.time() >= due_wall_s
+        last.get(timeout=20)
+        assert site.words().count(word) == times
+    finally:
+        client.close()
+
+
+def test_countdowns_and_retries_arrive_after_the_queue_was_deleted(site: Site) -> None:
+    assert site.app.tasks["fleet.when"].apply_async(countdown=0.1).get(timeout=20)
+    found = parse(site.url)
+    with amqp.Connection(f"127.0.0.1:{found.port}", virtual_host=found.path[1:]) as connection:
+        connection.channel().queue_delete("celery")
+    # What is sent before the worker has noticed arrives as well.
+    delayed = [site.app.tasks["fleet.when"].apply_async(countdown=countdown) for countdown in (0.1, 0.6)]
+    again = site.app.tasks["fleet.again"].delay(2, 0.3)
+    assert all(one.get(timeout=30) for one in delayed)
+    assert again.get(timeout=20)[0] == 2
 
 
 def test_dead_letters_are_listed_shown_and_dropped_by_commands(site: Site) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kombu.common import Broadcast
 
 from prefork.engine.exceptions import ImproperlyConfigured, QueueNotFound
-from prefork.engine.routes import Destination, Router, queue_specs, routers_of, topic_matches
+from prefork.engine.routes import Destination, Router, queue_specs, routers_of
+from prefork.transports.declarations import topic_matches
 from support.apps import memory_app
 
 

@@ -121,6 +121,29 @@ def test_a_countdown_of_more_than_a_minute_is_kept_as_well(fleet_of: Make, queue
     delayed(typed(fleet_of, queue_type), (*COUNTDOWNS_S, 70.0))
 
 
+def test_a_delayed_message_runs_once_beside_a_worker_of_celery_with_exchanges_of_every_type(
+    fleet_of: Make,
+) -> None:
+    fleet = fleet_of(
+        task_queues=[
+            ("celery", "celery", "direct", "celery"),
+            ("q1", "q1", "topic", "q1", {"x-queue-type": "quorum"}),  # so Celery uses its ladder
+            ("events", "events", "fanout", "celery"),
+            ("audit", "audit", "topic", "celery"),
+            ("all", "all", "topic", "#"),
+        ],
+        broker_native_delayed_delivery_queue_type="classic",
+    )
+    for make in MAKES:
+        fleet.launch(make)
+    fleet.await_ready()
+    sent = [fleet.send("prefork", 0.0, countdown=countdown_s) for countdown_s in (0.3, 1.2, 2.0, 3.1)]
+    last = fleet.send("prefork", 0.0, countdown=6.0)
+    fleet.finished()
+    runs = [run.task_id for run in fleet.ledger.executions()]
+    assert sorted(runs) == sorted([*sent, last])
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_mixed_fleet_at_full_size(fleet_of: Make, dice: random.Random) -> None:

@@ -28,13 +28,20 @@ class FleetError(Exception):
 def make_app(make: str, config: dict[str, Any]) -> Any:
     """The application, with its tasks.
 
-    :param config: settings as in Celery; `task_queues` as a list of (name, exchange, type, key); of the
-        type broadcast, each worker gets copies.
+    :param config: settings as in Celery; `task_queues` as a list of (name, exchange, type, key) and, where
+        there are any, arguments; of the type broadcast, each worker gets copies.
     """
     settings = dict(config)
     queues = [
-        Broadcast(name) if kind == "broadcast" else Queue(name, Exchange(exchange, kind), routing_key=key)
-        for name, exchange, kind, key in settings.pop("task_queues", ())
+        Broadcast(name)
+        if kind == "broadcast"
+        else Queue(
+            name,
+            Exchange(exchange, kind),
+            routing_key=key,
+            queue_arguments=arguments[0] if arguments else None,
+        )
+        for name, exchange, kind, key, *arguments in settings.pop("task_queues", ())
     ]
     if queues:
         settings["task_queues"] = queues

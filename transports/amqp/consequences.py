@@ -46,7 +46,7 @@ def parcels_of(
 
     :raises ValueError: a delay that RabbitMQ cannot wait.
     """
-    parcels = [parcel_of(follow_up, now_wall_s, settings.is_fanout) for follow_up in outcome.follow_ups]
+    parcels = [parcel_of(follow_up, now_wall_s, settings.leads) for follow_up in outcome.follow_ups]
     if outcome.verdict is _ACK:
         return parcels
     if outcome.verdict is Verdict.REQUEUE:
@@ -75,7 +75,7 @@ def put_off(message: Received, delay_s: float, *, suspect: bool) -> Parcel:
     properties = again(message.properties, starts=message.crashes, causes=message.causes, suspect=suspect)
     if delay_s <= 0:
         return Parcel("", message.queue, properties, message.body, message.queue)
-    return delayed_parcel(message.queue, message.queue, properties, message.body, delay_s)
+    return delayed_parcel(message.queue, properties, message.body, delay_s)
 
 
 def letter(

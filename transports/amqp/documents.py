@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..envelope import Envelope, MalformedEnvelope, decode
+from .ladder import origin
 
 RAW_CONTENT_TYPE = "application/x-prefork-document"
 """The body is a document as it is, and no envelope is to be made."""
@@ -37,7 +38,6 @@ _OURS = frozenset((HEADER_STARTS, HEADER_CAUSES, HEADER_SUSPECT, HEADER_OWNER))
 # What the broker adds on the way; x-death must not go round again, or RabbitMQ takes the second pass
 # through a delay queue for a cycle, and drops the message.
 _BROKERS = re.compile(r"x-(death|first-death-.*|last-death-.*|delivery-count|acquired-count)\Z")
-_LADDER = re.compile(r"(?:[01]\.){28}(?:prefork\.(?:[01]\.){7})?")
 
 _PASSED = (
     "correlation_id",
@@ -135,9 +135,9 @@ def to_document(
     content_type = properties.get("content_type")
     if content_type == RAW_CONTENT_TYPE:
         return body
-    key = without_ladder(routing_key)
+    exchange, key = origin(exchange, routing_key)
     kept: dict[str, Any] = {
-        "delivery_info": {"exchange": exchange if key == routing_key else "", "routing_key": key},
+        "delivery_info": {"exchange": exchange, "routing_key": key},
         "priority": properties.get("priority", 0),
         "body_encoding": "base64",
         "delivery_tag": tag,
@@ -176,12 +176,6 @@ def own_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     if not any(name.startswith(("x-", HEADER_OWNER)) for name in headers):
         return headers if isinstance(headers, dict) else dict(headers)
     return {name: value for name, value in headers.items() if not _BROKERS.match(name) and name not in _OURS}
-
-
-def without_ladder(routing_key: str) -> str:
-    """A routing key without the digits of the delay that its message has waited."""
-    found = _LADDER.match(routing_key)
-    return routing_key if found is None else routing_key[found.end() :]
 
 
 def starts_of(properties: Mapping[str, Any]) -> int:

@@ -12,7 +12,7 @@ _INEQUIVALENT = re.compile(r"inequivalent arg '(?P<argument>[^']*)' for (?P<kind
 class DeclarationClash(TransportError):
     """A queue or exchange exists, and is not what this side describes (406).
 
-    :param name: of the queue or exchange.
+    :param name: of the queue, unless the broker names what differs: its exchange may be it.
     :param remedy: what to do about it.
     :ivar argument: what differs, or empty when the broker does not say.
     """
@@ -24,7 +24,7 @@ class DeclarationClash(TransportError):
     ) -> None:
         found = _INEQUIVALENT.search(said)
         argument = found["argument"] if found else ""
-        kind = found["kind"] if found else "queue"
+        kind, name = (found["kind"], found["name"]) if found else ("queue", name)
         differs = f" in {argument!r}" if argument else ""
         super().__init__(name, said, remedy)
         self.name = name

@@ -142,7 +142,7 @@ class Intake:
         declaring = wire.channel()
         for queue in self._queues:
             try:
-                self._topology.queue(declaring, queue)
+                self._topology.consumed(declaring, queue)
             except (DeclarationClash, Refused) as error:
                 # py-amqp has opened the channel again.
                 self._clashes[queue] = monotonic() + _CLASH_RETRY_S

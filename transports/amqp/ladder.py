@@ -1,29 +1,43 @@
-"""Delays in the broker: the ladder that Celery ≥ 5.5 declares (interop §6.4), and rungs below a second.
+"""Delays in the broker: the ladder that Celery ≥ 5.5 declares (interop §6.4), and the end of it that is ours.
 
 A delay is a row of binary digits in front of the routing key; each digit that is 1 is a queue in
-which the message waits for that power of two. Celery's ladder counts whole seconds. What is left
-waits on rungs of our own of 512 … 8 ms, which a message climbs down before Celery's: at the end of
-those, whatever Celery has bound there with ``#`` takes the message at once. Pure.
+which the message waits for that power of two. Celery's ladder counts whole seconds, and whoever stands
+at its end bound with ``#.<key>`` takes what ends in that key. So ours leave it before its last level:
+where Celery has a digit, they have a word that only our binding fits. What is left of the delay waits on
+rungs of our own of 1024 … 8 ms, at whose end nobody but us binds anything. Pure.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 LEVELS = 28
 DELIVERY_EXCHANGE = "celery_delayed_delivery"
-RUNGS_MS = (512, 256, 128, 64, 32, 16, 8)
+RUNGS_MS = (1024, 512, 256, 128, 64, 32, 16, 8)
 RUNG_MS = RUNGS_MS[-1]
-OUR_DELIVERY_EXCHANGE = "prefork_delayed_delivery"
+END_EXCHANGE = "prefork_ladder_end"
+STRAYS_EXCHANGE = "prefork_ladder_strays"
+"""Where RabbitMQ hands what finds no binding at the end: it would be dropped, or block its rung."""
+STRAYS_QUEUE = "prefork.strays"
 OUR_MARK = "prefork"
 DELAY_S_MAX = float(2**LEVELS - 1)
-KEY_BYTES_MAX = 255 - len("0." * LEVELS) - len(f"{OUR_MARK}.") - len("0." * len(RUNGS_MS))
-"""How long the name of a queue may be for a message to be delayed on its way there."""
 
+_PAIR_S = 2
+"""What the lowest level counts that ours wait on."""
+_TO_QUEUE, _VIA_EXCHANGE = "queue", "exchange"
+_DIGITS = LEVELS - 1
 _STARS = "*." * LEVELS
-_OUR_STARS = "*." * len(RUNGS_MS)
+_OUR_STARS = "*." * _DIGITS + f"{OUR_MARK}." + "*." * len(RUNGS_MS)
+_WAY = re.compile(
+    rf"(?:[01]\.){{{_DIGITS}}}(?:[01]\.|{OUR_MARK}\.(?:[01]\.){{{len(RUNGS_MS)}}}"
+    rf"(?P<target>{_TO_QUEUE}|{_VIA_EXCHANGE})\.)"
+)
+_KEY_BYTES_MAX = 255
+KEY_BYTES_MAX = _KEY_BYTES_MAX - len(_OUR_STARS) - len(f"{_TO_QUEUE}.")
+"""How long the name of a queue may be for a message to be delayed on its way there."""
 
 
 class Rung(NamedTuple):
@@ -48,7 +62,7 @@ def level_name(level: int) -> str:
 
 def rung_name(milliseconds: int) -> str:
     """Our name of a rung."""
-    return f"prefork_delayed_{milliseconds}ms"
+    return f"prefork_ladder_{milliseconds}ms"
 
 
 def celery_levels(queue_type: str) -> Iterator[Rung]:
@@ -71,10 +85,10 @@ def celery_levels(queue_type: str) -> Iterator[Rung]:
 
 
 def our_rungs(queue_type: str) -> Iterator[Rung]:
-    """The rungs below a second, from the longest."""
+    """The rungs below two seconds, from the longest."""
     for index, milliseconds in enumerate(RUNGS_MS):
         last = index == len(RUNGS_MS) - 1
-        following = OUR_DELIVERY_EXCHANGE if last else rung_name(RUNGS_MS[index + 1])
+        following = END_EXCHANGE if last else rung_name(RUNGS_MS[index + 1])
         arguments: dict[str, Any] = {
             "x-queue-type": queue_type,
             "x-overflow": "reject-publish",
@@ -83,44 +97,72 @@ def our_rungs(queue_type: str) -> Iterator[Rung]:
         }
         if queue_type == "quorum":
             arguments["x-dead-letter-strategy"] = "at-least-once"
-        before = f"{_STARS}{OUR_MARK}." + "*." * index
+        before = "*." * _DIGITS + f"{OUR_MARK}." + "*." * index
         yield Rung(rung_name(milliseconds), arguments, following, f"{before}1.#", f"{before}0.#")
 
 
-FROM_OURS_TO_CELERYS = "#"
-"""Binds the first level of Celery's ladder to the exchange at the end of ours."""
+WAY_OUT = (level_name(0), rung_name(RUNGS_MS[0]), "*." * _DIGITS + f"{OUR_MARK}.#")
+"""From Celery's exchange of a second to the first of ours: source, destination and key."""
 
 
-def bindings_of(queue: str) -> tuple[tuple[str, str], ...]:
-    """Exchange and key of each binding that a queue needs to get delayed messages.
+def to_queue(queue: str) -> str:
+    """What a delayed message bears in place of a routing key to reach one queue, and no other."""
+    return f"{_TO_QUEUE}.{queue}"
+
+
+def via_exchange(exchange: str, routing_key: str) -> str:
+    """What it bears to reach the queues that an exchange would have handed its routing key to."""
+    return f"{_VIA_EXCHANGE}.{_one_word(exchange)}.{routing_key}"
+
+
+def fits(target: str) -> bool:
+    """Whether RabbitMQ takes a routing key with the delay in front of it."""
+    return len(_OUR_STARS) + len(target.encode("utf-8", "surrogateescape")) <= _KEY_BYTES_MAX
+
+
+def celery_key(key: str) -> str:
+    """Binds at `DELIVERY_EXCHANGE` what clients of Celery delay.
 
     Exactly as many words as there are digits: ``#`` would hand what is meant for ``orders.high`` to
     ``high`` as well.
     """
-    return (
-        (DELIVERY_EXCHANGE, f"{_STARS}{queue}"),
-        (DELIVERY_EXCHANGE, f"{_STARS}{OUR_MARK}.{_OUR_STARS}{queue}"),
-    )
+    return f"{_STARS}{key}"
 
 
-def fanout_key(exchange: str) -> str:
-    """What stands for the routing key of a delayed message to a fanout exchange, which heeds none: the
-    bindings of other queues must not take it for theirs."""
-    return f"prefork-fanout.{exchange}"
+def end_key(target: str) -> str:
+    """Binds at `END_EXCHANGE` what goes to a target of `to_queue` or `via_exchange`."""
+    return f"{_OUR_STARS}{target}"
 
 
-def address(delay_s: float, routing_key: str) -> tuple[str, str]:
+def address(delay_s: float, target: str) -> tuple[str, str]:
     """Exchange and routing key for a delay, which is rounded up to 8 ms and never down.
 
+    :param target: of `to_queue` or `via_exchange`.
     :raises ValueError: the delay is no number, or longer than the ladder (8.5 years).
     """
     if not 0 <= delay_s <= DELAY_S_MAX:
         raise ValueError(f"a delay of {delay_s} s: RabbitMQ can wait from 0 to {DELAY_S_MAX:.0f} s")
-    units = math.ceil(delay_s * 1000 / RUNG_MS)
-    seconds, rest = divmod(units * RUNG_MS, 1000)
-    eighths = math.ceil(rest / RUNG_MS)
-    digits = ".".join(format(seconds, f"0{LEVELS}b"))
-    if not eighths:
-        return level_name(LEVELS - 1), f"{digits}.{routing_key}"
-    ours = ".".join(format(eighths, f"0{len(RUNGS_MS)}b"))
-    return rung_name(RUNGS_MS[0]), f"{digits}.{OUR_MARK}.{ours}.{routing_key}"
+    pairs, rest = divmod(math.ceil(delay_s * 1000 / RUNG_MS), _PAIR_S * 1000 // RUNG_MS)
+    digits = ".".join(format(pairs, f"0{_DIGITS}b"))
+    ours = ".".join(format(rest, f"0{len(RUNGS_MS)}b"))
+    first = level_name(LEVELS - 1) if pairs else rung_name(RUNGS_MS[0])
+    return first, f"{digits}.{OUR_MARK}.{ours}.{target}"
+
+
+def origin(exchange: str, routing_key: str) -> tuple[str, str]:
+    """Exchange and routing key as a message would have had them without its delay.
+
+    The exchange of what was sent to a queue is the default one, whose name is empty.
+    """
+    found = _WAY.match(routing_key)
+    if found is None:
+        return exchange, routing_key
+    rest = routing_key[found.end() :]
+    if found["target"] != _VIA_EXCHANGE:
+        return "", rest
+    word, _, key = rest.partition(".")
+    return word.replace("%2E", ".").replace("%25", "%"), key
+
+
+def _one_word(name: str) -> str:
+    return name.replace("%", "%25").replace(".", "%2E")

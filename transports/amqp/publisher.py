@@ -28,7 +28,8 @@ class Parcel(NamedTuple):
     """One message on its way.
 
     :param queue: that must exist first; None when somebody else sees to it.
-    :param delayed: it goes through the delay ladder to `queue`.
+    :param delayed: it goes through the delay ladder to `queue`, or to where `leads_from` leads.
+    :param leads_from: the exchange that a delayed message was meant for; empty for a queue.
     """
 
     exchange: str
@@ -37,6 +38,7 @@ class Parcel(NamedTuple):
     body: bytes
     queue: str | None = None
     delayed: bool = False
+    leads_from: str = ""
 
 
 class Publisher:
@@ -152,13 +154,17 @@ class Publisher:
 
     def _prepare(self, parcels: Sequence[Parcel], end_mono_s: float) -> None:
         """Declare what they need. What cannot be declared is said before anything is sent."""
-        needed = dict.fromkeys((one.queue, one.exchange, one.delayed) for one in parcels)
+        needed = dict.fromkeys(
+            (one.queue, one.leads_from if one.delayed else one.exchange, one.delayed) for one in parcels
+        )
 
         def declare(topology: Topology, channel: Any) -> None:
             for queue, exchange, delayed in needed:
                 if queue is None:
                     continue
-                if delayed:
+                if delayed and exchange:
+                    topology.delayed_exchange(channel, exchange)
+                elif delayed:
                     topology.delayed(channel, queue)
                 elif exchange:
                     topology.exchange(channel, exchange)

@@ -36,11 +36,15 @@ def check_due(due_wall_s: float | None) -> None:
 
 
 def parcel_of(
-    message: Outgoing, now_wall_s: float, is_fanout: Callable[[str], bool] = lambda exchange: False
+    message: Outgoing, now_wall_s: float, leads: Callable[[str, str], bool] = lambda exchange, key: False
 ) -> Parcel:
     """The parcel of a message, through the delay ladder if it is not due yet.
 
-    :param is_fanout: whether an exchange heeds no routing key.
+    What goes to an exchange of which nobody here knows where it leads is sent at once, as Celery does
+    it: so that the broker says if it leads nowhere, and nobody else's queues are missed. Whoever takes
+    it from a queue finds in its headers that it is not due, and lets it wait for that queue.
+
+    :param leads: whether an exchange hands a routing key to a queue that is known here.
     :raises ValueError: see `check_outgoing`, and `ladder.address`.
     """
     check_outgoing(message)
@@ -48,26 +52,36 @@ def parcel_of(
     if (properties.get("headers") or {}).get("expires") is not None:
         # The broker would drop it without a word. A worker looks at the header, and says REVOKED.
         properties.pop("expiration", None)
-    key = message.routing_key if message.exchange else message.queue
-    if message.due_wall_s is not None and message.due_wall_s > now_wall_s:
-        if is_fanout(message.exchange):
-            key = ladder.fanout_key(message.exchange)
-        return delayed_parcel(message.queue, key, properties, body, message.due_wall_s - now_wall_s)
-    return Parcel(message.exchange, key, properties, body, message.queue)
+    queue, exchange = message.queue, message.exchange
+    key = message.routing_key if exchange else queue
+    if message.due_wall_s is None or message.due_wall_s <= now_wall_s:
+        return Parcel(exchange, key, properties, body, queue)
+    delay_s = message.due_wall_s - now_wall_s
+    if not exchange:
+        return delayed_parcel(queue, properties, body, delay_s)
+    target = ladder.via_exchange(exchange, key)
+    if not leads(exchange, key) or not ladder.fits(target):
+        return Parcel(exchange, key, properties, body, queue)
+    return _on_the_ladder(target, properties, body, delay_s)._replace(queue=queue, leads_from=exchange)
 
 
-def delayed_parcel(queue: str, key: str, properties: dict[str, Any], body: bytes, delay_s: float) -> Parcel:
+def delayed_parcel(queue: str, properties: dict[str, Any], body: bytes, delay_s: float) -> Parcel:
     """A message that reaches its queue after a delay.
 
     :raises ValueError: the delay is too long, or the name of the queue is.
     """
-    size = len(key.encode("utf-8", "surrogateescape"))
-    if size > ladder.KEY_BYTES_MAX:
+    target = ladder.to_queue(queue)
+    if not ladder.fits(target):
+        size = len(queue.encode("utf-8", "surrogateescape"))
         raise Unencodable(
-            f"queue {key[:40]!r}… has {size} bytes; a delayed message needs a name of at most "
+            f"queue {queue[:40]!r}… has {size} bytes; a delayed message needs a name of at most "
             f"{ladder.KEY_BYTES_MAX}, because RabbitMQ keeps the delay in the routing key"
         )
-    exchange, routing_key = ladder.address(delay_s, key)
+    return _on_the_ladder(target, properties, body, delay_s)._replace(queue=queue)
+
+
+def _on_the_ladder(target: str, properties: dict[str, Any], body: bytes, delay_s: float) -> Parcel:
+    exchange, routing_key = ladder.address(delay_s, target)
     # A lifetime would end the wait on a rung early.
     properties = {name: value for name, value in properties.items() if name != "expiration"}
-    return Parcel(exchange, routing_key, properties, body, queue, delayed=True)
+    return Parcel(exchange, routing_key, properties, body, delayed=True)

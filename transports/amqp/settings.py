@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ..base import QueueDeclaration
-from ..declarations import DIRECT_EXCHANGE, named, original
+from ..declarations import DIRECT_EXCHANGE, named, original, takes
 from ..errors import TransportError
 from ..url import Url, parse_failover
 
@@ -91,11 +91,9 @@ class AmqpSettings:
     redelivery_pause_s: float = 0.5
     consumer_timeout_s: float = 1800.0
 
-    def is_fanout(self, exchange: str) -> bool:
-        """Whether an exchange is configured to be one that heeds no routing key."""
-        return any(
-            one.exchange == exchange and one.exchange_type == "fanout" for one in self.declarations.values()
-        )
+    def leads(self, exchange: str, routing_key: str) -> bool:
+        """Whether an exchange hands a routing key to a queue that is configured here."""
+        return any(takes(one, exchange, routing_key) for one in self.declarations.values())
 
     def is_broadcast(self, exchange: str) -> bool:
         """Whether it is one of those that need not lead anywhere, while no worker is there."""

@@ -1,13 +1,16 @@
 """Declares what RabbitMQ must have before something is published or consumed (interop §6.1, §6.4).
 
 Queues are described as Celery describes them, so that both can share them. What was declared on one
-connection is remembered until that connection is replaced, or somebody finds it missing.
+connection is remembered until that connection is replaced, or somebody finds it missing; where delayed
+messages go, for a second: nobody finds out that a queue was deleted and lost its bindings.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import amqp
@@ -22,18 +25,26 @@ HELD_EXCHANGE = "prefork.started"
 HELD_QUEUE_PREFIX = "prefork.started."
 _HELD_QUEUE_EXPIRES_MS = 600_000
 _NAME_BYTES_MAX = 255
+_BOUND_S = 1.0
 _LADDER_REMEDY = (
     "set broker_native_delayed_delivery_queue_type to the type that all who share the broker have"
 )
 
+_log = logging.getLogger("prefork.amqp")
+
 
 class Topology:
-    """What is known to exist, as seen from one connection."""
+    """What is known to exist, as seen from one connection.
 
-    def __init__(self, settings: AmqpSettings) -> None:
+    :param mono: the clock by which bindings are made anew, in seconds.
+    """
+
+    def __init__(self, settings: AmqpSettings, mono: Callable[[], float] = monotonic) -> None:
         self._settings = settings
+        self._mono = mono
         self._queues: set[str] = set()
-        self._delayed: set[str] = set()
+        self._bound_mono_s: dict[str, float] = {}
+        self._has_ends = False
         self._has_ladder = False
         self._has_dead = False
 
@@ -41,11 +52,11 @@ class Topology:
         """Declare again before the next use; everything, unless a queue is named."""
         if queue is None:
             self._queues.clear()
-            self._delayed.clear()
-            self._has_ladder = self._has_dead = False
+            self._bound_mono_s.clear()
+            self._has_ends = self._has_ladder = self._has_dead = False
         else:
             self._queues.discard(queue)
-            self._delayed.discard(queue)
+            self._bound_mono_s.pop(queue, None)
 
     def queue(self, channel: Any, name: str) -> None:
         """A queue, with its exchange and binding.
@@ -73,39 +84,90 @@ class Topology:
             if described.exchange == name:
                 self.queue(channel, queue)
 
+    def consumed(self, channel: Any, queue: str) -> None:
+        """A queue that somebody reads, with the bindings that bring delayed messages to it.
+
+        Who deletes a queue deletes these with it, and what waits on the ladder comes later than that.
+        A queue that cannot be bound is read all the same.
+
+        :raises DeclarationClash: it exists and differs.
+        :raises Refused: the broker will not have it.
+        """
+        self.queue(channel, queue)
+        described = self._settings.declaration(queue)
+        try:
+            if described.exchange_type != "direct" and described.arguments.get("x-queue-type") == "quorum":
+                self._ladder(channel)  # clients of Celery use it then, and leave it to workers to declare
+            self._bind(channel, described)
+        except amqp.exceptions.ChannelError as error:
+            _log.error("delayed messages may not reach queue %r: %s", queue, error.reply_text)
+
     def delayed(self, channel: Any, queue: str) -> None:
         """The ladder, and the bindings that bring delayed messages to a queue."""
-        if queue in self._delayed:
+        bound_mono_s = self._bound_mono_s.get(queue)
+        if self._has_ladder and bound_mono_s is not None:
+            if self._mono() >= bound_mono_s + _BOUND_S:
+                # Most likely all is there: no answers are awaited. A refusal fails what is sent next.
+                described = self._settings.declaration(queue)
+                if queue != self._settings.dead_queue:
+                    _declare(channel, described, nowait=True)
+                self._bind(channel, described, nowait=True)
             return
         self.queue(channel, queue)
         try:
             self._ladder(channel)
-            described = self._settings.declaration(queue)
-            for exchange, key in _delayed_bindings(described):
-                channel.queue_bind(queue, exchange, key)
-            if described.exchange_type == "fanout":
-                for exchange, key in ladder.bindings_of(ladder.fanout_key(described.exchange)):
-                    channel.exchange_bind(described.exchange, exchange, key)
+            self._bind(channel, self._settings.declaration(queue))
         except amqp.exceptions.PreconditionFailed as error:
             raise DeclarationClash("celery_delayed_*", str(error.reply_text), _LADDER_REMEDY) from error
-        self._delayed.add(queue)
+        except amqp.exceptions.ChannelError as error:
+            doing = f"to bind queue {queue!r} for delayed messages"
+            raise refused(doing, error.code, str(error.reply_text)) from error
+
+    def delayed_exchange(self, channel: Any, exchange: str) -> None:
+        """The same for all queues that are configured to be bound to an exchange."""
+        for queue, described in self._settings.declarations.items():
+            if described.exchange == exchange:
+                self.delayed(channel, queue)
+
+    def _bind(self, channel: Any, described: QueueDeclaration, *, nowait: bool = False) -> None:
+        self._ends(channel)
+        if described.broadcast or described.exchange_type == "fanout":
+            everything = ladder.end_key(ladder.via_exchange(described.exchange, "#"))
+            channel.exchange_bind(described.exchange, ladder.END_EXCHANGE, everything, nowait=nowait)
+        if not described.broadcast:
+            for exchange, key in _delayed_bindings(described):
+                channel.queue_bind(described.name, exchange, key, nowait=nowait)
+        self._bound_mono_s[described.name] = self._mono()
+
+    def _ends(self, channel: Any) -> None:
+        """Where both ladders end. Cheap: whoever only reads a queue needs no more of them."""
+        if self._has_ends:
+            return
+        channel.exchange_declare(ladder.DELIVERY_EXCHANGE, "topic", durable=True, auto_delete=False)
+        channel.exchange_declare(ladder.STRAYS_EXCHANGE, "fanout", durable=True, auto_delete=False)
+        classic = {"x-queue-type": "classic"}  # it is looked into, which must not count as deliveries
+        channel.queue_declare(ladder.STRAYS_QUEUE, durable=True, auto_delete=False, arguments=classic)
+        channel.queue_bind(ladder.STRAYS_QUEUE, ladder.STRAYS_EXCHANGE, "")
+        strays = {"alternate-exchange": ladder.STRAYS_EXCHANGE}
+        channel.exchange_declare(
+            ladder.END_EXCHANGE, "topic", durable=True, auto_delete=False, arguments=strays
+        )
+        self._has_ends = True
 
     def _ladder(self, channel: Any) -> None:
         if self._has_ladder:
             return
-        for rungs, last in (
-            (ladder.celery_levels(self._settings.ladder_type), ladder.DELIVERY_EXCHANGE),
-            (ladder.our_rungs(self._settings.ladder_type), ladder.OUR_DELIVERY_EXCHANGE),
-        ):
-            made = list(rungs)
-            for name in [*(rung.name for rung in made), last]:
-                channel.exchange_declare(name, "topic", durable=True, auto_delete=False)
-            for rung in made:
-                channel.queue_declare(rung.name, durable=True, auto_delete=False, arguments=rung.arguments)
-                channel.queue_bind(rung.name, rung.name, rung.waits)
-                channel.exchange_bind(rung.next_exchange, rung.name, rung.passes)
-        first = ladder.level_name(ladder.LEVELS - 1)
-        channel.exchange_bind(first, ladder.OUR_DELIVERY_EXCHANGE, ladder.FROM_OURS_TO_CELERYS)
+        self._ends(channel)
+        kind = self._settings.ladder_type
+        rungs = [*ladder.celery_levels(kind), *ladder.our_rungs(kind)]
+        for rung in rungs:
+            channel.exchange_declare(rung.name, "topic", durable=True, auto_delete=False)
+        for rung in rungs:
+            channel.queue_declare(rung.name, durable=True, auto_delete=False, arguments=rung.arguments)
+            channel.queue_bind(rung.name, rung.name, rung.waits)
+            channel.exchange_bind(rung.next_exchange, rung.name, rung.passes)
+        source, destination, key = ladder.WAY_OUT
+        channel.exchange_bind(destination, source, key)
         self._has_ladder = True
 
     def dead_letters(self, channel: Any) -> None:
@@ -149,15 +211,21 @@ def held_queue(owner: str) -> str:
     return HELD_QUEUE_PREFIX + hashlib.sha256(owner.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _delayed_bindings(described: QueueDeclaration) -> Iterable[tuple[str, str]]:
-    if described.broadcast:
-        return
-    yield from ladder.bindings_of(described.name)
+def _delayed_bindings(described: QueueDeclaration) -> Iterator[tuple[str, str]]:
+    """Exchange and key of each binding that a queue needs to get delayed messages."""
+    name, exchange = described.name, described.exchange
+    keys = [(ladder.END_EXCHANGE, ladder.end_key(ladder.to_queue(name)))]
+    keys.append((ladder.DELIVERY_EXCHANGE, ladder.celery_key(name)))
     if described.exchange_type == "topic":
-        yield from ladder.bindings_of(described.routing_key)
+        keys.append((ladder.DELIVERY_EXCHANGE, ladder.celery_key(described.routing_key)))
+    if exchange and described.exchange_type in ("direct", "topic"):
+        target = ladder.via_exchange(exchange, described.routing_key or name)
+        keys.append((ladder.END_EXCHANGE, ladder.end_key(target)))
+    # One with a longer name cannot be sent to with a delay.
+    yield from (one for one in keys if len(one[1].encode("utf-8", "surrogateescape")) <= _NAME_BYTES_MAX)
 
 
-def _declare(channel: Any, described: QueueDeclaration) -> None:
+def _declare(channel: Any, described: QueueDeclaration, *, nowait: bool = False) -> None:
     exchange = described.exchange
     if exchange:
         channel.exchange_declare(
@@ -166,6 +234,7 @@ def _declare(channel: Any, described: QueueDeclaration) -> None:
             durable=described.exchange_durable,
             auto_delete=described.exchange_auto_delete,
             arguments=dict(described.exchange_arguments),
+            nowait=nowait,
         )
     if described.broadcast:
         return
@@ -175,6 +244,8 @@ def _declare(channel: Any, described: QueueDeclaration) -> None:
         exclusive=described.exclusive,
         auto_delete=described.auto_delete,
         arguments=dict(described.arguments),
+        nowait=nowait,
     )
     if exchange:
-        channel.queue_bind(described.name, exchange, described.routing_key or described.name)
+        key = described.routing_key or described.name
+        channel.queue_bind(described.name, exchange, key, nowait=nowait)

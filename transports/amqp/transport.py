@@ -23,6 +23,7 @@ from .obituaries import leave_word
 from .publisher import Publisher
 from .sending import check_outgoing, parcel_of
 from .settings import AmqpSettings
+from .strays import Strays
 from .watch import TimerWatch
 
 GAPS = (
@@ -45,6 +46,7 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
         self._wall = wall
         self._publisher = Publisher(settings)
         self._graveyard = Graveyard(self._publisher, settings.dead_queue)
+        self._strays = Strays(self._publisher, settings)
         self._guard = threading.Lock()
         # Written under the guard: what this process has open, and the queues that it knows of.
         self._agreements: Agreements | None = None
@@ -90,7 +92,7 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
         if not messages:
             return
         now_wall_s = self._wall()
-        parcels = [parcel_of(message, now_wall_s, self._settings.is_fanout) for message in messages]
+        parcels = [parcel_of(message, now_wall_s, self._settings.leads) for message in messages]
         self._publisher.publish(parcels)
         self._note(message.queue for message in messages)
 
@@ -165,7 +167,8 @@ class AmqpTransport(AmqpCoordination, AmqpControls):
         return Recovery()
 
     def promote(self, limit: int = 1000) -> float | None:
-        """Nothing, as in `Transport.promote`: the broker lets delayed messages go by itself."""
+        """The broker lets delayed messages go by itself; what then found no queue is brought to one."""
+        self._strays.bring_home()
         return None
 
     def queues(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefork.transports.amqp import ladder
 from prefork.transports.amqp.documents import (
     HEADER_CAUSES,
     HEADER_STARTS,
@@ -111,9 +112,13 @@ def test_the_way_through_the_ladder_is_no_part_of_the_address() -> None:
     key = ".".join("0" * 27 + "1") + ".orders.high"
     shown = decode(to_document({}, b"", "celery_delayed_delivery", key, "t"))
     assert shown.message().properties["delivery_info"] == {"exchange": "", "routing_key": "orders.high"}
-    ours = ".".join("0" * 28) + ".prefork." + ".".join("1010101") + ".celery"
-    shown = decode(to_document({}, b"", "prefork_delayed_delivery", ours, "t"))
-    assert shown.message().properties["delivery_info"] == {"exchange": "", "routing_key": "celery"}
+    for target, was in (
+        (ladder.to_queue("celery"), {"exchange": "", "routing_key": "celery"}),
+        (ladder.via_exchange("shop.x", "new.order"), {"exchange": "shop.x", "routing_key": "new.order"}),
+    ):
+        _first, ours = ladder.address(3.2, target)
+        shown = decode(to_document({}, b"", ladder.END_EXCHANGE, ours, "t"))
+        assert shown.message().properties["delivery_info"] == was
 
 
 def test_a_message_that_is_sent_again_has_the_record_that_it_is_given_and_no_other() -> None:

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.engine.routes import topic_matches
 from prefork.transports.amqp import ladder
-from prefork.transports.amqp.documents import without_ladder
+from prefork.transports.declarations import topic_matches
 
 QUEUES = ["celery", "high", "orders.high", "orders.high.very", "a.1.0.b", "prefork", "0"]
 NAMES = st.sampled_from(QUEUES)
@@ -28,10 +27,11 @@ class Broker:
             self.rungs[rung.name] = rung
             self.to_queue.append((rung.name, rung.waits, rung.name))
             self.to_exchange.append((rung.name, rung.passes, rung.next_exchange))
-        first = ladder.level_name(ladder.LEVELS - 1)
-        self.to_exchange.append((ladder.OUR_DELIVERY_EXCHANGE, ladder.FROM_OURS_TO_CELERYS, first))
+        source, destination, key = ladder.WAY_OUT
+        self.to_exchange.append((source, key, destination))
         for queue in queues:
-            self.to_queue += [(exchange, key, queue) for exchange, key in ladder.bindings_of(queue)]
+            self.to_queue.append((ladder.END_EXCHANGE, ladder.end_key(ladder.to_queue(queue)), queue))
+            self.to_queue.append((ladder.DELIVERY_EXCHANGE, ladder.celery_key(queue), queue))
 
     def send(self, exchange: str, key: str) -> list[tuple[str, int]]:
         """Which queues it reaches in the end, and after how many milliseconds."""
@@ -58,20 +58,21 @@ BROKER = Broker(QUEUES)
     NAMES,
 )
 def test_a_delay_is_never_cut_short_and_lengthened_by_8_ms_at_most(delay_s: float, queue: str) -> None:
-    exchange, key = ladder.address(delay_s, queue)
+    exchange, key = ladder.address(delay_s, ladder.to_queue(queue))
     ((reached, waited_ms),) = BROKER.send(exchange, key)
     assert reached == queue
     assert delay_s * 1000 <= waited_ms + 1e-4
     assert waited_ms < math.floor(delay_s * 1000) + ladder.RUNG_MS + 1
-    assert without_ladder(key) == queue
+    assert ladder.origin(ladder.END_EXCHANGE, key) == ("", queue)
 
 
 @given(st.floats(0, 200))
-def test_what_celery_has_bound_takes_nothing_before_its_time(delay_s: float) -> None:
+def test_what_celery_has_bound_takes_nothing_of_ours(delay_s: float) -> None:
     broker = Broker(["celery"])
-    broker.to_queue.append((ladder.DELIVERY_EXCHANGE, "#.celery", "celery"))
-    # A queue that is bound twice gets one copy, if both bindings fit at the same exchange.
-    ((_queue, waited_ms),) = set(broker.send(*ladder.address(delay_s, "celery")))
+    for key in ("#.celery", "#", "#.q1"):
+        broker.to_queue.append((ladder.DELIVERY_EXCHANGE, key, f"bound by Celery with {key}"))
+    ((queue, waited_ms),) = broker.send(*ladder.address(delay_s, ladder.to_queue("celery")))
+    assert queue == "celery"
     assert delay_s * 1000 <= waited_ms + 1e-4
 
 
@@ -83,7 +84,7 @@ def test_what_celery_delays_arrives_too() -> None:
 @pytest.mark.parametrize("delay_s", [-0.1, math.nan, math.inf, 2.0**28])
 def test_a_delay_that_the_ladder_has_no_rung_for_is_refused(delay_s: float) -> None:
     with pytest.raises(ValueError):
-        ladder.address(delay_s, "q")
+        ladder.address(delay_s, ladder.to_queue("q"))
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
@@ -104,11 +105,29 @@ def test_the_levels_are_those_of_celery(queue_type: str) -> None:
 
 
 def test_the_longest_name_that_may_be_delayed_fits() -> None:
-    for delay_s in (1.5, 0.5, 2.0):
-        _exchange, key = ladder.address(delay_s, "q" * ladder.KEY_BYTES_MAX)
+    target = ladder.to_queue("q" * ladder.KEY_BYTES_MAX)
+    assert ladder.fits(target)
+    assert not ladder.fits(target + "q")
+    for delay_s in (1.5, 0.5, 2.0, ladder.DELAY_S_MAX):
+        _exchange, key = ladder.address(delay_s, target)
         assert len(key) <= 255
+    assert len(ladder.end_key(target)) <= 255
 
 
 @given(st.text(max_size=40))
 def test_a_key_that_never_was_on_the_ladder_stays(key: str) -> None:
-    assert without_ladder(key) == key
+    assert ladder.origin("x", key) == ("x", key)
+
+
+@pytest.mark.parametrize("exchange", ["orders", "orders.high", "a%2Eb", ""])
+@pytest.mark.parametrize("key", ["k", "new.order", "", "prefork.0.1"])
+def test_exchange_and_key_are_the_same_after_the_ladder(exchange: str, key: str) -> None:
+    _first, delayed = ladder.address(3.5, ladder.via_exchange(exchange, key))
+    assert ladder.origin(ladder.END_EXCHANGE, delayed) == (exchange, key)
+
+
+def test_a_key_of_one_exchange_is_never_that_of_another() -> None:
+    _first, key = ladder.address(0.5, ladder.via_exchange("orders", "high.new"))
+    assert topic_matches(ladder.end_key(ladder.via_exchange("orders", "high.*")), key)
+    assert not topic_matches(ladder.end_key(ladder.via_exchange("orders.high", "new")), key)
+    assert not topic_matches(ladder.end_key(ladder.to_queue("orders.high.new")), key)

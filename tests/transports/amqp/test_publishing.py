@@ -117,6 +117,16 @@ def test_a_clash_names_queue_and_argument_and_hurts_no_other_queue(open_amqp: Op
     assert [one.queue for one in consumer.reserve(10)] == [other]
 
 
+def test_a_clash_of_an_exchange_names_the_exchange(open_amqp: Open, rabbitmq: RabbitMQ, queue: str) -> None:
+    channel = raw_channel(rabbitmq)
+    channel.exchange_declare(f"{queue}.x", "topic", durable=True, auto_delete=False)
+    transport = open_amqp(declarations={queue: QueueDeclaration(queue, f"{queue}.x", "direct", "k")})
+    with pytest.raises(DeclarationClash, match=f"exchange '{queue}.x' exists and differs in 'type'") as clash:
+        transport.send([Outgoing(queue, b"m")])
+    assert (clash.value.name, clash.value.argument) == (f"{queue}.x", "type")
+    channel.connection.close()
+
+
 def test_a_queue_that_was_deleted_is_declared_again_by_the_next_message(
     open_amqp: Open, rabbitmq: RabbitMQ, queue: str
 ) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from prefork.transports.amqp.ladder import origin
 from prefork.transports.amqp.sending import parcel_of
 from prefork.transports.base import Outgoing
 from prefork.transports.envelope import Message, encode
@@ -26,9 +28,14 @@ def test_the_broker_drops_no_task_that_a_worker_would_answer_as_expired(
     assert parcel.properties["headers"] == headers
 
 
-def test_what_waits_for_a_fanout_exchange_has_a_key_that_no_queue_is_bound_by() -> None:
+def test_what_is_not_due_waits_if_its_way_is_known_and_is_sent_at_once_if_not() -> None:
     message = Outgoing("news", document({}), due_wall_s=60.0, exchange="news", routing_key="celery")
-    fanout = parcel_of(message, 0.0, lambda exchange: exchange == "news")
-    assert fanout.routing_key.endswith(".prefork-fanout.news")
-    assert parcel_of(message, 0.0).routing_key.endswith(".celery")
-    assert parcel_of(message, 90.0, lambda exchange: True).routing_key == "celery"
+    known = parcel_of(message, 0.0, lambda exchange, key: (exchange, key) == ("news", "celery"))
+    assert (known.queue, known.delayed, known.leads_from) == ("news", True, "news")
+    assert origin(known.exchange, known.routing_key) == ("news", "celery")
+    for unknown in (
+        parcel_of(message, 0.0),
+        parcel_of(message, 90.0, lambda exchange, key: True),
+        parcel_of(replace(message, routing_key="k" * 250), 0.0, lambda exchange, key: True),
+    ):
+        assert (unknown.exchange, unknown.delayed) == ("news", False)
