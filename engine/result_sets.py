@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WAIT_MOST = 1000
 """How many results are waited for at a time."""
 
+REVOKE_MOST = 1000
+"""How many tasks one command revokes."""
+
 SHOWN_MOST = 10
 """How many results a text for people names."""
 
@@ -193,7 +196,8 @@ class ResultSet(AwaitsSeveral):
             else:
                 result.revoke(**options)
         for app, ids in together.items():
-            revoking.revoke(app, ids, **options)
+            for begin in range(0, len(ids), REVOKE_MOST):
+                revoking.revoke(app, ids[begin : begin + REVOKE_MOST], **options)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ResultSet) and other.results == self.results

@@ -16,10 +16,12 @@ from uuid import NAMESPACE_OID, uuid5
 from ..transports.base import Answers
 from ..transports.coordination import Coordinates
 from ..transports.errors import BrokerUnavailable, ResultStoreUnavailable, TransportError
+from ..transports.presence import KnowsWorkers
 from . import states
 from .broker_gaps import no_locks
 from .exceptions import DuplicateTaskError, ImproperlyConfigured
 from .message import TaskDraft
+from .revoked_keys import task_key
 from .unique import (
     HEADER,
     RAISE,
@@ -272,7 +274,10 @@ class Claim:
         except ResultStoreUnavailable as error:
             _log.info("cannot tell whether %s, which holds a lock, has ended: %s", task_id, error)
             return False
-        return document is not None and document.status in states.READY_STATES
+        if document is not None and document.status in states.READY_STATES:
+            return True
+        # A broker that does not know its workers only remembers it: REVOKED is stored when one meets it.
+        return not isinstance(self._port, KnowsWorkers) and task_key(task_id) in self._port.revoked()
 
     def _replace(self, previous: str) -> None:
         """Keep the task that had the lock from starting."""

@@ -197,18 +197,23 @@ def test_what_another_worker_runs_is_not_said_to_be_revoked(fleet: Fleet) -> Non
 @pytest.mark.needs("several_processes")
 def test_a_task_runs_to_its_end_or_is_revoked_and_never_runs_whenever_it_is_revoked(fleet: Fleet) -> None:
     outcomes: dict[str, bool] = {}
-    pause_s = 0.0  # sought: the moment in which it starts
+    pause_s = 0.0  # sought: the moment in which it starts; below 0, so long before it is sent
     for _ in range(120):
         name = fleet.unique()
-        result = fleet.task("work").delay(name)
-        time.sleep(pause_s)
-        result.revoke()
+        result = fleet.app.AsyncResult(fleet.unique("id"))
+        if pause_s < 0:
+            result.revoke()
+            time.sleep(-pause_s)
+        fleet.task("work").apply_async((name,), task_id=result.id)
+        if pause_s >= 0:
+            time.sleep(pause_s)
+            result.revoke()
         try:
             outcomes[name] = result.get(timeout=WITHIN_S) == name
-            pause_s /= 2
+            pause_s -= 0.0005
         except TaskRevokedError:
             outcomes[name] = False
-            pause_s = pause_s * 1.3 + 0.0002
+            pause_s += 0.0004
     passes(fleet)
     ran = set(fleet.notes("ran"))
     assert {name: name in ran for name in outcomes} == outcomes
