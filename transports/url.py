@@ -118,6 +118,9 @@ def parse(text: str) -> Url:
         authority, path = _split_authority(rest)
     else:
         path, query = _split(rest, "?")
+        if path and not path.startswith("/"):
+            # Neither a host nor a path: `redis:localhost` is one of them only to whoever wrote it.
+            raise InvalidUrl(shown, "write :// and a host after the scheme, or :/// and a path")
     if authority and "@" not in authority and "@" in path + query:
         raise InvalidUrl(shown, "write %2F and %3F for / and ? in a password, %40 for @ in a path or query")
     user, password, server = _split_userinfo(authority)

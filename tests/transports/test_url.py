@@ -7,7 +7,7 @@ import pickle
 import string
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from prefork.transports.url import InvalidUrl, Url, parse, parse_failover, redact
@@ -121,7 +121,14 @@ def test_a_url_never_shows_its_secrets(url: Url, key: str) -> None:
     assert SECRET in secret.with_secrets()
 
 
+@pytest.mark.parametrize("text", ["A:0", "redis:localhost", "filesystem:queue/here"])
+def test_what_is_neither_a_host_nor_a_path_is_refused(text: str) -> None:
+    with pytest.raises(InvalidUrl, match="write :// and a host"):
+        parse(text)
+
+
 @given(st.text())
+@example("A:0")
 def test_reading_any_text_gives_a_url_or_the_one_error(text: str) -> None:
     try:
         url = parse(text)
