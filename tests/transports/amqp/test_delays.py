@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
+from pathlib import Path
 from typing import Any
 
 import amqp
 import kombu
 import pytest
-from kombu.transport.native_delayed_delivery import bind_queue_to_native_delayed_delivery_exchange
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange,
+    calculate_routing_key,
+)
 
 from prefork.transports.amqp import AmqpTransport, Refused, Unroutable
 from prefork.transports.amqp.consumer import AmqpConsumer
@@ -27,6 +33,7 @@ from support.waiting import eventually
 from .conftest import Open
 from .test_publishing import raw_channel
 
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "rabbitmq.md"
 DELAYS_S = (0.1, 1.1, 2.1)
 """Below a second, on the level that Celery has for one, and above."""
 
@@ -226,3 +233,24 @@ def test_what_found_no_queue_when_its_time_came_is_brought_to_it_as_soon_as_ther
         assert transport.depth(STRAYS_QUEUE).ready == 0
     finally:
         publisher.close()
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_a_policy_of_the_operator_has_strays_of_celerys_clients_brought_home_as_well(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue_type: str
+) -> None:
+    found = re.search(r"^\$ rabbitmqctl (set_policy .*)$", PAGE.read_text(), re.MULTILINE)
+    assert found is not None
+    url = rabbitmq.vhost_url()
+    host = parse(url).path[1:]
+    rabbitmq.control(*[host if word == "shop" else word for word in shlex.split(found[1])])
+    transport = open_amqp(url, native_delayed_delivery_queue_type=queue_type)
+    transport.send([later("other", 60.0)])
+    with amqp.Connection(f"127.0.0.1:{rabbitmq.port}", virtual_host=host) as connection:
+        key = calculate_routing_key(1, "celery")
+        connection.channel().basic_publish(amqp.Message(b"m"), "celery_delayed_27", key)
+    eventually(lambda: transport.depth(STRAYS_QUEUE).ready == 1)
+    consumer = transport.consumer(["celery"], "o", "w")
+    consumer.reserve(1)
+    transport.promote()
+    assert taken(consumer) == ["celery"]
