@@ -149,6 +149,8 @@ class UniqueMachine(RuleBasedStateMachine):
         if how == "end":
             self.locks.free(mark, message.id)
             assert self.app.client.unique.holder("t", (key,)) != message.id
+            if self.lock.get(key, ("", 0.0))[0] == message.id:
+                del self.lock[key]  # and one whose own time was over, and that goes on, may have it again
         self.live[key].remove(message.id)
         self.ended.add(message.id)
 
