@@ -166,7 +166,7 @@ class Retry(TaskPredicate):
 
     def __str__(self) -> str:
         if self.message:
-            return self.message
+            return str(self.message)  # `raise Retry(exc)` is an easy slip
         if self.excs:
             return f"Retry {self.humanize()}: {self.excs}"
         return f"Retry {self.humanize()}"

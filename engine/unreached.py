@@ -49,11 +49,13 @@ def steps_of(chain: Iterable[Any]) -> Iterator[Step]:
 
     :param chain: signatures as maps, the last one runs next.
     """
-    pending, seen = list(chain), set()
+    pending, seen, looked_at = list(chain), set(), set()
     while pending:
         signature = pending.pop()
-        if not isinstance(signature, Mapping):
+        # Pickles, and callers in this process, may share parts, or put one into itself.
+        if not isinstance(signature, Mapping) or id(signature) in looked_at:
             continue
+        looked_at.add(id(signature))
         options = _map(signature, "options")
         pending += _parts(signature, options)
         task_id = _id(options.get("task_id"))

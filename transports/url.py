@@ -106,6 +106,9 @@ def parse(text: str) -> Url:
     """
     shown = redact(text)
     scheme, colon, rest = text.partition(":")
+    if "@" in rest and not rest.startswith("//"):
+        # The slashes were forgotten: what stands before the last @ may be a password all the same.
+        shown = redact(f"{scheme}:{MASK}@{rest.rpartition('@')[2]}")
     if not colon or not _SCHEME.match(scheme):
         raise InvalidUrl(shown, "it must begin with a scheme, such as filesystem:// or redis://")
     if ";" in rest.partition("?")[0]:

@@ -66,4 +66,9 @@ class Reporter:
 def _retry_text(executed: Executed) -> str:
     """When the task runs again, and why."""
     decision = None if executed.einfo is None else executed.einfo.exception
-    return bounded(str(decision), 512) if isinstance(decision, Retry) else safe_text(executed.value, 512)
+    if isinstance(decision, Retry):
+        try:
+            return bounded(str(decision), 512)
+        except Exception as error:
+            return f"Retry without a text: {safe_text(error, 512)}"
+    return safe_text(executed.value, 512)

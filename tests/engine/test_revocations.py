@@ -28,7 +28,7 @@ def test_nothing_is_revoked_at_first(app: App) -> None:
 def test_a_revoked_task_is_known_soon_and_others_are_not_concerned(app: App) -> None:
     seen = revocations(app)
     assert not seen.revoked("id", 0.0)
-    app.AsyncResult("id").revoke()
+    app.client.stored.revoke(["id"])
     assert not seen.revoked("id", LOOK_EVERY_S / 2)
     assert seen.revoked("id", LOOK_EVERY_S)
     assert not seen.revoked("other", LOOK_EVERY_S)
@@ -36,7 +36,7 @@ def test_a_revoked_task_is_known_soon_and_others_are_not_concerned(app: App) -> 
 
 def test_a_task_that_ended_is_not_revoked(app: App) -> None:
     app.client.stored._write("done", "SUCCESS", 1)
-    app.ResultSet([app.AsyncResult("done"), app.AsyncResult("id")]).revoke()
+    app.client.stored.revoke(["done", "id"])
     assert not revocations(app).revoked("done", 0.0)
     assert revocations(app).revoked("id", 0.0)
 
@@ -55,9 +55,11 @@ def test_the_store_is_asked_about_single_tasks_only_when_something_was_revoked(
 
 
 def test_something_else_under_the_id_is_no_revocation(app: App) -> None:
-    app.AsyncResult("x").revoke()
+    app.client.stored.revoke(["x"])
     app.client.results.store([StoredResult("id", b"[]", None, False)])  # type: ignore[union-attr]
-    assert not revocations(app).revoked("id", 0.0)
+    seen = revocations(app)
+    assert not seen.revoked("id", 0.0)
+    assert seen.revoked("x", 0.0)
 
 
 def test_without_a_store_nothing_can_be_revoked() -> None:

@@ -35,6 +35,16 @@ def test_the_steps_of_a_chain_are_named_in_the_order_they_would_run_in() -> None
     assert ids(sig("c", "3"), sig("b", "2")) == ["2", "3"]
 
 
+def test_parts_that_are_shared_or_part_of_themselves_are_looked_at_once() -> None:
+    whole = sig("leaf", "leaf")
+    for number in range(200):
+        whole = sig("g", f"{number}", subtask_type="group", kwargs={"tasks": [whole, whole]})
+    assert ids(whole) == ["leaf"]
+    ring = sig("c", subtask_type="chain", kwargs={"tasks": []})
+    ring["kwargs"]["tasks"] += [ring, sig("a", "a")]
+    assert ids(ring) == ["a"]
+
+
 def test_callbacks_are_no_steps_and_what_has_no_id_is_left_out() -> None:
     assert ids(sig("b", "2", link=[sig("x", "x")], link_error=[sig("y", "y")]), sig("a")) == ["2"]
 

@@ -127,6 +127,22 @@ def test_what_is_neither_a_host_nor_a_path_is_refused(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"redis:{SECRET}@localhost",
+        f"redis::{SECRET}@localhost:6379/0",
+        f"amqp:bob:{SECRET}@h/x?q=a@b",
+        f"amqp:/{SECRET}@h;amqp:b",
+        f"my broker:{SECRET}@h",
+    ],
+)
+def test_an_error_shows_no_password_where_the_slashes_were_forgotten(text: str) -> None:
+    with pytest.raises(InvalidUrl) as raised:
+        parse(text)
+    assert SECRET not in f"{raised.value} {raised.value!r}"
+
+
 @given(st.text())
 @example("A:0")
 def test_reading_any_text_gives_a_url_or_the_one_error(text: str) -> None:

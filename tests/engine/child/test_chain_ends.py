@@ -147,7 +147,7 @@ def test_a_task_that_never_runs_ends_its_chain(app: App, child_of: Make, how: st
     options = {"expires": 0.001} if how == "expired" else {}
     result = (first.set(**options) | after(app) | after(app)).apply_async()
     if how == "revoked":
-        result.parent.parent.revoke()
+        app.client.stored.revoke([result.parent.parent.id])
     if how == "expired":
         (message,) = sent(app)
         while time.time() <= (message.expires_wall_s or 0):

@@ -14,7 +14,7 @@ from prefork.engine import signals
 from prefork.engine.app import App
 from prefork.engine.child.admit import UNKNOWN_SINCE_HEADER
 from prefork.engine.child.trial import Interrupted
-from prefork.engine.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from prefork.engine.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from prefork.engine.message import parse
 from prefork.engine.message_edit import with_header
 from prefork.engine.result_document import ResultDocument, decode
@@ -363,6 +363,37 @@ def test_the_log_says_when_a_task_is_retried_and_why(
         result = again.delay()
         child_of(app).run()
     assert lines_of(caplog, result.id)[0] == ("INFO", words)
+
+
+class Mute(Retry):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("decision", "words"),
+    [
+        (Retry(ValueError("slip")), "retry: slip"),  # type: ignore[arg-type]
+        (Retry({"a": 1}), "retry: {'a': 1}"),  # type: ignore[arg-type]
+        (Mute(), "retry: Retry without a text: RuntimeError('no words')"),
+    ],
+)
+def test_whatever_a_task_puts_into_a_retry_ends_nobody(
+    app: App, child_of: Make, caplog: pytest.LogCaptureFixture, decision: Retry, words: str
+) -> None:
+    @app.task
+    def slips():
+        raise decision
+
+    @app.task
+    def fine():
+        return 1
+
+    with caplog.at_level("INFO"):
+        result, other = slips.delay(), fine.delay()
+        child_of(app).run()
+    assert lines_of(caplog, result.id) == [("INFO", words)]
+    assert other.get(timeout=5) == 1
 
 
 def test_the_log_says_of_a_rejected_task_what_the_task_said_and_calls_it_no_error(

@@ -53,9 +53,9 @@ def test_a_wrong_argument_is_a_usage_error(line: list[str], capsys: pytest.Captu
     assert line[-1] in capsys.readouterr().err
 
 
-def test_a_worker_that_cannot_boot_ends_by_itself() -> None:
+def test_a_worker_whose_application_is_not_there_ends_by_itself() -> None:
     with own_worker("no_such_module_anywhere", {}) as worker:
-        assert worker.wait(30) == ExitCode.BOOT_FAILED
+        assert worker.wait(30) == ExitCode.USAGE
 
 
 def test_a_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
