@@ -29,6 +29,9 @@ HEADER_CAUSES = "x-prefork-causes"
 VANISHED = "its worker vanished"
 """The cause of a death that nobody was left to tell of."""
 
+CAUSES_MAX = 100
+"""How many causes are kept."""
+
 HEADER_SUSPECT = "x-prefork-suspect"
 """A process that held it vanished, so that it may be what killed it."""
 HEADER_OWNER = "prefork-owner"
@@ -191,8 +194,11 @@ def causes_of(properties: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def every_cause(causes: tuple[str, ...], crashes: int) -> tuple[str, ...]:
-    """A cause for each death: of a worker that died as a whole, nobody was left to say why."""
-    return causes + (VANISHED,) * (crashes - len(causes))
+    """A cause for each death: of a worker that died as a whole, nobody was left to say why.
+
+    The last `CAUSES_MAX` of them: anybody may have written how many there were.
+    """
+    return (causes + (VANISHED,) * min(crashes - len(causes), CAUSES_MAX))[-CAUSES_MAX:]
 
 
 def suspect_of(properties: Mapping[str, Any]) -> bool:

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from prefork.transports.amqp import ladder
 from prefork.transports.amqp.documents import (
+    CAUSES_MAX,
     HEADER_CAUSES,
     HEADER_STARTS,
     HEADER_SUSPECT,
     RAW_CONTENT_TYPE,
+    VANISHED,
     again,
     causes_of,
+    every_cause,
     starts_of,
     suspect_of,
     to_content,
@@ -146,3 +149,17 @@ def test_a_record_that_somebody_else_wrote_badly_counts_for_nothing() -> None:
     assert causes_of({"headers": {HEADER_CAUSES: "x"}}) == ()
     assert suspect_of({"headers": {HEADER_SUSPECT: 1}}) is False
     assert starts_of({}) == 0
+
+
+def test_a_forged_count_of_deaths_makes_no_more_causes_than_are_kept() -> None:
+    forged = starts_of({"headers": {HEADER_STARTS: (1 << 31) - 1}})
+    assert every_cause((), forged) == (VANISHED,) * CAUSES_MAX
+    assert every_cause(("first", "second"), forged) == (VANISHED,) * CAUSES_MAX
+    assert every_cause(tuple(map(str, range(500))), forged)[-1] == VANISHED
+
+
+def test_of_too_many_causes_the_last_are_kept() -> None:
+    assert every_cause(("first", "second"), 3) == ("first", "second", VANISHED)
+    assert every_cause(("told",), 1) == ("told",)
+    many = tuple(map(str, range(CAUSES_MAX + 5)))
+    assert every_cause(many, len(many)) == many[5:]
