@@ -6,13 +6,15 @@ closed, and the broker puts them back where they were.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import amqp
 
 from ..base import DeadLetter
+from .codec import Undecodable, decode_properties
 from .consequences import (
     HEADER_CRASHES,
     HEADER_DIED,
@@ -25,44 +27,71 @@ from .consequences import (
     LETTER_HEADERS,
 )
 from .documents import again, to_document
+from .frames import GET_EMPTY, GET_OK, Method, get_frame, read_arrival
 from .publisher import Parcel, Publisher
+from .wire import Wire
 
 _ANSWER_S = 5.0
 SCANNED_MAX = 100_000
 """How many letters are looked at, at most, for one of them."""
 
+_log = logging.getLogger("prefork.amqp")
 
-class Found:
+
+class Found(NamedTuple):
     """One message seen on a channel."""
 
-    __slots__ = ("body", "delivery_tag", "properties", "routing_key")
-
-    def __init__(self, message: Any) -> None:
-        properties = dict(message.properties)
-        properties["headers"] = properties.pop("application_headers", None) or {}
-        self.properties: dict[str, Any] = properties
-        body = message.body
-        self.body: bytes = body.encode("utf-8") if isinstance(body, str) else bytes(body)
-        self.delivery_tag: int = message.delivery_info["delivery_tag"]
-        self.routing_key: str = message.delivery_info["routing_key"]
+    delivery_tag: int
+    routing_key: str
+    properties: dict[str, Any]
+    body: bytes
 
 
 def browse(channel: Any, queue: str, limit: int) -> Iterator[Found]:
     """The first messages of a queue; they return when the channel is closed.
 
-    However many they are: the deadline is that of one answer.
+    However many they are: the deadline is that of one answer. What has damaged properties is passed over.
+
+    :param channel: of `Publisher.ask`.
     """
-    wire = channel.connection
+    wire: Wire = channel.connection
+    came: list[tuple[bytes, bytes, bytes] | None] = []
+
+    def on_content(method: Method, arguments: bytes, header: bytes, body: bytes) -> None:
+        if method == GET_OK:
+            came.append((arguments, header, body))
+
+    def on_method(method: Method, _payload: bytes) -> bool:
+        if method == GET_EMPTY:
+            came.append(None)
+        return method == GET_EMPTY
+
+    wire.take(channel.channel_id, on_content, on_method)
+    has_damaged = False
     for _ in range(limit):
+        end_mono_s = monotonic() + _ANSWER_S
         if wire.end_mono_s is not None:
-            wire.end_mono_s = max(wire.end_mono_s, monotonic() + _ANSWER_S)
+            wire.end_mono_s = max(wire.end_mono_s, end_mono_s)
+        wire.write(get_frame(channel.channel_id, queue), _ANSWER_S)
         try:
-            message = channel.basic_get(queue)
+            while not came:
+                wire.blocking_read(end_mono_s - monotonic())
         except amqp.exceptions.NotFound:
             return
-        if message is None:
+        one = came.pop()
+        if one is None:
             return
-        yield Found(message)
+        arguments, header, body = one
+        arrival = read_arrival(GET_OK, arguments)
+        try:
+            properties = decode_properties(header, 12)
+        except Undecodable as error:
+            if not has_damaged:
+                _log.warning("a message with damaged properties lies in queue %r: %s", queue, error)
+            has_damaged = True
+            continue
+        properties.setdefault("headers", {})
+        yield Found(arrival.delivery_tag, arrival.routing_key, properties, body)
 
 
 class Graveyard:

@@ -93,11 +93,13 @@ class Publisher:
             wire.sock.settimeout(self._settings.publish_timeout_s)
             with _deadline(wire, end_mono_s):
                 channel = wire.channel()
+                channel_id = int(channel.channel_id)
                 try:
                     return question(channel)
                 finally:
                     if wire.connected and channel.is_open:
                         channel.close()
+                    wire.forget_channel(channel_id)
 
     def declare(self, action: Callable[[Topology, Any], Any]) -> Any:
         """Let an action declare something; returns what it returns."""

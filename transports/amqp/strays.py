@@ -3,28 +3,38 @@
 A queue that is deleted loses its bindings, and what waits on the ladder for it arrives at the end of
 it all the same. RabbitMQ keeps that in a queue of its own (`Topology`), where it lies until there is
 a queue for it again. Whoever dies in between sending it there and taking it away sends it twice.
+Anybody can put anything into that queue: no message in it keeps others from being looked at.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import amqp
 
-from ..errors import BrokerFull, Unroutable
+from ..errors import BrokerFull, BrokerUnavailable, TransportError, Unroutable
+from .codec import encode_properties
 from .documents import again, causes_of, starts_of, suspect_of
-from .errors import DeclarationClash, Refused
 from .graveyard import Found, browse
-from .ladder import STRAYS_QUEUE, origin
+from .ladder import STRAYS_EXCHANGE, STRAYS_QUEUE, origin
 from .link import CHANNEL_ERRORS
 from .publisher import Parcel, Publisher
 from .settings import AmqpSettings
 
 _LOOK_S, _LOOK_AGAIN_S = 5.0, 30.0
+_LASTS_S = 1.0
+"""How long one look may take: who looks has a lease to renew."""
 _AT_ONCE = 500
+"""As many stay where they are. If there are more, those that find no queue make room for others."""
+_MOVED_MAX, _MOVED_BYTES = 100, 1 << 20
+_FAILURES_MAX = 3
+"""After so many, a place is left alone until the next look."""
+_NAMED_MAX = 5
+_RESOURCE_LOCKED = 405
 
 _log = logging.getLogger("prefork.amqp")
 
@@ -32,7 +42,7 @@ _log = logging.getLogger("prefork.amqp")
 class Strays:
     """Used by one thread; several workers may do it at the same time.
 
-    :param mono: the clock that says when to look again, in seconds.
+    :param mono: the clock that says when to look again, and when to end a look, in seconds.
     """
 
     def __init__(
@@ -53,65 +63,172 @@ class Strays:
         if now_mono_s < self._next_mono_s:
             return 0
         self._next_mono_s = now_mono_s + _LOOK_AGAIN_S
-        homeless: set[str] = set()
+        look = _Look(self._settings, self._mono)
         try:
-            sent = int(self._publisher.ask(lambda channel: self._look(channel, homeless)))
-        except (BrokerFull, DeclarationClash, Refused, *CHANNEL_ERRORS) as error:
+            self._publisher.ask(look.run)
+        except CHANNEL_ERRORS as error:
             _log.warning("queue %r cannot be emptied at present: %s", STRAYS_QUEUE, error)
-            return 0
-        if sent or not homeless:
+        finally:
+            look.close()
+        if look.sent or not look.homeless:
             self._next_mono_s = now_mono_s + _LOOK_S
-        if homeless - self._homeless:
+        self._tell(look.homeless)
+        return look.sent
+
+    def _tell(self, homeless: Counter[str]) -> None:
+        """Say what is missing, unless that was said."""
+        news = sorted(homeless.keys() - self._homeless)
+        if news:
+            more = f" and {len(news) - _NAMED_MAX} others" if len(news) > _NAMED_MAX else ""
             _log.error(
-                "delayed messages lie in queue %r, because nothing is bound for %s any more; they leave it "
-                "when a worker consumes that again, or when you purge it",
+                "queue %r holds delayed messages (%d), because nothing is bound for %s%s any more; they "
+                "leave it when a worker consumes that again, or when you purge it",
                 STRAYS_QUEUE,
-                ", ".join(sorted(homeless)),
+                sum(homeless[where] for where in news),
+                ", ".join(news[:_NAMED_MAX]),
+                more,
             )
         self._homeless = frozenset(homeless)
-        return sent
 
-    def _look(self, channel: Any, homeless: set[str]) -> int:
+
+class _Look:
+    """One look at all of them, or at as many as there is time for.
+
+    What it sends goes over a connection of its own: a message that is refused ends that connection.
+
+    :ivar sent: how many were sent to a queue.
+    :ivar homeless: how many were found for each place that there is no more.
+    """
+
+    def __init__(self, settings: AmqpSettings, mono: Callable[[], float]) -> None:
+        self._settings = settings
+        self._mono = mono
+        self._end_mono_s = mono() + _LASTS_S
+        self._sender = Publisher(settings, "strays")
+        self.sent = 0
+        self.homeless: Counter[str] = Counter()
+        self._ways: dict[str, bool] = {}  # routing keys, and whether they lead anywhere
+        self._failures: Counter[str] = Counter()
+        self._moving: list[tuple[int, Parcel]] = []
+        self._moving_bytes = 0
+
+    def close(self) -> None:
+        """Close the connection, if one was needed."""
+        self._sender.close()
+
+    def run(self, channel: Any) -> None:
+        """Look.
+
+        :raises BrokerUnavailable: the broker is away.
+        """
         try:
-            if not channel.queue_declare(STRAYS_QUEUE, passive=True).message_count:
-                return 0
+            count = int(channel.queue_declare(STRAYS_QUEUE, passive=True).message_count)
         except amqp.exceptions.NotFound:
-            return 0
-        found = list(browse(channel, STRAYS_QUEUE, _AT_ONCE))
-        asking = channel.connection.channel()
-        ways: dict[str, bool] = {}
-        sent = 0
-        for one in found:
-            way = ways.get(one.routing_key)
-            exchange, key = origin("", one.routing_key)
-            if way is None:
-                leads = self._settings.leads(exchange, key) if exchange else _exists(asking, key)
-                way = ways[one.routing_key] = leads
-            if way and self._sent(one, exchange, key):
-                channel.basic_ack(one.delivery_tag)
-                sent += 1
-            else:
-                homeless.add(f"exchange {exchange!r}, key {key!r}" if exchange else f"queue {key!r}")
-        asking.close()
-        return sent
-
-    def _sent(self, one: Found, exchange: str, key: str) -> bool:
-        properties = again(
-            one.properties,
-            starts=starts_of(one.properties),
-            causes=causes_of(one.properties),
-            suspect=suspect_of(one.properties),
-        )
+            return
+        if not count:
+            return
+        wire = channel.connection
+        asking = wire.channel()
         try:
-            self._publisher.publish([Parcel(exchange, key, properties, one.body, "" if exchange else None)])
-        except Unroutable:
-            return False  # it was deleted just now
+            for one in browse(channel, STRAYS_QUEUE, count):
+                if self._brought(asking, one):
+                    channel.basic_ack(one.delivery_tag)
+                    self.sent += 1
+                elif count > _AT_ONCE:
+                    self._move(channel, one)
+                if self._is_over():
+                    break
+            self._move_all(channel)
+        finally:
+            if wire.connected and asking.is_open:
+                asking.close()
+
+    def _is_over(self) -> bool:
+        """No time is left, or the broker takes nothing, which would cost the whole deadline each time."""
+        return self._mono() >= self._end_mono_s or self._sender.link.blocked
+
+    def _brought(self, asking: Any, one: Found) -> bool:
+        exchange, key = origin("", one.routing_key)
+        where = f"exchange {exchange!r}, key {key!r}" if exchange else f"queue {key!r}"
+        way = self._ways.get(one.routing_key)
+        if way is None:
+            leads = self._settings.leads(exchange, key) if exchange else _exists(asking, key)
+            way = self._ways[one.routing_key] = leads
+        if way:
+            if self._failures[where] >= _FAILURES_MAX:
+                return False
+            try:
+                self._sender.publish([_parcel(one, exchange, key, "" if exchange else None)])
+            except Unroutable:
+                pass  # it was deleted just now
+            except (TransportError, ValueError) as error:
+                _raise_if_away(error)
+                if not self._failures[where]:
+                    _log.warning("a message in queue %r cannot go to %s: %s", STRAYS_QUEUE, where, error)
+                self._failures[where] += 1
+                return False
+            else:
+                return True
+        self.homeless[where] += 1
+        return False
+
+    def _move(self, channel: Any, one: Found) -> None:
+        """Have it moved to the end of the queue, soon."""
+        parcel = _parcel(one, STRAYS_EXCHANGE, one.routing_key)
+        try:
+            encode_properties(parcel.properties)
+        except ValueError as error:
+            _log.debug("a message stays where it is in queue %r: %s", STRAYS_QUEUE, error)
+            return
+        self._moving.append((one.delivery_tag, parcel))
+        self._moving_bytes += len(one.body)
+        if len(self._moving) >= _MOVED_MAX or self._moving_bytes >= _MOVED_BYTES:
+            self._move_all(channel)
+
+    def _move_all(self, channel: Any) -> None:
+        moving, self._moving, self._moving_bytes = self._moving, [], 0
+        if not moving or self._moved(channel, moving) or len(moving) == 1:
+            return
+        for one in moving:  # one of them is refused
+            if self._is_over():
+                return
+            self._moved(channel, [one])
+
+    def _moved(self, channel: Any, some: list[tuple[int, Parcel]]) -> bool:
+        try:
+            self._sender.publish([parcel for _, parcel in some])
+        except TransportError as error:
+            _raise_if_away(error)
+            _log.debug("%d messages stay where they are in queue %r: %s", len(some), STRAYS_QUEUE, error)
+            return False
+        for tag, _ in some:
+            channel.basic_ack(tag)
         return True
+
+
+def _raise_if_away(error: Exception) -> None:
+    if isinstance(error, BrokerUnavailable) and not isinstance(error, BrokerFull):
+        raise error
+
+
+def _parcel(one: Found, exchange: str, key: str, queue: str | None = None) -> Parcel:
+    properties = again(
+        one.properties,
+        starts=starts_of(one.properties),
+        causes=causes_of(one.properties),
+        suspect=suspect_of(one.properties),
+    )
+    return Parcel(exchange, key, properties, one.body, queue)
 
 
 def _exists(channel: Any, queue: str) -> bool:
     try:
+        queue.encode()
+    except UnicodeEncodeError:
+        return False  # RabbitMQ has no such names, and anybody can make such keys
+    try:
         channel.queue_declare(queue, passive=True)
-    except amqp.exceptions.NotFound:
-        return False  # py-amqp has opened the channel again
+    except CHANNEL_ERRORS as error:
+        # Somebody's alone is there all the same. py-amqp has opened the channel again.
+        return bool(error.code == _RESOURCE_LOCKED)
     return True
