@@ -25,7 +25,7 @@ def declare_copies(publisher: Publisher, settings: AmqpSettings, queues: Sequenc
 
     def declare(topology: Topology, channel: Any) -> None:
         for queue in copies:
-            topology.queue(channel, queue)
+            topology.consumed(channel, queue)
 
     if not copies:
         return

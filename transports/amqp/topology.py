@@ -131,10 +131,7 @@ class Topology:
 
     def _bind(self, channel: Any, described: QueueDeclaration, *, nowait: bool = False) -> None:
         self._ends(channel)
-        if described.broadcast or described.exchange_type == "fanout":
-            everything = ladder.end_key(ladder.via_exchange(described.exchange, "#"))
-            channel.exchange_bind(described.exchange, ladder.END_EXCHANGE, everything, nowait=nowait)
-        if not described.broadcast:
+        if not described.broadcast:  # which has no queue of its own: each worker binds its copy
             for exchange, key in _delayed_bindings(described):
                 channel.queue_bind(described.name, exchange, key, nowait=nowait)
         self._bound_mono_s[described.name] = self._mono()
@@ -221,6 +218,9 @@ def _delayed_bindings(described: QueueDeclaration) -> Iterator[tuple[str, str]]:
     if exchange and described.exchange_type in ("direct", "topic"):
         target = ladder.via_exchange(exchange, described.routing_key or name)
         keys.append((ladder.END_EXCHANGE, ladder.end_key(target)))
+    if exchange and described.exchange_type == "fanout":
+        # Not its exchange: what that had no queue for would count as delivered there, or block its rung.
+        keys.append((ladder.END_EXCHANGE, ladder.end_key(ladder.via_exchange(exchange, "#"))))
     # One with a longer name cannot be sent to with a delay.
     yield from (one for one in keys if len(one[1].encode("utf-8", "surrogateescape")) <= _NAME_BYTES_MAX)
 

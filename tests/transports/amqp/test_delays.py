@@ -144,6 +144,42 @@ def test_an_exchange_leads_the_delayed_where_it_leads_others(
         assert info == {"exchange": exchange, "routing_key": key}
 
 
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_delayed_broadcasts_that_nobody_is_there_for_hold_up_nothing_else(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue_type: str
+) -> None:
+    news = QueueDeclaration("news", "news", "fanout", broadcast=True)
+    url = rabbitmq.vhost_url()
+    transport = open_amqp(url, declarations={"news": news}, native_delayed_delivery_queue_type=queue_type)
+    consumer = transport.consumer(["celery"], "o", "w")
+    consumer.reserve(1)
+    to = {"exchange": "news", "routing_key": "news"}
+    transport.send([later("news", 0.1, **to) for _ in range(40)])  # RabbitMQ hands on 32 at a time
+    eventually(lambda: transport.depth(STRAYS_QUEUE).ready == 40, deadline_s=8.0)
+    transport.send([later("celery")])
+    assert taken(consumer) == ["celery"]
+    copy = transport.consumer(["news~here"], "o2", "w")
+    copy.reserve(1)
+    transport.send([later("news", 0.1, **to)])
+    assert taken(copy) == ["news~here"]
+
+
+@pytest.mark.parametrize("length", [160, 170, 240])
+@pytest.mark.parametrize("kind", ["direct", "topic", "fanout"])
+def test_a_queue_is_read_however_long_the_name_of_its_exchange_is(
+    open_amqp: Open, queue: str, kind: str, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    exchange = f"{queue}.".ljust(length, "x")
+    transport = open_amqp(declarations={queue: QueueDeclaration(queue, exchange, kind, "key")})
+    consumer = transport.consumer([queue], f"{queue}.o", "w")
+    consumer.reserve(1)
+    transport.send([Outgoing(queue, document(), exchange=exchange, routing_key="key")])
+    assert taken(consumer) == [queue]
+    transport.send([later(queue)])
+    assert taken(consumer) == [queue]
+    assert not caplog.records
+
+
 def test_a_delayed_message_to_a_key_that_leads_nowhere_is_refused_and_makes_no_queue(
     open_amqp: Open, queue: str
 ) -> None:
