@@ -106,13 +106,16 @@ class Topology:
         """The ladder, and the bindings that bring delayed messages to a queue."""
         bound_mono_s = self._bound_mono_s.get(queue)
         if self._has_ladder and bound_mono_s is not None:
-            if self._mono() >= bound_mono_s + _BOUND_S:
+            if self._mono() < bound_mono_s + _BOUND_S:
+                return
+            if self._settings.confirms:
                 # Most likely all is there: no answers are awaited. A refusal fails what is sent next.
                 described = self._settings.declaration(queue)
                 if queue != self._settings.dead_queue:
                     _declare(channel, described, nowait=True)
                 self._bind(channel, described, nowait=True)
-            return
+                return
+            self._queues.discard(queue)  # a refusal would drop what is sent next, and nobody would know
         self.queue(channel, queue)
         try:
             self._ladder(channel)

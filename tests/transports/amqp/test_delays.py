@@ -18,6 +18,7 @@ from kombu.transport.native_delayed_delivery import (
 
 from prefork.transports.amqp import AmqpTransport, Refused, Unroutable
 from prefork.transports.amqp.consumer import AmqpConsumer
+from prefork.transports.amqp.errors import DeclarationClash
 from prefork.transports.amqp.ladder import STRAYS_QUEUE
 from prefork.transports.amqp.publisher import Publisher
 from prefork.transports.amqp.settings import read_settings
@@ -103,6 +104,22 @@ def test_a_queue_that_was_deleted_while_nobody_reads_it_is_bound_again_by_who_se
     key = ".".join("0" * 27) + ".prefork." + ".".join("00000001") + f".queue.{queue}"
     channel.basic_publish(amqp.Message("m"), "prefork_ladder_8ms", key)
     eventually(lambda: channel.queue_declare(queue, passive=True).message_count == 1)
+    channel.connection.close()
+
+
+def test_who_awaits_no_confirms_is_told_that_a_queue_is_another_one_by_now(
+    rabbitmq: RabbitMQ, queue: str
+) -> None:
+    now_s = 100.0
+    options = {"native_delayed_delivery_queue_type": "classic", "confirm_publish": False}
+    topology = Topology(read_settings(rabbitmq.url, options), lambda: now_s)
+    channel = raw_channel(rabbitmq)
+    topology.delayed(channel, queue)
+    channel.queue_delete(queue)
+    channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-max-priority": 3})
+    now_s += 1.0
+    with pytest.raises(DeclarationClash):
+        topology.delayed(channel, queue)
     channel.connection.close()
 
 
