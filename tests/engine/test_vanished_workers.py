@@ -16,6 +16,8 @@ from support.host import Host
 from support.rabbitmq_server import shared
 from support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 SHOP = """
 import pathlib, time
 from prefork.engine import App
