@@ -35,6 +35,11 @@ _WAY = re.compile(
     rf"(?:[01]\.){{{_DIGITS}}}(?:[01]\.|{OUR_MARK}\.(?:[01]\.){{{len(RUNGS_MS)}}}"
     rf"(?P<target>{_TO_QUEUE}|{_VIA_EXCHANGE})\.)"
 )
+_WILD = {"*": "%2A", "#": "%23"}
+"""Words that stand for others in the binding of a topic exchange, and what is written for them in names."""
+_TAME = {escaped: word for word, escaped in _WILD.items()}
+_LOOKS_ESCAPED = re.compile(r"%(?:25)*(?:2A|23)\Z")
+_ESCAPED = (("%2E", "."), *_TAME.items(), ("%25", "%"))
 _KEY_BYTES_MAX = 255
 KEY_BYTES_MAX = _KEY_BYTES_MAX - len(_OUR_STARS) - len(f"{_TO_QUEUE}.")
 """How long the name of a queue may be for a message to be delayed on its way there."""
@@ -107,12 +112,18 @@ WAY_OUT = (level_name(0), rung_name(RUNGS_MS[0]), "*." * _DIGITS + f"{OUR_MARK}.
 
 def to_queue(queue: str) -> str:
     """What a delayed message bears in place of a routing key to reach one queue, and no other."""
-    return f"{_TO_QUEUE}.{queue}"
+    return f"{_TO_QUEUE}.{_literal(queue)}"
 
 
 def via_exchange(exchange: str, routing_key: str) -> str:
     """What it bears to reach the queues that an exchange would have handed its routing key to."""
-    return f"{_VIA_EXCHANGE}.{_one_word(exchange)}.{routing_key}"
+    return f"{_VIA_EXCHANGE}.{_one_word(exchange)}.{_literal(routing_key)}"
+
+
+def pattern_via_exchange(exchange: str, pattern: str) -> str:
+    """What a queue is bound with that a topic exchange has bound with a pattern: see `via_exchange`."""
+    words = (word if word in _WILD else _literal(word) for word in pattern.split("."))
+    return f"{_VIA_EXCHANGE}.{_one_word(exchange)}.{'.'.join(words)}"
 
 
 def fits(target: str) -> bool:
@@ -130,7 +141,7 @@ def celery_key(key: str) -> str:
 
 
 def end_key(target: str) -> str:
-    """Binds at `END_EXCHANGE` what goes to a target of `to_queue` or `via_exchange`."""
+    """Binds at `END_EXCHANGE` what goes to a target of `to_queue` or `via_exchange`, or to such a pattern."""
     return f"{_OUR_STARS}{target}"
 
 
@@ -158,11 +169,32 @@ def origin(exchange: str, routing_key: str) -> tuple[str, str]:
     if found is None:
         return exchange, routing_key
     rest = routing_key[found.end() :]
-    if found["target"] != _VIA_EXCHANGE:
-        return "", rest
+    if found["target"] is None:
+        return "", rest  # of a client of Celery
+    if found["target"] == _TO_QUEUE:
+        return "", _unescaped(rest)
     word, _, key = rest.partition(".")
-    return word.replace("%2E", ".").replace("%25", "%"), key
+    for escaped, name in _ESCAPED:
+        word = word.replace(escaped, name)
+    return word, _unescaped(key)
 
 
 def _one_word(name: str) -> str:
-    return name.replace("%", "%25").replace(".", "%2E")
+    return _WILD.get(name) or name.replace("%", "%25").replace(".", "%2E")
+
+
+def _literal(name: str) -> str:
+    """A name none of whose words means others in a binding; a word that looks like such a one is marked."""
+    return ".".join(
+        _WILD.get(word) or (f"%25{word[1:]}" if _LOOKS_ESCAPED.match(word) else word)
+        for word in name.split(".")
+    )
+
+
+def _unescaped(name: str) -> str:
+    if "%" not in name:
+        return name
+    return ".".join(
+        _TAME.get(word) or (f"%{word[3:]}" if _LOOKS_ESCAPED.match(word) else word)
+        for word in name.split(".")
+    )

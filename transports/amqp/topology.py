@@ -218,12 +218,16 @@ def _delayed_bindings(described: QueueDeclaration) -> Iterator[tuple[str, str]]:
     keys.append((ladder.DELIVERY_EXCHANGE, ladder.celery_key(name)))
     if described.exchange_type == "topic":
         keys.append((ladder.DELIVERY_EXCHANGE, ladder.celery_key(described.routing_key)))
-    if exchange and described.exchange_type in ("direct", "topic"):
+    target = ""
+    if exchange and described.exchange_type == "direct":
         target = ladder.via_exchange(exchange, described.routing_key or name)
-        keys.append((ladder.END_EXCHANGE, ladder.end_key(target)))
-    if exchange and described.exchange_type == "fanout":
+    elif exchange and described.exchange_type == "topic":
+        target = ladder.pattern_via_exchange(exchange, described.routing_key or name)
+    elif exchange and described.exchange_type == "fanout":
         # Not its exchange: what that had no queue for would count as delivered there, or block its rung.
-        keys.append((ladder.END_EXCHANGE, ladder.end_key(ladder.via_exchange(exchange, "#"))))
+        target = ladder.pattern_via_exchange(exchange, "#")
+    if target:
+        keys.append((ladder.END_EXCHANGE, ladder.end_key(target)))
     # One with a longer name cannot be sent to with a delay.
     yield from (one for one in keys if len(one[1].encode("utf-8", "surrogateescape")) <= _NAME_BYTES_MAX)
 

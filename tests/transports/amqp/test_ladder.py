@@ -14,6 +14,8 @@ from prefork.transports.declarations import topic_matches
 
 QUEUES = ["celery", "high", "orders.high", "orders.high.very", "a.1.0.b", "prefork", "0"]
 NAMES = st.sampled_from(QUEUES)
+WORDS = ["", "a", "b", "*", "#", "a*", "%", "%2A", "%23", "%252A", "%2523", "%25", "%2E", "%25252A"]
+DOTTED = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(".".join)
 
 
 class Broker:
@@ -128,6 +130,31 @@ def test_exchange_and_key_are_the_same_after_the_ladder(exchange: str, key: str)
 
 def test_a_key_of_one_exchange_is_never_that_of_another() -> None:
     _first, key = ladder.address(0.5, ladder.via_exchange("orders", "high.new"))
-    assert topic_matches(ladder.end_key(ladder.via_exchange("orders", "high.*")), key)
+    assert topic_matches(ladder.end_key(ladder.pattern_via_exchange("orders", "high.*")), key)
     assert not topic_matches(ladder.end_key(ladder.via_exchange("orders.high", "new")), key)
     assert not topic_matches(ladder.end_key(ladder.to_queue("orders.high.new")), key)
+
+
+@given(DOTTED, DOTTED)
+def test_a_queue_gets_what_is_delayed_for_its_name_whatever_words_that_has(queue: str, other: str) -> None:
+    _first, key = ladder.address(0.5, ladder.to_queue(queue))
+    assert ladder.origin(ladder.END_EXCHANGE, key) == ("", queue)
+    assert topic_matches(ladder.end_key(ladder.to_queue(queue)), key)
+    assert topic_matches(ladder.end_key(ladder.to_queue(other)), key) is (other == queue)
+
+
+@given(DOTTED, DOTTED, DOTTED, DOTTED)
+def test_exchanges_hand_on_what_is_delayed_as_they_hand_on_what_is_not(
+    exchange: str, key: str, other_exchange: str, binding: str
+) -> None:
+    _first, delayed = ladder.address(0.5, ladder.via_exchange(exchange, key))
+    assert ladder.origin(ladder.END_EXCHANGE, delayed) == (exchange, key)
+
+    def reaches(target: str) -> bool:
+        return topic_matches(ladder.end_key(target), delayed)
+
+    for name in (exchange, other_exchange):
+        same = name == exchange
+        assert reaches(ladder.via_exchange(name, binding)) is (same and binding == key)
+        assert reaches(ladder.pattern_via_exchange(name, binding)) is (same and topic_matches(binding, key))
+        assert reaches(ladder.pattern_via_exchange(name, "#")) is same
