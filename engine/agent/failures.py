@@ -8,12 +8,14 @@ not called.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from ...transports.base import DeadLetter, Delivery, Outgoing, StoredResult
 from ...transports.errors import TransportError
 from .. import signals, states
+from ..clock import mono_s
 from ..einfo import ExceptionInfo
 from ..exceptions import WorkerLostError
 from ..execution import send_failure
@@ -32,6 +34,8 @@ from ..unreached import Unreached
 
 # What neither store nor broker takes for so long is given up, the oldest first.
 _KEPT_MAX: Final = 10_000
+# Receivers may be slow, and there may be thousands of dead letters: the lease comes in between.
+_ANNOUNCE_S: Final = 0.1
 
 _T = TypeVar("_T")
 
@@ -50,6 +54,7 @@ class Failures:
         self._locks = UniqueLocks(storage.transport)
         self._unstored: list[StoredResult] = []
         self._unsent: list[Outgoing] = []
+        self._unannounced: deque[tuple[TaskMessage, Delivery, Exception]] = deque(maxlen=_KEPT_MAX)
         self._away: set[str] = set()  # what nobody took at the last attempt
 
     def of_running(
@@ -123,7 +128,10 @@ class Failures:
         )
 
     def of_dead_letter(self, letter: DeadLetter) -> None:
-        """Say, store and send what follows from a message that nobody will run again."""
+        """Say, store and send what follows from a message that nobody will run again.
+
+        Receivers of signals are told of it by `announce_some`.
+        """
         causes = "; ".join(letter.causes) or letter.reason
         self._log.error(
             "dead letter %s: queue %s, %d crashes: %s", letter.key, letter.queue, letter.crashes, causes
@@ -140,7 +148,18 @@ class Failures:
         died = Delivery(b"", letter.queue, letter.document, crashes=letter.crashes, redelivered=True)
         rest = self._rest_of_chain(message, error, states.FAILURE, not stored)
         self.keep(rest, self._errbacks(died, message, error))
-        self.announce_lost(message.id, message.task, died, error)
+        if signals.task_failure.receivers:
+            self._unannounced.append((message, died, error))
+
+    def announce_some(self) -> bool:
+        """Send ``task_failure`` for dead letters, as many as there is a moment for; True if some are left."""
+        end_mono_s = mono_s() + _ANNOUNCE_S
+        while self._unannounced:
+            message, died, error = self._unannounced.popleft()
+            self.announce_lost(message.id, message.task, died, error)
+            if mono_s() >= end_mono_s:
+                break
+        return bool(self._unannounced)
 
     def keep(self, results: Sequence[StoredResult], follow_ups: Sequence[Outgoing]) -> None:
         """Store and send for a message that is gone from the broker: nobody else will."""

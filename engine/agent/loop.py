@@ -128,6 +128,8 @@ class Agent:
         return 0
 
     def _leave(self) -> None:
+        while self._recoverer.announce_some():
+            self._keeping.turn()
         self._control.close()
         signals.worker_shutdown.send(self._loaded.sender)
         try:
@@ -137,6 +139,8 @@ class Agent:
 
     def _turn(self, watch: Watch) -> None:
         due_in_s = min(self._keeping.turn(), self._lanes.turn())
+        if self._recoverer.announce_some():
+            due_in_s = 0.0
         self._words[A_LOOP_NS] = mono_ns()
         ready = self._poll(watch, due_in_s)
         if self._link.supervisor_pidfd in ready:

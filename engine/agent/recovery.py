@@ -220,6 +220,10 @@ class Recoverer:
         elif has_failed:
             self._failures.announce_lost(texts.task_id, texts.task_name, delivery, error_of(message))
 
+    def announce_some(self) -> bool:
+        """Tell receivers of signals of dead letters, for a moment; True if some are left."""
+        return self._failures.announce_some()
+
     def retry_unstored(self) -> None:
         """Store and send what could not be before."""
         self._failures.retry()

@@ -94,7 +94,9 @@ class Scene:
             "cause": CAUSE,
             "limit_s": 2.0,
         }
-        return self.recoverer.carry_out(message | {"charge": True} | fields)
+        answer = self.recoverer.carry_out(message | {"charge": True} | fields)
+        self.recoverer.announce_some()  # as the agent does in its next turn
+        return answer
 
     def recall(self, **fields: Any) -> dict[str, Any]:
         message = {"op": "recall", "slot": 0, "generation": 1, "batch": 1, "index": 1}

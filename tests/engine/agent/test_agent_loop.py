@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from prefork.engine import orphans, signals
+from prefork.engine.agent import failures as failures_module
 from prefork.engine.agent.loop import Agent
 from prefork.engine.agent.waking import Waker
 from prefork.engine.app import App
@@ -27,6 +29,7 @@ from prefork.engine.scoreboard import (
 )
 from prefork.engine.settling import Settler
 from prefork.engine.storage import Storage
+from prefork.transports.base import DeadLetter, Recovery
 from prefork.transports.errors import BrokerUnavailable, TransportError
 from support.apps import memory_app
 from support.faulty import Faulty
@@ -245,3 +248,42 @@ def test_a_message_wakes_a_child_while_the_agent_waits(stage: Stage) -> None:
     eventually(lambda: board.slot(0).words[W_WAKE] != before)
     send(stage.ours, {"op": "stop"})
     running.result()
+
+
+def test_the_lease_comes_between_slow_receivers_of_dead_letters(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, done = 0.0, []
+
+    def slow(task_id: str, **_: Any) -> None:
+        nonlocal now_s
+        now_s += 1.0
+        done.append(task_id)
+
+    def turn() -> float:
+        done.append("lease")
+        return 60.0
+
+    @stage.app.task
+    def work():
+        pass
+
+    for number in range(4):
+        work.apply_async(task_id=f"id-{number}")
+    dead = [
+        DeadLetter(f"key-{number}", "celery", "crashes", ("signal 9",), waiting.document, 0, 3, 0.0)
+        for number, waiting in enumerate(stage.app.client.transport.peek("celery"))
+    ]
+    agent = stage.agent
+    monkeypatch.setattr(failures_module, "mono_s", lambda: now_s)
+    monkeypatch.setattr(agent._keeping, "turn", turn)
+    signals.task_failure.connect(slow, weak=False)
+    try:
+        agent._recoverer.report_lapsed(Recovery(dead=tuple(dead)))
+        with closing(stage.app.client.transport.watch(["celery"])) as watch:
+            agent._turn(watch)
+            agent._turn(watch)
+        agent._leave()
+    finally:
+        signals.task_failure.disconnect(slow)
+    assert done == ["lease", "id-0", "lease", "id-1", "id-2", "lease", "id-3"]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from prefork.engine import signals
+from prefork.engine.agent import failures as failures_module
 from prefork.engine.exceptions import TimeLimitExceeded, WorkerLostError
-from prefork.transports.base import Outgoing
+from prefork.transports.base import DeadLetter, Outgoing, Recovery
 from prefork.transports.errors import BrokerUnavailable
 from support.agent_scene import CAUSE, Scene
 from support.apps import memory_app
@@ -118,6 +119,36 @@ def test_a_dead_letter_of_a_task_that_nobody_knows_is_announced_without_a_sender
     scene.app.tasks.unregister(scene.work.name)
     scene.dead()
     assert [(sender, about["task_id"]) for sender, about in told] == [(None, "id-0")]
+
+
+def test_many_dead_letters_are_announced_a_few_at_a_time(
+    scene: Scene, told: list[Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+
+    def slow(**_: Any) -> None:
+        nonlocal now_s
+        now_s += 0.06
+
+    monkeypatch.setattr(failures_module, "mono_s", lambda: now_s)
+    signals.task_failure.connect(slow, weak=False)
+    try:
+        scene.recoverer.report_lapsed(Recovery(dead=tuple(letters(scene, 5))))
+        counts = []
+        while scene.recoverer.announce_some():
+            counts.append(len(told))
+        counts.append(len(told))
+    finally:
+        signals.task_failure.disconnect(slow)
+    assert counts == [2, 4, 5]
+    assert [about["task_id"] for _, about in told] == [f"id-{number}" for number in range(5)]
+
+
+def letters(scene: Scene, count: int) -> list[DeadLetter]:
+    return [
+        DeadLetter(f"key-{number}", "celery", "crashes", ("signal 9",), held.document, 0, 3, 0.0)
+        for number, held in enumerate(scene.hold(count))
+    ]
 
 
 def test_where_the_next_child_settles_it_that_one_announces_it(scene: Scene, told: list[Told]) -> None:
