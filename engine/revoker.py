@@ -43,8 +43,13 @@ TURN_S: Final = 0.25
 SEEK_S: Final = 60.0
 # A coroutine that does not heed its cancellation has so long; then its process is killed.
 CANCEL_S: Final = 5.0
-# What others had the broker remember is looked at so often; they say it through remote control as well.
+# What others had the broker remember is looked at so often, whatever its mark says; they say it through
+# remote control as well.
 LOOK_S: Final = 30.0
+# Whether there is something new is asked so often.
+GLANCE_S: Final = 1.0
+# To look at fifty thousand takes a while, and all workers do it: no more than this share of the time.
+_LOOK_SHARE: Final = 0.05
 # What is forgotten is left out of the board so often: to write it anew takes up to 0.1 s.
 REBUILD_S: Final = 30.0
 # A result store that did not take what it was told is told again after so long: it may keep the agent
@@ -88,7 +93,8 @@ class Revoked(NamedTuple):
 class Revoker:
     """The one writer of the board of the revoked.
 
-    `revoke`, `revoke_by_stamped_headers`, `load` and `revoked` may be called from any thread, `turn` by one.
+    `revoke`, `revoke_by_stamped_headers`, `load` and `revoked` may be called from any thread, `turn` and
+    `look_again` by one.
 
     :param end: has the supervisor end an execution; None where there is no supervisor.
     """
@@ -119,6 +125,9 @@ class Revoker:
         self._unmarked: list[str] = []
         self._sought: OrderedDict[bytes, Sought] = OrderedDict()
         self._looked_mono_s = self._rebuilt_mono_s = float("-inf")
+        # When the mark is asked for, and what it was at the last look.
+        self._glance_mono_s = float("-inf")
+        self._mark_seen = ""
         self._stale = 0  # how many are still shown and not remembered any more
         self._away = False
         self._beside = config.worker_async_concurrency > 1
@@ -283,8 +292,7 @@ class Revoker:
                 del waiting[: max(0, len(waiting) - REVOKED_MAX)]
         try:
             self._save()
-            if now_s - self._looked_mono_s >= LOOK_S:
-                self._look(now_s)
+            self._look_if_due(now_s)
             if self._unmarked and now_s >= self._mark_mono_s:
                 self._mark()
         except TransportError as error:
@@ -294,13 +302,29 @@ class Revoker:
         else:
             self._away = self._away and bool(self._unmarked)
 
-    def _look(self, now_s: float) -> None:
-        if self._memory is not None:
+    def look_again(self) -> None:
+        """As `turn`, and look at all that the broker remembers, whenever that was done last."""
+        self._looked_mono_s = float("-inf")
+        self.turn()
+
+    def _look_if_due(self, now_s: float) -> None:
+        """Look at what others had remembered: when there is something new, and else now and then."""
+        memory = self._memory
+        overdue = now_s - self._looked_mono_s >= LOOK_S
+        if memory is None or not (overdue or now_s >= self._glance_mono_s):
+            return
+        self._glance_mono_s = now_s + GLANCE_S
+        begun_mono_s = mono_s()
+        # Before the look: what is revoked meanwhile is found the next time.
+        mark = memory.revoked_mark()
+        if overdue or mark != self._mark_seen:
             # The newest of them: of the others there would be no room.
-            keys = self._memory.revoked()[-self._max :]
+            keys = memory.revoked()[-self._max :]
             with self._lock:
                 self._add(keys)
-        self._looked_mono_s = now_s
+            self._mark_seen, self._looked_mono_s = mark, now_s
+        took_s = mono_s() - begun_mono_s
+        self._glance_mono_s = now_s + max(GLANCE_S, min(took_s / _LOOK_SHARE, LOOK_S))
 
     def _save(self) -> None:
         """Have the broker remember, so that workers which are started later know."""

@@ -104,7 +104,15 @@ class Coordinates(Protocol):
         """
 
     def revoked(self) -> list[str]:
-        """What is revoked, oldest first. For a worker that starts."""
+        """What is revoked, oldest first. For a worker that starts, and whenever the mark is another one."""
+
+    def revoked_mark(self) -> str:
+        """A text that is another one than before when something was revoked since, or revoked again.
+
+        Cheap, however much is revoked. To be compared with what the same handle said; it may be another
+        one without a reason. A broker that only counts what is revoked may say the same while as many have
+        ended as were revoked, or while there are many (RabbitMQ: more than 1,000).
+        """
 
 
 def is_of(holder: str, owner: str) -> bool:

@@ -115,6 +115,9 @@ class Agent:
         hold_s_max = self._transport.capabilities.hold_s_max
         warn_of_long_limits(hold_s_max, self._loaded.app.tasks, self._loaded.config, self._log)
         self._control.start()
+        # Who revoked something between the first look and the lease did not ask this worker, and who did so
+        # before it listened was not heard.
+        self.revoker.look_again()
         self._say({"op": "ready"})
         if not self._words[A_ANNOUNCED]:
             self._words[A_ANNOUNCED] = 1  # an agent that replaces a dead one says nothing

@@ -195,6 +195,10 @@ class Solo:
         if self._loaded.options["has_limits"]:
             _log.warning("-P solo enforces no time limits: there is no other process to do it")
         hooks.worker_process_init.send(sender=self._loaded.node)
+        self._control.start()
+        # Who revoked something between the first look and the lease did not ask this worker, and who did so
+        # before it listened was not heard. The keeper does so from then on, and nobody else.
+        self.revoker.look_again()
         keeper = threading.Thread(target=self._keep, name="prefork-housekeeping", daemon=True)
         keeper.start()
         transport, queues = self._storage.transport, self._loaded.options["queues"]
@@ -202,7 +206,6 @@ class Solo:
             transport, queues, self._stop_fd, self._parts.consumer, self._parts.limiter.due_in_s
         )
         self._slot.words[C_STATE] = State.IDLE
-        self._control.start()
         hooks.worker_ready.send(sender=self._loaded.sender)
         if self._on_ready is not None:
             self._on_ready()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,25 +10,22 @@ import pytest
 from prefork.engine import revoker as module
 from prefork.engine.app import App
 from prefork.engine.exceptions import ImproperlyConfigured
-from prefork.engine.revoked_board import REVOKED_MAX, RevokedBoard
-from prefork.engine.revoked_keys import slot_id, stamp_key, task_key
-from prefork.engine.revoker import AWAY_S, CANCEL_S, SEEK_S, Revoker
+from prefork.engine.revoked_board import REVOKED_MAX
+from prefork.engine.revoked_keys import stamp_key, task_key
+from prefork.engine.revoker import AWAY_S, CANCEL_S, SEEK_S
 from prefork.engine.scoreboard import (
     C_CURSOR,
     C_POLICY,
     C_RUNNING,
-    S_GENERATION,
-    S_HIGH_SLOT,
-    S_PID,
     Policy,
-    Scoreboard,
 )
 from prefork.engine.settling import Settler
 from prefork.engine.storage import Storage, open_storage
 from prefork.transports.errors import ResultStoreUnavailable
 from support.apps import memory_app
 from support.faulty import Faulty
-from support.one_child import WORKER, OneChild
+from support.one_child import OneChild
+from support.revoker_scene import Scene
 
 LIFETIME_S = 100.0
 
@@ -47,31 +43,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now_s = [1_000.0]
     monkeypatch.setattr(module, "mono_s", lambda: now_s[0])
     return now_s
-
-
-class Scene:
-    """A revoker without an agent around it."""
-
-    def __init__(self, app: App, storage: Storage | None = None, board: Scoreboard | None = None) -> None:
-        self.app = app
-        self.board = board or Scoreboard()
-        self.revoked = RevokedBoard(self.board.buffer)
-        self.storage = storage or open_storage(app)
-        self.asked: list[dict[str, Any]] = []
-        self.revoker = self.another()
-
-    def another(self, *, alone: bool = False) -> Revoker:
-        """What a successor of the agent has; `alone`: a worker of one process."""
-        log = logging.getLogger("test")
-        end = None if alone else self.asked.append
-        return Revoker(self.board, self.storage, self.app.config, log, worker_id=WORKER, end=end)
-
-    def runs(self, index: int, task_id: str, execution: int = 1, tag: bytes = b"tag") -> None:
-        slot = self.board.slot(index)
-        self.board.words[S_HIGH_SLOT] = max(self.board.words[S_HIGH_SLOT], index + 1)
-        slot.words[S_PID], slot.words[S_GENERATION] = 100 + index, 1
-        slot.write_texts(slot_id(task_id), b"work", tag)
-        slot.words[C_RUNNING] = execution
 
 
 @pytest.fixture

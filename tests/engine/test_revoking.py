@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from prefork.engine import revoking
 from prefork.engine.app import App
+from prefork.engine.control import silent_workers
+from prefork.engine.control.collecting import Asker
+from prefork.engine.control.wire import Request
 from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.revocations import BEACON
 from prefork.engine.revoked_keys import stamp_keys, task_key
@@ -42,7 +45,7 @@ class Remembering(Transport):
     def _unused(self, *_: Any) -> Any:
         raise AssertionError("only revocations are asked about")
 
-    take_tokens = take_slot = keep_slots = free_slot = free_slots_of = revoked = _unused
+    take_tokens = take_slot = keep_slots = free_slot = free_slots_of = revoked = revoked_mark = _unused
     lock = relock = unlock = locked = prolong = _unused
 
 
@@ -158,6 +161,49 @@ def test_while_a_worker_does_not_answer_nobody_says_that_a_task_will_not_run(app
     transport.unregister("silent")
     app.AsyncResult("id").revoke()
     assert app.AsyncResult("id").state == "REVOKED"
+
+
+def test_a_worker_that_does_not_answer_is_waited_for_once_and_not_with_every_call(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, asked, told = [1_000.0], [0], [0]
+    cast = Asker.cast
+
+    def ask(self: Asker, request: Request, *args: Any, **options: Any) -> list[Any]:
+        asked[0] += 1
+        cast(self, request)
+        return []
+
+    def count(self: Asker, request: Request) -> None:
+        told[0] += 1
+        cast(self, request)
+
+    monkeypatch.setattr(silent_workers, "mono_s", lambda: now_s[0])
+    monkeypatch.setattr(Asker, "ask", ask)
+    monkeypatch.setattr(Asker, "cast", count)
+    transport: Any = app.client.transport
+    transport.heartbeat("silent", 600.0)
+    # Given many calls, the first waits, and the others tell the workers all the same.
+    for number in range(100):
+        app.AsyncResult(f"id-{number}").revoke()
+    assert (asked[0], told[0]) == (1, 99)
+    assert len(transport.revoked()) == 100
+    # A worker more does not make it worth waiting for the silent one.
+    transport.heartbeat("another", 600.0)
+    app.control.revoke("more")
+    assert (asked[0], told[0]) == (1, 100)
+    # After a while it is asked again: it may have been busy.
+    now_s[0] += silent_workers.SILENT_S
+    app.control.revoke("later")
+    app.control.revoke("latest")
+    assert (asked[0], told[0]) == (2, 101)
+    # Once it has gone the others are asked.
+    transport.unregister("silent")
+    transport.unregister("another")
+    transport.heartbeat("third", 600.0)
+    app.control.revoke("last")
+    assert (asked[0], told[0]) == (3, 101)
+    assert app.AsyncResult("last").state == "PENDING"
 
 
 @pytest.mark.parametrize("limited", [{"destination": ["a@b"]}, {"pattern": "a*", "matcher": "glob"}])

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from prefork.engine.app import App
+from prefork.engine.exceptions import TaskRevokedError
+from prefork.engine.housekeeping import Housekeeping
+from prefork.engine.responder.worker import WorkerControl
 from prefork.engine.result_document import decode
+from prefork.engine.testing import start_worker, temporary_app
 from support.apps import memory_app
 from support.host import Host
 from support.waiting import eventually
@@ -111,3 +116,36 @@ def test_a_second_signal_gives_the_running_task_back(host: Host, client: App) ->
     assert client.client.results.get([task_id]) == [None]
     depth = client.client.transport.depth("celery")
     assert (depth.ready, depth.in_work) == (1, 0)
+
+
+@pytest.mark.parametrize("moment", [Housekeeping.renew, WorkerControl.start])
+@pytest.mark.parametrize("broker", ["memory", "filesystem"])
+def test_what_is_revoked_while_it_starts_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broker: str, moment: Callable[[Any], None]
+) -> None:
+    """Before it has a lease nobody knows it, and REVOKED is stored; before it listens nobody can tell it."""
+    url = f"filesystem://{tmp_path}/broker" if broker == "filesystem" else None
+    ran: list[str] = []
+    with temporary_app(broker=url) as app:
+
+        @app.task
+        def work(name: str) -> None:
+            ran.append(name)
+
+        meant = work.delay("meant")
+        revoked: list[str] = []
+
+        def begin(keeper: Any) -> None:
+            if not revoked:
+                revoked.append(meant.id)
+                app.control.revoke(meant.id)
+            moment(keeper)
+
+        owner = Housekeeping if moment is Housekeeping.renew else WorkerControl
+        monkeypatch.setattr(owner, moment.__name__, begin)
+        with start_worker(app):
+            work.delay("after").get(timeout=20)
+            with pytest.raises(TaskRevokedError):
+                meant.get(timeout=20)
+    assert revoked
+    assert ran == ["after"]

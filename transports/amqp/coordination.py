@@ -141,3 +141,7 @@ class AmqpCoordination:
     def revoked(self) -> list[str]:
         """List revocations, as in `Coordinates.revoked`."""
         return self._agreed().revocations.read()
+
+    def revoked_mark(self) -> str:
+        """Count revocations, as in `Coordinates.revoked_mark`, up to a thousand."""
+        return self._agreed().revocations.mark()

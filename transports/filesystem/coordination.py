@@ -131,6 +131,11 @@ class FilesystemCoordination:
         """What is revoked, oldest first; see the port."""
         return self._revocations.living()
 
+    @broker_errors
+    def revoked_mark(self) -> str:
+        """Whether something was revoked; see the port."""
+        return self._revocations.mark()
+
 
 def read_lock(store: Store, path: str) -> str | None:
     """The value of a lock that goes on."""

@@ -33,6 +33,7 @@ class Agreements:
         self._slots: dict[str, dict[str, str]] = {}  # name -> holder -> worker
         self._locks: dict[str, _Lock] = {}
         self._revoked: dict[str, float] = {}  # key -> end; in the order in which they were revoked
+        self.revocations = 0
         self._taken = 0
 
     def take_tokens(self, name: str, rate_per_s: float, burst: float, want: int, now_mono_s: float) -> Grant:
@@ -106,6 +107,7 @@ class Agreements:
 
     def revoke(self, keys: Sequence[str], lifetime_s: float, now_mono_s: float) -> None:
         """Remember revocations."""
+        self.revocations += len(keys)
         for key in keys:
             self._revoked.pop(key, None)
             self._revoked[key] = now_mono_s + lifetime_s

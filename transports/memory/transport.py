@@ -228,6 +228,11 @@ class MemoryTransport(MemoryControls):
         with self._broker.locked():
             return self._broker.agreements.revoked(self._mono())
 
+    def revoked_mark(self) -> str:
+        """Tell whether something was revoked, as in `Coordinates.revoked_mark`."""
+        with self._broker.locked():
+            return str(self._broker.agreements.revocations)
+
     def maintain(self) -> list[str]:
         """Drop expired results, as in `Transport.maintain`; there is never anything to report."""
         with self._broker.locked():

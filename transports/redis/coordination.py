@@ -110,6 +110,12 @@ class RedisCoordination:
         living = {key for key, end in zip(ends[::2], ends[1::2], strict=True) if float(end) > now_wall_s}
         return [decode(key) for key in order if key in living]
 
+    def revoked_mark(self) -> str:
+        """The newest with its number, which no other had; see the port."""
+        with self._pool.link() as link:
+            newest = link.call("ZRANGE", self._keys.revoked, -1, -1, "WITHSCORES")
+        return " ".join(map(decode, newest))
+
 
 def sweep(link: Link, keys: Keys) -> None:
     """Drop what has ended and what workers without a lease hold. Part of the housekeeping."""

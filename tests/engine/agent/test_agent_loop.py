@@ -16,6 +16,9 @@ from prefork.engine.agent.loop import Agent
 from prefork.engine.agent.waking import Waker
 from prefork.engine.app import App
 from prefork.engine.process_link import channel_pair, receive, send
+from prefork.engine.responder.worker import WorkerControl
+from prefork.engine.revoked_board import RevokedBoard
+from prefork.engine.revoked_keys import task_key
 from prefork.engine.scoreboard import (
     A_ANNOUNCED,
     A_RENEWED_NS,
@@ -105,6 +108,43 @@ def test_an_agent_renews_the_lease_serves_and_leaves(stage: Stage) -> None:
         signals.worker_ready.disconnect(receiver)
     assert len(ready) == 1
     assert stage.app.client.transport.owners(WORKER) == []
+
+
+@pytest.mark.parametrize("moment", ["before its lease", "before it listens"])
+def test_what_is_revoked_while_the_agent_starts_is_known_before_it_is_ready(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    known: list[bool] = []
+    heartbeat, listen, say = stage.transport.heartbeat, WorkerControl.start, stage.agent._say
+
+    def revoke() -> None:
+        if not known:
+            stage.app.client.transport.revoke([task_key("id")], 600.0)  # type: ignore[attr-defined]
+            known.append(False)
+
+    def lease(*args: Any) -> None:
+        if moment == "before its lease":
+            revoke()
+        heartbeat(*args)
+
+    def start(control: WorkerControl) -> None:
+        if moment == "before it listens":
+            revoke()
+        listen(control)
+
+    def said(message: dict[str, Any]) -> None:
+        if message["op"] == "ready":
+            known.append(RevokedBoard(stage.board.buffer).revokes("id", None))
+        say(message)
+
+    monkeypatch.setattr(stage.transport, "heartbeat", lease)
+    monkeypatch.setattr(WorkerControl, "start", start)
+    monkeypatch.setattr(stage.agent, "_say", said)
+    running = Background(stage.agent.run)
+    assert stage.hear() == {"op": "ready"}
+    send(stage.ours, {"op": "stop"})
+    assert running.result() == 0
+    assert known == [False, True]
 
 
 def test_the_agent_tells_hooks_that_the_worker_is_shutting_down(stage: Stage) -> None:

@@ -363,6 +363,23 @@ def test_a_message_that_is_no_revocation_is_passed_over(open_amqp: Open, name: s
     assert name in open_amqp().revoked()
 
 
+def test_of_many_revocations_the_mark_stays_so_that_not_each_has_all_of_them_read(
+    open_amqp: Open, name: str
+) -> None:
+    transport, other = open_amqp(), open_amqp()
+    other.revoke([f"{name}.{number}" for number in range(1_001)], LONG_S)
+    mark = transport.revoked_mark()
+    other.revoke([name], LONG_S)
+    assert transport.revoked_mark() == mark
+    # Once they are few again, each has one of its own.
+    other._publisher.ask(lambda channel: channel.queue_purge("prefork.revoked"))
+    other.revoke([name], LONG_S)
+    assert name in transport.revoked()
+    few = transport.revoked_mark()
+    other.revoke([name], LONG_S)
+    assert len({mark, few, transport.revoked_mark()}) == 3
+
+
 def test_readers_at_the_same_time_all_see_everything(open_amqp: Open, name: str) -> None:
     transports = [open_amqp() for _ in range(4)]
     keys = [f"{name}.{number}" for number in range(600)]

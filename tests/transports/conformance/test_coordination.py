@@ -380,6 +380,41 @@ def test_a_revocation_ends_with_its_lifetime(one: Opened, broker: Broker) -> Non
     eventually(lambda: _ours(one, broker) == [long])
 
 
+@pytest.fixture
+def forgotten(one: Opened, broker: Broker) -> None:
+    """Nothing is revoked: on a server that tests share there may be more than it gives marks for."""
+    if broker.implementation.name == "amqp":
+        one.port.revoked()
+        one.transport._publisher.ask(lambda channel: channel.queue_purge("prefork.revoked"))  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_the_mark_of_what_is_revoked_is_another_one_whenever_something_was_revoked(
+    one: Opened, other: Opened, broker: Broker
+) -> None:
+    one.port.revoked()
+    before = one.port.revoked_mark()
+    for keys in (["first", "second"], ["third"], ["first"], ["first"]):  # of the same again, too
+        other.port.revoke([broker.unique(key) for key in keys], LONG_S)
+        mark = one.port.revoked_mark()
+        assert mark != before
+        one.port.revoked()
+        assert one.port.revoked_mark() == mark
+        before = mark
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_while_others_read_what_is_revoked_its_mark_stays(one: Opened, other: Opened, broker: Broker) -> None:
+    one.port.revoke([broker.unique(str(number)) for number in range(600)], LONG_S)
+    one.port.revoked()
+    mark = one.port.revoked_mark()
+    for _ in range(5):
+        readers = [Background(opened.port.revoked) for opened in (one, other)]
+        while any(reader.running for reader in readers):
+            assert one.port.revoked_mark() == mark
+        assert [len(reader.result()) >= 600 for reader in readers] == [True, True]
+
+
 def test_to_revoke_nothing_is_no_error(one: Opened, broker: Broker) -> None:
     one.port.revoke([], LONG_S)
     assert _ours(one, broker) == []

@@ -174,6 +174,7 @@ OPERATIONS: dict[str, Operation] = {
     "read a lock": lambda world: world.transport.locked("lock"),
     "revoke": lambda world: world.transport.revoke(["revoked", "more"], 600.0),
     "read what is revoked": lambda world: world.transport.revoked(),
+    "read the mark of that": lambda world: world.transport.revoked_mark(),
     "maintain": lambda world: world.transport.maintain(),
     "send": lambda world: world.transport.send([Outgoing("q", b"new"), Outgoing("q", b"new", 9, FAR_WALL_S)]),
 }
