@@ -13,6 +13,7 @@ from ..unique_purge import purge
 from .collecting import Asker, request
 from .inspect import Inspect
 from .lamport import LamportClock
+from .silent_workers import SilentWorkers
 from .wire import Reply, Request
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Control:
         self._app = app
         self.clock = LamportClock()
         self._asker: tuple[Any, Asker] | None = None  # written by any thread; a lost one is made again
+        self._silent = SilentWorkers()
 
     def _sends(self) -> Asker:
         config = self._app.config
@@ -101,10 +103,11 @@ class Control:
 
         Where the broker can remember it, workers that start later know it, too.
 
-        :param task_id: an id, or several.
         REVOKED is stored at once for tasks that no worker runs, where the broker knows its workers and all of
-        them say so within a second; for others when a worker meets them.
+        them say so within a second; for others when a worker meets them. Nobody is waited for while one of
+        them is known to be silent: it did not answer a call of the last 15 s.
 
+        :param task_id: an id, or several: one call for many costs what one for a single one does.
         :param signal: what ends a running task (`terminate`).
         :raises ValueError: there is no such signal, or it ends no process; nobody was told anything.
         :raises ResultStoreUnavailable: they are revoked, but the result store cannot be reached.
@@ -116,15 +119,19 @@ class Control:
             return self._ending("revoke", arguments, destination, terminate, signal, kwargs)
         self._remember([task_key(one) for one in ids])
         workers = revoking.workers_to_ask(self._app, terminate, number)
-        if not workers or kwargs.get("reply"):
+        replies: Replies = None
+        answers: list[Any] = []
+        if kwargs.get("reply"):
             if workers:
                 arguments[revoking_answers.TELL] = True
             replies = self._ending("revoke", arguments, None, terminate, signal, kwargs)
             answers = [answer for reply in replies or () for answer in reply.values()]
+        elif not workers or self._silent.any_of(workers):
+            self._ending("revoke", arguments, None, terminate, signal, kwargs)
         else:
-            replies = None
             arguments |= {"terminate": terminate, "signal": signal, revoking_answers.TELL: True}
             answers = self._asked(request("revoke", arguments), workers)
+            self._silent.note(revoking_answers.silent(workers, answers))
         if workers is not None:
             revoking.mark(self._app, revoking_answers.never_run(ids, workers, answers))
         return replies
