@@ -48,6 +48,8 @@ CANCEL_S: Final = 5.0
 LOOK_S: Final = 30.0
 # Whether there is something new is asked so often.
 GLANCE_S: Final = 1.0
+# The same where remote control tells it: an idle worker sends less than one command a second and child.
+GLANCE_HEARING_S: Final = 10.0
 # To look at fifty thousand takes a while, and all workers do it: no more than this share of the time.
 _LOOK_SHARE: Final = 0.05
 # What is forgotten is left out of the board so often: to write it anew takes up to 0.1 s.
@@ -127,6 +129,7 @@ class Revoker:
         self._looked_mono_s = self._rebuilt_mono_s = float("-inf")
         # When the mark is asked for, and what it was at the last look.
         self._glance_mono_s = float("-inf")
+        self._glance_s = GLANCE_HEARING_S if config.worker_enable_remote_control else GLANCE_S
         self._mark_seen = ""
         self._stale = 0  # how many are still shown and not remembered any more
         self._away = False
@@ -313,7 +316,7 @@ class Revoker:
         overdue = now_s - self._looked_mono_s >= LOOK_S
         if memory is None or not (overdue or now_s >= self._glance_mono_s):
             return
-        self._glance_mono_s = now_s + GLANCE_S
+        self._glance_mono_s = now_s + self._glance_s
         begun_mono_s = mono_s()
         # Before the look: what is revoked meanwhile is found the next time.
         mark = memory.revoked_mark()
@@ -324,7 +327,7 @@ class Revoker:
                 self._add(keys)
             self._mark_seen, self._looked_mono_s = mark, now_s
         took_s = mono_s() - begun_mono_s
-        self._glance_mono_s = now_s + max(GLANCE_S, min(took_s / _LOOK_SHARE, LOOK_S))
+        self._glance_mono_s = now_s + max(self._glance_s, min(took_s / _LOOK_SHARE, LOOK_S))
 
     def _save(self) -> None:
         """Have the broker remember, so that workers which are started later know."""

@@ -10,7 +10,7 @@ import pytest
 from prefork.engine import revoker as module
 from prefork.engine.app import App
 from prefork.engine.revoked_keys import task_key
-from prefork.engine.revoker import GLANCE_S, LOOK_S, TURN_S
+from prefork.engine.revoker import GLANCE_HEARING_S, GLANCE_S, LOOK_S, TURN_S
 from prefork.engine.settling import Settler
 from prefork.engine.storage import Storage, open_storage
 from support.apps import memory_app
@@ -25,6 +25,7 @@ def app() -> Iterator[App]:
     with memory_app() as made:
         made.conf.result_backend = made.conf.broker_url
         made.conf.worker_revoke_expires = LIFETIME_S
+        made.conf.worker_enable_remote_control = False
         yield made
 
 
@@ -57,6 +58,18 @@ def test_what_others_had_the_broker_remember_is_seen_within_a_second_though_nobo
     clock[0] += LOOK_S
     scene.revoker.turn()
     assert faulty.calls["revoked"] == 3
+
+
+def test_who_hears_remote_control_asks_less_often(app: App, clock: list[float]) -> None:
+    app.conf.worker_enable_remote_control = True
+    scene = Scene(app)
+    scene.revoker.turn()
+    scene.app.client.transport.revoke([task_key("a")], LIFETIME_S)  # type: ignore[attr-defined]
+    begun = clock[0]
+    while not scene.revoked.revokes("a", None):
+        clock[0] += TURN_S
+        scene.revoker.turn()
+    assert clock[0] - begun == GLANCE_HEARING_S
 
 
 def test_what_takes_long_to_read_is_read_less_often(
