@@ -169,12 +169,30 @@ def create_segment(ops: FileOps, path: str, segment_id: SegmentId) -> Segment:
         ops.fallocate(fd, 0, data_at(slots))
         header = HEADER.pack(SEGMENT_MAGIC, slots, *segment_id)
         ops.pwrite(fd, header + HEADER_CRC.pack(zlib.crc32(header)), 0)
+        _park(fd)
         ops.rename(temporary, path)
     except BaseException:
         ops.close(fd)
         ops.unlink_if_there(temporary)
         raise
     return Segment(ops, fd, segment_id, slots)
+
+
+def _park(fd: int) -> None:
+    """Put the position of a descriptor where nothing can be written: a task may write into any it finds.
+
+    Segments are read and written at offsets that are given. The last position that a file system has is
+    found by halving; what is written there is refused (EFBIG).
+    """
+    low, high = 0, (1 << 63) - 1
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        try:
+            os.lseek(fd, middle, os.SEEK_SET)
+            low = middle
+        except OSError:
+            high = middle - 1
+    os.lseek(fd, low, os.SEEK_SET)
 
 
 def open_segment(ops: FileOps, path: str, segment_id: SegmentId) -> Segment:
@@ -189,6 +207,7 @@ def open_segment(ops: FileOps, path: str, segment_id: SegmentId) -> Segment:
         why = _header_fault(header, segment_id)
         if not why and ops.fstat(fd).st_size < data_at(_slots(header)):
             why = "truncated"
+        _park(fd)
     except BaseException:
         ops.close(fd)
         raise
