@@ -18,6 +18,9 @@ def promote(link: Link, keys: Keys, limit: int) -> float | None:
     for name in link.call("SMEMBERS", keys.due_queues):
         queue = decode(name)
         sources = Sources(keys, [queue], keys.steps)
+        # Read before the server is asked: a reply that takes long makes the next time too early (then one
+        # asks again), never too late.
+        asked_wall_s = time.time()
         moved, next_due, server_now = link.run(
             PROMOTE,
             [keys.due(queue), keys.due_queues, keys.marked_lists, keys.dead, *sources.pairs()],
@@ -26,5 +29,5 @@ def promote(link: Link, keys: Keys, limit: int) -> float | None:
         limit -= moved
         if next_due:
             # By the clock of this host, which need not agree with the server's.
-            following.append(time.time() + float(next_due) - float(server_now))
+            following.append(asked_wall_s + float(next_due) - float(server_now))
     return min(following, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import redis
@@ -101,6 +102,27 @@ def test_the_next_due_time_is_told_by_the_clock_of_this_host(
     monkeypatch.setattr(schedule.time, "time", lambda: real() + 1000.0)
     following = transport.promote()
     assert following is not None and 95.0 < following - time.time() < 105.0
+
+
+def test_a_reply_that_takes_long_never_makes_the_next_due_time_too_late(
+    transport: RedisTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due_wall_s = time.time() + 100.0
+    transport.send([Outgoing("q", b"m", due_wall_s=due_wall_s)])
+    real, slow_replies = schedule.Link.run, []
+
+    def answers_late(*arguments: Any) -> Any:
+        reply = real(*arguments)
+        began_wall_s = time.time()
+        slow_replies.append(reply)
+        while time.time() < began_wall_s + 0.05:
+            time.sleep(0.01)
+        return reply
+
+    monkeypatch.setattr(schedule.Link, "run", answers_late)
+    following = transport.promote()
+    assert slow_replies
+    assert following is not None and due_wall_s - 5.0 < following <= due_wall_s + 0.001
 
 
 # --- what cannot be told ----------------------------------------------------------------------------------
