@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from support.semantics import BROKERS, GAPS, SERVERS, Fleet, fleet_of
+
+LOG_LINES = 150
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,6 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         broker = None if callspec is None else callspec.params.get("fleet")
         if any(broker in mark.args for mark in item.iter_markers("soak_on")):
             item.add_marker(pytest.mark.soak)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the workers logged below a failure: their directory is gone when somebody reads of it."""
+    report = yield
+    fleet = getattr(item, "funcargs", {}).get("fleet")
+    if report.failed and isinstance(fleet, Fleet):
+        lines = fleet.log.splitlines()[-LOG_LINES:]
+        report.sections.append((f"the last {len(lines)} lines of the workers' log", "\n".join(lines)))
+    return report
 
 
 @pytest.fixture(scope="module")
