@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -24,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Examples are timed by the clock on the wall, so one during which the machine stands still for a moment
+    # would fail, as "flaky". What really hangs ends with the time-out of every test.
+    settings.register_profile(
+        "unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("unhurried")
     config.addinivalue_line("markers", "needs(*capabilities): applies to implementations that have these")
     config.addinivalue_line("markers", "result_stores: applies to result stores without a broker as well")
 
