@@ -64,4 +64,5 @@ class Ancestry:
             if node.id in found:
                 node.learn(found[node.id])
                 node.maybe_throw(propagate=True)
-        self._nodes = [node for node in self._nodes if node.unknown]
+        # Not by what is known of them: another thread may have read one since, and nobody raised it here.
+        self._nodes = [node for node in self._nodes if node.id not in found]

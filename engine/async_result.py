@@ -109,12 +109,7 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
     @property
     def result(self) -> Any:
         """The return value; the exception if it failed; the meta of a state of one's own."""
-        document = self._read()
-        if document is None:
-            return None
-        if document.status in states.EXCEPTION_STATES:
-            return None if document.result is None else rebuild_exception(document.result, document.traceback)
-        return document.result
+        return _value_of(self._read())
 
     info = result
 
@@ -265,8 +260,9 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
 
     def maybe_throw(self, propagate: bool = True, callback: Any = None) -> Any:
         """Raise what the task raised, if it failed; else its value so far."""
+        # One look for both: what ends between two would be known from the second, and never be raised.
         document = self._read()
-        value = self.result
+        value = _value_of(document)
         if document is not None and document.status in states.PROPAGATE_STATES and propagate:
             raise value if isinstance(value, Exception) else rebuild_exception(value, document.traceback)
         if callback is not None:
@@ -365,6 +361,15 @@ class AsyncResult(AwaitsOne[R], Generic[R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.id, None, self._name, None, self.parent)
+
+
+def _value_of(document: ResultDocument | None) -> Any:
+    """What a document says: what was returned or raised, or stored with a state of one's own."""
+    if document is None:
+        return None
+    if document.status in states.EXCEPTION_STATES:
+        return None if document.result is None else rebuild_exception(document.result, document.traceback)
+    return document.result
 
 
 def result_from_tuple(value: Any, app: App | None = None) -> Any:

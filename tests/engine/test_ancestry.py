@@ -78,6 +78,61 @@ def test_a_parent_that_fails_meanwhile_ends_the_wait(
         waiting.result()
 
 
+def ends_after_a_look(app: App, monkeypatch: pytest.MonkeyPatch, task_id: str, error: Exception) -> None:
+    """Have a task fail just after somebody has seen that it has not ended."""
+    read = app.client.stored.read
+
+    def then_fails(asked: str) -> Any:
+        found = read(asked)
+        if asked == task_id and (found is None or found.status == "STARTED"):
+            store(app, task_id, error, "FAILURE")
+        return found
+
+    monkeypatch.setattr(app.client.stored, "read", then_fails)
+
+
+def test_a_parent_that_fails_just_after_it_was_looked_at_ends_the_wait(
+    app: App, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_after_a_look(app, monkeypatch, "a", LookupError("a"))
+    with pytest.raises(LookupError, match="a"):
+        get(chain_of(app, "a", "b", "c"), timeout=20)
+
+
+def test_what_a_task_has_raised_is_never_taken_for_its_value(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(app, "a", {"pid": 1}, "STARTED")
+    ends_after_a_look(app, monkeypatch, "a", LookupError("a"))
+    result = chain_of(app, "a")
+    assert result.maybe_throw() == {"pid": 1}
+    with pytest.raises(LookupError, match="a"):
+        result.maybe_throw()
+
+
+def test_a_parent_whose_failure_another_thread_reads_first_ends_the_wait(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = chain_of(app, "a", "b")
+    above = Ancestry(result, app.client.stored)
+    read = app.client.stored.read_final
+
+    def another_reads(ids: Any) -> Any:
+        found = read(ids)
+        store(app, "a", LookupError("a"), "FAILURE")
+        assert result.parent.failed()
+        return found
+
+    monkeypatch.setattr(app.client.stored, "read_final", another_reads)
+
+    def look() -> bool:
+        above.look()
+        return False
+
+    with pytest.raises(LookupError, match="a"):
+        eventually(look)
+
+
 @pytest.mark.parametrize("timeout", [20, None])
 def test_what_comes_meanwhile_is_returned(
     app: App, get: Get, monkeypatch: pytest.MonkeyPatch, timeout: float | None
