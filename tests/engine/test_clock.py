@@ -15,7 +15,8 @@ def test_the_clocks_are_those_of_the_machine() -> None:
     assert before_s <= clock.mono_ns() / 1e9 <= time.monotonic()
     assert abs(clock.wall_s() - time.time()) < 5
     assert clock.cpu_s() > 0
-    assert clock.boot_ns() >= clock.mono_ns() - 1_000_000
+    mono_ns = clock.mono_ns()  # read first: the other one counts what the machine slept, and is never behind
+    assert clock.boot_ns() >= mono_ns
 
 
 def test_the_system_clock_reads_the_same_clocks() -> None:

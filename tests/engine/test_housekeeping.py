@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 
 from prefork.engine import housekeeping
 from prefork.engine.app import App
-from prefork.engine.clock import wall_s
 from prefork.engine.housekeeping import Housekeeping
 from prefork.transports.base import Outgoing, Recovery
+from prefork.transports.memory import MemoryTransport
 from support.apps import memory_app
 from support.faulty import Faulty
 from support.set_clock import SetClock
@@ -22,6 +23,7 @@ from support.set_clock import SetClock
 def clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
     made = SetClock()
     monkeypatch.setattr(housekeeping, "mono_s", made)
+    monkeypatch.setattr(housekeeping, "wall_s", made)
     return made
 
 
@@ -29,6 +31,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
 def app() -> Iterator[App]:
     with memory_app() as made:
         yield made
+
+
+@pytest.fixture
+def standing(clock: SetClock) -> MemoryTransport:
+    """A broker whose time passes only when the test says so."""
+    return MemoryTransport(f"housekeeping-{uuid.uuid4().hex}", wall=clock, mono=clock)
 
 
 def keeping(transport: Any, **events: Any) -> Housekeeping:
@@ -76,13 +84,16 @@ def test_a_broker_that_is_away_is_said_once_and_so_is_its_return(
     assert sum("works again after 3 failures" in text for text in said) == 1
 
 
-def test_what_is_due_soon_is_promoted_when_it_is_due(app: App, clock: SetClock) -> None:
+def test_what_is_due_soon_is_promoted_when_it_is_due(standing: MemoryTransport, clock: SetClock) -> None:
     promoted: list[int] = []
-    transport = app.client.transport
-    transport.send([Outgoing("celery", b"later", 0, wall_s() + 0.05)])
-    keeper = keeping(transport, on_promoted=lambda: promoted.append(1))
-    assert keeper.turn() <= 0.05
-    assert promoted == [1]
+    standing.send([Outgoing("celery", b"later", 0, clock() + 0.05)])
+    keeper = keeping(standing, on_promoted=lambda: promoted.append(standing.depth("celery").ready))
+    pause_s = keeper.turn()
+    assert 0 < pause_s <= 0.05
+    assert promoted == [0]
+    clock.now_s += pause_s
+    keeper.turn()
+    assert promoted == [0, 1]
 
 
 def test_messages_of_a_vanished_worker_are_taken_over(app: App, clock: SetClock) -> None:
@@ -117,9 +128,11 @@ def test_a_broker_that_tells_is_asked_for_due_messages_when_it_did(app: App, clo
     assert 4 <= transport.calls["promote"] <= 6
 
 
-def test_a_broker_that_tells_is_asked_when_the_next_message_is_due(app: App, clock: SetClock) -> None:
-    transport = Faulty(app.client.transport)
-    transport.send([Outgoing("celery", b"later", 0, wall_s() + 3.0)])
+def test_a_broker_that_tells_is_asked_when_the_next_message_is_due(
+    standing: MemoryTransport, clock: SetClock
+) -> None:
+    transport = Faulty(standing)
+    transport.send([Outgoing("celery", b"later", 0, clock() + 3.0)])
     keeper = keeping(transport, told=True)
     keeper.turn()
     clock.now_s += 2.5

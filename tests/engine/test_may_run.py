@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
+from prefork.engine import may_run as may_run_module
 from prefork.engine.may_run import may_run
 from prefork.engine.revoked_keys import slot_id
 from prefork.engine.scoreboard import (
@@ -86,8 +87,22 @@ def test_where_one_of_them_may_be_in_hand_all_may_run(
     assert may_run(board, IDS, 0.01) == set(IDS)
 
 
+@pytest.fixture
+def at_the_first_pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Has something happen after the first look, when the second one is waited for."""
+
+    def arrange(happens: Callable[[], None]) -> None:
+        left = [happens]
+        pause = SimpleNamespace(sleep=lambda seconds: left.pop()() if left else None)
+        monkeypatch.setattr(may_run_module, "time", pause)
+
+    return arrange
+
+
 @pytest.mark.parametrize("then", ["settled", "next batch", "runs it"])
-def test_a_child_that_has_one_in_hand_is_waited_for(board: Scoreboard, then: str) -> None:
+def test_a_child_that_has_one_in_hand_is_waited_for(
+    board: Scoreboard, at_the_first_pause: Callable[[Callable[[], None]], None], then: str
+) -> None:
     slot = child(board, held=1, cursor=1)
 
     def go_on() -> None:
@@ -99,19 +114,18 @@ def test_a_child_that_has_one_in_hand_is_waited_for(board: Scoreboard, then: str
             slot.write_texts(slot_id("mine"), b"work", b"tag")
             slot.words[C_RUNNING] = 8
 
-    timer = threading.Timer(0.05, go_on)
-    timer.start()
+    at_the_first_pause(go_on)
     assert may_run(board, IDS, 20.0) == ({"mine"} if then == "runs it" else set())
-    timer.join()
 
 
-def test_of_a_child_that_died_meanwhile_nothing_is_known(board: Scoreboard) -> None:
+def test_of_a_child_that_died_meanwhile_nothing_is_known(
+    board: Scoreboard, at_the_first_pause: Callable[[Callable[[], None]], None]
+) -> None:
     slot = child(board, held=1, cursor=1)
 
     def die() -> None:
         slot.words[S_GENERATION], slot.words[C_HELD] = 2, 0
 
-    timer = threading.Timer(0.05, die)
-    timer.start()
+    at_the_first_pause(die)
     assert may_run(board, IDS, 0.2) == set(IDS)
-    timer.join()
+    assert slot.words[C_HELD] == 0
