@@ -63,7 +63,9 @@ class Keyed:
         if not recorded and not self._is_granted(message, now_wall_s):
             wait_s, booked = self._wait(kind, key)
             if wait_s > 0:
-                return self._later(delivery, message, now_wall_s + wait_s, booked=booked)
+                # Read after the booking: with a moment before it, who stood still in between would have it
+                # come before its token.
+                return self._later(delivery, message, wall_s() + wait_s, booked=booked)
         wait_s = self._shared_wait(kind, key)
         if wait_s <= 0:
             return None

@@ -324,6 +324,32 @@ def test_a_key_without_a_token_waits_until_it_has_booked_one(app: App, child_of:
     assert 58 <= due_wall_s - time.time() <= 60
 
 
+def test_who_stands_still_while_it_books_has_its_message_come_no_earlier_than_its_token(
+    app: App, child_of: Make, ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task(rate_limit="1/m", key="tenant")
+    def keyed(number: int, tenant: str) -> None:
+        ran(number)
+
+    child = child_of(app)
+    booked_wall_s: list[float] = []
+
+    def late_ns() -> int:
+        time.sleep(0.3)
+        booked_wall_s.append(time.time())
+        return time.monotonic_ns()
+
+    monkeypatch.setattr(keyed_module, "mono_ns", late_ns)
+    for number in range(2):
+        keyed.delay(number, "a")
+    child.run()
+    assert ran.numbers == [0]
+    (waiting,) = app.client.transport.peek("celery", delayed=True)
+    assert waiting.due_wall_s is not None
+    # The bucket was full for the first one, and makes up for 50 ms.
+    assert waiting.due_wall_s - booked_wall_s[0] >= 60.0 - 0.05 - 0.001
+
+
 def test_who_has_booked_runs(app: App, child_of: Make, ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     @app.task(rate_limit="20/s", key="tenant")
     def keyed(number: int, tenant: str) -> None:
