@@ -16,6 +16,9 @@ from prefork.engine.control_socket import ControlError, RuntimeDirectoryError, r
 
 Bind = Callable[..., str]
 
+# No process has it, and no other run of these tests asks for it meanwhile: the kernel has one list for all.
+NO_PROCESS = 4_000_000_000 + 2 * os.getpid()
+
 
 @pytest.fixture
 def bind(tmp_path: Path) -> Iterator[Bind]:
@@ -80,15 +83,15 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_process_is_found_wherever_its_socket_is(bind: Bind) -> None:
-    number = 4_000_000_001  # no process has it
-    first = bind("w@host", number, base="one")
-    second = bind("v@host", number, base="two", below="prefork-1000")
-    bind("u@host", number + 1)
-    assert of_process(number) == sorted([Found(first, pid=number), Found(second, pid=number)])
+    first = bind("w@host", NO_PROCESS, base="one")
+    second = bind("v@host", NO_PROCESS, base="two", below="prefork-1000")
+    bind("u@host", NO_PROCESS + 1)
+    found = [Found(first, pid=NO_PROCESS), Found(second, pid=NO_PROCESS)]
+    assert of_process(NO_PROCESS) == sorted(found)
 
 
 def test_the_workers_of_this_user_are_found_wherever_they_are(bind: Bind) -> None:
-    paths = {bind("w@host", 4_000_000_001, base="one"), bind("v@host", 4_000_000_002, base="two")}
+    paths = {bind("w@host", NO_PROCESS, base="one"), bind("v@host", NO_PROCESS + 1, base="two")}
     found = of_user()
     assert paths <= {one.path for one in found}
     assert {one.uid for one in found} == {os.getuid()}

@@ -226,13 +226,25 @@ def test_a_closed_file_drops_lines_and_never_raises(tmp_path: Path, blocking: bo
     assert handler.dropped == 1
 
 
+def open_below(folder: Path) -> list[tuple[str, str]]:
+    """Descriptors of this process for files of a directory; whatever else it has may come and go."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append((fd, os.readlink(f"/proc/self/fd/{fd}")))
+        except FileNotFoundError:  # the listing itself, or what another thread has closed
+            continue
+    return [(fd, target) for fd, target in found if target.startswith(f"{folder}/")]
+
+
 def test_rotation_keeps_the_descriptor_and_leaks_none(tmp_path: Path) -> None:
     handler = FileLineHandler(str(tmp_path / "one.log"))
-    open_before = os.listdir("/proc/self/fd")
+    [(fd, _)] = open_below(tmp_path)
     for name in ("two.log", "three.log"):
         handler.reopen(str(tmp_path / name))
         handler.handle(record())
-    assert os.listdir("/proc/self/fd") == open_before
+    assert open_below(tmp_path) == [(fd, str(tmp_path / "three.log"))]
     handler.close()
+    assert open_below(tmp_path) == []
     assert (tmp_path / "one.log").read_bytes() == b""
     assert b"hello" in (tmp_path / "two.log").read_bytes()

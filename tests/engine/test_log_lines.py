@@ -308,7 +308,10 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     handler.close()
 
 
-def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(pipe: tuple[int, int]) -> None:
+def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_lines, "_FULL_PIPE_WAIT_MS", 60_000)  # the reader may be slow to begin
     reader, writer = pipe
     os.set_blocking(writer, False)
     handler = LineHandler(writer)
