@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from prefork.transports.errors import BrokerFull
 from support.amqp_stress import AmqpSite, arguments_of
+from support.ledger import Ledger
 from support.rabbitmq_server import RabbitMQ, shared
 from support.stress_worker import QUEUE
 from support.tcp_proxy import Mode, tcp_proxy
-from support.waiting import eventually
+from support.waiting import Background, eventually
 
 TASKS = 160
 CUTS = 10
@@ -38,6 +41,26 @@ def amqp_site(server: RabbitMQ, tmp_path: Path) -> Iterator[AmqpSite]:
 def load(site: AmqpSite, dice: random.Random, longest_s: float = 0.02) -> None:
     for index in range(TASKS):
         site.send("timed" if index % 3 else "work", dice.uniform(0.0, longest_s))
+
+
+@contextmanager
+def kept_at_work(site: AmqpSite, dice: random.Random, longest_s: float) -> Iterator[None]:
+    """Send more whenever few are left; while the broker does not take them, try on."""
+    over = threading.Event()
+
+    def send() -> None:
+        ledger = Ledger(site.ledger.path)
+        while not over.is_set():
+            left = len(site.accepted) - len(ledger.read().finished)
+            if left > TASKS or site.try_send(dice.uniform(0.0, longest_s)) is None:
+                over.wait(0.02)
+
+    feeder = Background(send)
+    try:
+        yield
+    finally:
+        over.set()
+        feeder.result()
 
 
 def assert_nothing_lost(site: AmqpSite) -> None:
@@ -66,19 +89,20 @@ def test_outages_of_the_broker_lose_nothing_and_end_within_five_seconds(
 ) -> None:
     site = AmqpSite(tmp_path, server, task_default_queue_type=queue_type)
     request.addfinalizer(site.close)
-    # Some ten seconds of work: rabbitmqctl may take several until it does anything.
-    load(site, dice, 0.06 if outage == "close" else 0.25)
-    worker = site.worker(concurrency=2).start()
+    load(site, dice, 0.06)
     before = arguments_of(site)
-    eventually(lambda: site.ledger.read().running(), deadline_s=10.0)
-    if outage == "restart":
-        server.control("stop_app")
-        server.control("start_app")
-    else:
-        server.control("close_all_connections", "--vhost", site.vhost, "a test")
-    left = TASKS - len(site.ledger.read().finished)
-    site.resumes()
-    print(f"{left} of {TASKS} tasks were left when the broker was back")
+    worker = site.worker(concurrency=2).start()
+    # rabbitmqctl may take many seconds until it does anything.
+    with kept_at_work(site, dice, 0.06):
+        eventually(lambda: site.ledger.read().running(), deadline_s=10.0)
+        if outage == "restart":
+            server.control("stop_app")
+            server.control("start_app")
+        else:
+            server.control("close_all_connections", "--vhost", site.vhost, "a test")
+        left = len(site.accepted) - len(site.ledger.read().finished)
+        site.resumes()
+    print(f"{left} of {len(site.accepted)} tasks were left when the broker was back")
     assert left > 10, "the outage came too late"
     # Sent anew at once; it starts behind what was left, and that has started again.
     eventually(site.try_send, deadline_s=5.0, every_s=0.05)

@@ -83,11 +83,11 @@ class AmqpSite(Site):
         eventually(again, deadline_s=within_s)
         print(f"consumes again after {(boot_ns() - begun_ns) / 1e6:.0f} ms")
 
-    def try_send(self) -> str | None:
-        """Send a task of no length; None if the broker does not take it now."""
+    def try_send(self, seconds: float = 0.0) -> str | None:
+        """Send a task of such a length; None if the broker does not take it now."""
         task_id = str(uuid.uuid4())
         try:
-            return self.send("work", 0.0, retry=False, task_id=task_id)
+            return self.send("work", seconds, retry=False, task_id=task_id)
         except TransportError:
             self.doubtful.append(task_id)
             return None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
+
+import psutil
 
 _LOOPS = 300_000
 
@@ -20,3 +23,39 @@ def loaded() -> bool:
 def allowance_s(idle_s: float, loaded_s: float) -> float:
     """The first, and the second on top when the machine is busy."""
     return idle_s + (loaded_s if loaded() else 0.0)
+
+
+class Waits:
+    """What the machine takes, from now on, from this process and from all that it has started."""
+
+    def __init__(self) -> None:
+        this = psutil.Process()
+        self._pids = [this.pid, *(child.pid for child in this.children(recursive=True))]
+        self._before = self._waited_ns()
+        self._stolen_before_s = _stolen_s()
+
+    @property
+    def so_far_s(self) -> float:
+        """How long the thread that was kept waiting longest was ready to run and got no processor.
+
+        With it counts what the host of a virtual machine took from that.
+        """
+        now = self._waited_ns()
+        longest_ns = max(waited_ns - self._before.get(thread, 0) for thread, waited_ns in now.items())
+        return longest_ns / 1e9 + _stolen_s() - self._stolen_before_s
+
+    def _waited_ns(self) -> dict[Path, int]:
+        """By thread: nanoseconds that it has stood in queues for a processor; 0 where nobody counts."""
+        found = {Path("/proc"): 0}
+        for pid in self._pids:
+            for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                try:
+                    found[path] = int(path.read_text().split()[1])
+                except (OSError, IndexError):
+                    continue  # it has ended, or the kernel does not count
+        return found
+
+
+def _stolen_s() -> float:
+    """Seconds in which the host of this virtual machine ran something else, over all processors."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))

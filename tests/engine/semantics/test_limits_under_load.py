@@ -16,6 +16,7 @@ import pytest
 
 from prefork.engine.embed import Worker
 from prefork.transports.base import Outgoing
+from support.calibration import Waits
 from support.semantics import Fleet, fleet_of
 from support.waiting import eventually
 
@@ -62,19 +63,25 @@ def send_many(fleet: Fleet, send: Callable[[], None]) -> None:
         fleet.transport.send(list[Outgoing](messages[at : at + 500]))
 
 
-def in_ten_seconds(fleet: Fleet, run: str) -> int:
-    """How many started in ten seconds, the first of which is not the one in which everything began."""
+def keeps_the_rate(fleet: Fleet, run: str, waits: Waits) -> None:
+    """As many started in ten seconds, the first of which is not the one in which everything began.
+
+    What the machine took from takers meanwhile is lost, beyond what a bucket makes up for.
+    """
+    eventually(lambda: len(fleet.notes(run)) == 12 * RATE, deadline_s=40, every_s=0.2)
+    waited_s = waits.so_far_s
     moments = sorted(float(line.split()[0]) for line in fleet.notes(run))
-    return sum(moments[0] + 1 <= moment < moments[0] + 11 for moment in moments)
+    count = sum(moments[0] + 1 <= moment < moments[0] + 11 for moment in moments)
+    print(f"{count} in ten seconds; the machine took {waited_s:.2f} s")
+    assert (9.8 - waited_s) * RATE <= count <= 10.2 * RATE, (count, waited_s)
 
 
 @pytest.mark.needs("several_processes")
 @pytest.mark.soak_on("filesystem", "amqp")
 def test_a_worker_keeps_its_rate_within_two_percent(fleet: Fleet) -> None:
-    run = fleet.unique("local")
+    run, waits = fleet.unique("local"), Waits()
     send_many(fleet, lambda: [fleet.task("local").delay(run, number) for number in range(12 * RATE)])
-    eventually(lambda: len(fleet.notes(run)) == 12 * RATE, deadline_s=40, every_s=0.2)
-    assert in_ten_seconds(fleet, run) == pytest.approx(10 * RATE, rel=0.02)
+    keeps_the_rate(fleet, run, waits)
 
 
 @pytest.mark.needs("several_processes", "coordinates")
@@ -84,9 +91,9 @@ def test_four_workers_keep_a_rate_together_within_two_percent(fleet: Fleet) -> N
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(fleet.another_worker())
+        waits = Waits()
         send_many(fleet, lambda: [fleet.task("shared").delay(run, number) for number in range(12 * RATE)])
-        eventually(lambda: len(fleet.notes(run)) == 12 * RATE, deadline_s=40, every_s=0.2)
-    assert in_ten_seconds(fleet, run) == pytest.approx(10 * RATE, rel=0.02)
+        keeps_the_rate(fleet, run, waits)
 
 
 # --- a long backlog --------------------------------------------------------------------------------
