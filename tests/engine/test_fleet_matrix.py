@@ -320,15 +320,18 @@ def test_a_broadcast_reaches_the_workers_of_both_makes(fleet: Fleet, client: str
 
 
 @ways
-def test_another_layout_of_keys_and_priorities_is_shared(fleet: Fleet, client: str, worker: str) -> None:
+def test_another_layout_of_keys_and_priorities_is_shared(
+    fleet: Fleet, client: str, worker: str, tmp_path: Path
+) -> None:
     def send(task: str, *args: Any, **options: Any) -> Any:
         return fleet.send(client, worker, task, *args, how="layout", **options)
 
-    blocker = send("work", 1.0, priority=0)
+    blocker = send("hold", str(tmp_path / "all are sent"), priority=0)
     eventually(
         lambda: any(r.task_id == blocker.id for r in fleet.ledger.read().records), deadline_s=OUTSIDE_S
     )
     later = [send("work", 0.0, priority=priority) for priority in (9, 4, 5, 1)]
+    (tmp_path / "all are sent").touch()
     assert eventually(
         lambda: {sent.id for sent in later} <= fleet.ledger.read().finished, deadline_s=OUTSIDE_S
     )

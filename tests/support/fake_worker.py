@@ -401,6 +401,12 @@ def _sleep(_child: FakeChild, step: dict[str, Any]) -> None:
         time.sleep(min(left, 0.5))
 
 
+def _until(_child: FakeChild, step: dict[str, Any]) -> None:
+    """Goes on until a file is there."""
+    while not os.path.exists(step["path"]):
+        time.sleep(0.005)
+
+
 def _ignore(child: FakeChild, step: dict[str, Any]) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if number < 32:
@@ -501,6 +507,7 @@ def _leave(_child: FakeChild, step: dict[str, Any]) -> None:
 
 STEPS = {
     "sleep": _sleep,
+    "until": _until,
     "ignore": _ignore,
     "mask": _mask,
     "stuck": _stuck,

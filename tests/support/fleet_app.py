@@ -117,6 +117,13 @@ def _add_behaviour(app: Any) -> None:
         finally:
             _note(ledger.END, self.request.id, self.request.retries)
 
+    @app.task(name="fleet.hold", shared=False, bind=True, ignore_result=True)
+    def hold(self: Any, path: str) -> None:
+        _note(ledger.START, self.request.id, self.request.retries)
+        while not os.path.exists(path):
+            time.sleep(0.005)
+        _note(ledger.END, self.request.id, self.request.retries)
+
     @app.task(name="fleet.told", shared=False)
     def told(path: str, *args: Any) -> None:
         with open(path, "a") as file:
