@@ -12,6 +12,8 @@ from .tasks import RECORD
 
 # Whoever is this close to the fastest is as fast: two runs of the same differ by as much.
 _AS_FAST: Final = 0.95
+# So much of a drain at least says how fast it goes.
+_COUNTED_LEAST: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,16 @@ def _records(log: bytes) -> Iterator[tuple[int, int]]:
     return RECORD.iter_unpack(log[: len(log) - len(log) % RECORD.size])
 
 
-def rate(starts: Sequence[int]) -> float:
-    """Starts a second, between the first and the last of at least two."""
-    span_ns = max(starts) - min(starts)
-    return (len(starts) - 1) / (max(span_ns, 1) / 1e9)
+def rate(starts: Sequence[int], since_ns: int = 0) -> float:
+    """Starts a second, between the first and the last of at least two.
+
+    :param since_ns: those before do not count, unless nearly all were before.
+    """
+    counted = [start for start in starts if start >= since_ns]
+    if len(counted) < max(2, len(starts) * _COUNTED_LEAST):
+        counted = list(starts)
+    span_ns = max(counted) - min(counted)
+    return (len(counted) - 1) / (max(span_ns, 1) / 1e9)
 
 
 def delays_ms(sent_ns: Mapping[int, int], started_ns: Mapping[int, int]) -> list[float]:

@@ -14,8 +14,9 @@ import psutil
 
 from ..app import App
 from ..clock import mono_ns, mono_s
+from ..control_socket import ControlError
 from ..cpus import allowed_cpus
-from ..embed import Worker
+from ..embed import Worker, WorkerError
 from .app import app as measured
 from .figures import Figures, Setting, delays_ms, median, percentile, rate, starts_ns
 from .tasks import RECORD, TASK
@@ -94,13 +95,14 @@ class Trial:
             for _ in range(count):
                 self._send()
             with self._worker() as worker:
+                complete_ns = self._await_children(worker, count)
                 cpu_us = self._drain(worker, count)
                 started = starts_ns(self._log.read_bytes())
                 waits_ms = self._probe(worker)
             return Figures(
                 self._setting.concurrency,
                 self._setting.read_ahead,
-                per_s=rate(list(started.values())),
+                per_s=rate(list(started.values()), complete_ns),
                 p50_ms=median(waits_ms),
                 p99_ms=percentile(waits_ms, 99),
                 cpu_us=cpu_us,
@@ -126,6 +128,11 @@ class Trial:
         self._sender.send_task(TASK, args=arguments, queue=self._queue, ignore_result=True)
         self._sent += 1
         return moment_ns
+
+    def _await_children(self, worker: Worker, count: int) -> int:
+        """Wait for all children, who begin one after the other, or until nothing is left; returns when."""
+        self._await(worker, count, lambda: _ready(worker) >= self._setting.concurrency)
+        return mono_ns()
 
     def _drain(self, worker: Worker, count: int) -> float | None:
         """Wait for all; CPU microseconds a task of the part after the first tenth."""
@@ -153,7 +160,7 @@ class Trial:
         except FileNotFoundError:
             return 0  # nobody has started yet
 
-    def _await(self, worker: Worker, count: int) -> None:
+    def _await(self, worker: Worker, count: int, enough: Callable[[], bool] = lambda: False) -> None:
         deadline_s = mono_s() + self._load.timeout_s
         while (ran := self._ran()) < count:
             if mono_s() > deadline_s:
@@ -162,6 +169,8 @@ class Trial:
                 )
             if _ended(worker):
                 raise TrialFailed(self._setting, f"the worker ended after {ran} of {count} tasks")
+            if enough():
+                return
             time.sleep(_LOOK_S)
 
     def _clean_up(self) -> None:
@@ -178,6 +187,14 @@ def _ended(worker: Worker) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _ready(worker: Worker) -> int:
+    """How many children are ready; none when the worker is just ending."""
+    try:
+        return sum(child["phase"] == "ready" for child in worker.stats()["children"])
+    except (ControlError, WorkerError):
+        return 0
 
 
 def _cpu_s(pid: int) -> float | None:

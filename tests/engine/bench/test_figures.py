@@ -40,6 +40,13 @@ def test_the_rate_is_between_the_first_start_and_the_last() -> None:
     assert rate([7, 7]) == pytest.approx(1e9)
 
 
+def test_what_began_before_all_children_were_there_does_not_count_unless_it_was_nearly_all() -> None:
+    slow, fast = [0, 500_000_000], [1_000_000_000, 1_100_000_000, 1_200_000_000]
+    assert rate([*slow, *fast], 900_000_000) == pytest.approx(10)
+    assert rate([*slow, *fast], 1_150_000_000) == rate([*slow, *fast]) == pytest.approx(4 / 1.2)
+    assert rate([*range(97), *fast], 1_000_000_000) == rate([*range(97), *fast])
+
+
 def test_delays_are_those_of_the_stamped_messages() -> None:
     assert delays_ms({3: 1_000_000, 4: 2_000_000}, {1: 5, 3: 1_500_000, 4: 5_000_000}) == [0.5, 3.0]
 

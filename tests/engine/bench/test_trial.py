@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -13,6 +14,7 @@ from redis import Redis
 from prefork.engine.bench.figures import Setting
 from prefork.engine.bench.tasks import RECORD, probe
 from prefork.engine.bench.trial import Load, Trial, TrialFailed
+from prefork.engine.control_socket import ControlError
 from prefork.transports.registry import open_transport
 from support.redis_server import running_redis
 
@@ -55,6 +57,32 @@ def test_a_trial_whose_worker_ends_fails_at_once(broker: str, tmp_path: Path) ->
         os.kill(worker.pid, signal.SIGTERM)
         trial._await(worker, 5)
     assert time.monotonic() - begin_s < 50.0
+    trial._clean_up()
+
+
+class Starting:
+    """A worker whose children begin one after the other, one with each look."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def wait(self, timeout_s: float) -> int:
+        raise TimeoutError
+
+    def stats(self) -> dict[str, Any]:
+        self.looks += 1
+        if self.looks == 2:
+            raise ControlError("the socket", "does not answer")
+        phases = ["ready"] * self.looks + ["starting"] * (4 - self.looks)
+        return {"children": [{"phase": phase} for phase in phases]}
+
+
+def test_a_trial_begins_to_count_when_its_last_child_is_ready(broker: str, tmp_path: Path) -> None:
+    trial = Trial({"broker_url": broker}, Setting(4, 0), Load(5, 1, 0.0, 5.0, 60.0), tmp_path)
+    worker: Any = Starting()
+    before_ns = time.monotonic_ns()
+    assert before_ns <= trial._await_children(worker, 5) <= time.monotonic_ns()
+    assert worker.looks == 4
     trial._clean_up()
 
 
