@@ -382,7 +382,8 @@ class FakeChild:
         words[C_HARD_NS] = now_ns + int(step["hard_s"] * 1e9) if "hard_s" in step else 0
         words[C_HARD_LIMIT_MS] = int(step.get("hard_s", 0) * 1000)
         words[C_RUNNING] = execution
-        note(self.link, "start", job=job, number=number, slot=self.index)
+        # The moment from which its limits count, and not the one at which this comes to be written.
+        note(self.link, "start", at=now_ns / 1e9, job=job, number=number, slot=self.index)
         try:
             STEPS[step["do"]](self, step)
             outcome = "done"
@@ -401,10 +402,14 @@ def _sleep(_child: FakeChild, step: dict[str, Any]) -> None:
         time.sleep(min(left, 0.5))
 
 
-def _until(_child: FakeChild, step: dict[str, Any]) -> None:
+def _until(child: FakeChild, step: dict[str, Any]) -> None:
     """Goes on until a file is there."""
-    while not os.path.exists(step["path"]):
+    while not (child.directory / step["path"]).exists():
         time.sleep(0.005)
+
+
+def _sleep_or_until(child: FakeChild, step: dict[str, Any]) -> None:
+    (_until if "path" in step else _sleep)(child, step)
 
 
 def _ignore(child: FakeChild, step: dict[str, Any]) -> None:
@@ -434,13 +439,13 @@ def _catch(child: FakeChild, step: dict[str, Any]) -> None:
             os._exit(step["code"])
 
     signal.signal(signal.SIGTERM, on_term)
-    _sleep(child, step)
+    _sleep_or_until(child, step)
 
 
 def _shielded(child: FakeChild, step: dict[str, Any]) -> None:
     """Is in a shield for a while, and then goes on."""
     child.words[C_SHIELDED] = child.words[C_RUNNING]
-    _sleep(child, step)
+    _sleep_or_until(child, step)
     child.words[C_SHIELDED] = 0
     note(child.link, "shield ended")
     time.sleep(60)

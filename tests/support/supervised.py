@@ -15,6 +15,7 @@ from typing import Any
 
 from prefork.engine.boot import BootSpec
 from prefork.engine.control_socket import request
+from support.calibration import allowance_s
 
 TESTS = Path(__file__).resolve().parents[1]
 MARKER = "TEST_WORKER_MARKER"
@@ -186,6 +187,6 @@ class Supervised:
                 continue
         return found
 
-    def gone(self, within_s: float = 1.0) -> None:
-        """Nothing of this worker is alive any more."""
-        eventually(lambda: not self.processes(), within_s)
+    def gone(self) -> None:
+        """Nothing of this worker is alive after a second."""
+        eventually(lambda: not self.processes(), allowance_s(1.0, 1.5))

@@ -20,11 +20,12 @@ TERM, INT, QUIT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIG
 
 def test_a_warm_stop_finishes_what_runs_and_takes_nothing_new(worker: Supervised) -> None:
     worker.start()
-    running = worker.job({"do": "sleep", "s": 0.6})
+    running = worker.job({"do": "until", "path": "go"})
     worker.event("start", job=running)
     worker.signal(TERM)
     eventually(lambda: worker.ask("stats")["stage"] == "warm")
     later = worker.job({"do": "sleep"})
+    worker.set("go")
     assert worker.wait() == 0
     assert worker.state(running) == "done"
     assert worker.state(later) == "job"
@@ -48,12 +49,13 @@ def test_term_gives_running_tasks_back_before_the_exit_when_its_time_is_over(sup
 
 def test_a_soft_stop_lets_a_task_finish_what_it_shields(supervise: Supervise) -> None:
     worker = supervise(concurrency=2, soft_shutdown_s=0.3).start()
-    shielded, other = worker.job({"do": "shielded", "s": 1.2}), worker.job({"do": "sleep", "s": 60})
+    shielded, other = worker.job({"do": "shielded", "path": "go"}), worker.job({"do": "sleep", "s": 60})
     for job in (shielded, other):
         worker.event("start", job=job)
     worker.signal(TERM)
     eventually(lambda: worker.state(other) == "gave-back")
     assert worker.state(shielded).startswith("taken")
+    worker.set("go")
     assert worker.wait() == 0
     assert worker.events("shield ended")
     assert worker.state(shielded) == "gave-back"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from prefork.engine.supervisor.deadlines import RECALL_AFTER_NS
+from support.calibration import allowance_s
 from support.supervised import Supervised, eventually
 
 Supervise = Callable[..., Supervised]
@@ -23,9 +24,10 @@ def test_a_hard_limit_ends_the_process_group_whatever_the_task_does(worker: Supe
     worker.start()
     job = worker.job({"do": do, "s": 60, "hard_s": LIMIT_S})
     start = worker.event("start", job=job)
-    eventually(lambda: not _group(start["pid"]), within_s=LIMIT_S + 1.5)
+    bound_s = LIMIT_S + allowance_s(0.5, 1.5)
+    eventually(lambda: not _group(start["pid"]), within_s=bound_s + 1.0)
     elapsed_s = time.monotonic() - start["at"]
-    assert LIMIT_S <= elapsed_s < LIMIT_S + 0.5
+    assert LIMIT_S <= elapsed_s < bound_s
     dead = worker.event("dead")
     assert (dead["cause"], dead["verdict"], dead["limit_s"]) == ("hard time limit 0.4 s", "timeout", LIMIT_S)
     eventually(lambda: not worker.programs("sleep"))
@@ -97,7 +99,7 @@ def test_what_is_not_started_is_recalled_while_a_task_holds_the_gil(worker: Supe
     )
     start = worker.event("start", job=job, number=1)
     recall = worker.event("recall")
-    assert recall["at"] - start["at"] < 0.1
+    assert recall["at"] - start["at"] < allowance_s(0.1, 0.4)
     assert (recall["slot"], recall["index"], recall["outcomes"]) == (start["slot"], 2, [f"{job}-0"])
     worker.event("dead", verdict="timeout")
     assert worker.events("start", job=job, number=2) == []
@@ -106,8 +108,9 @@ def test_what_is_not_started_is_recalled_while_a_task_holds_the_gil(worker: Supe
 
 def test_a_recalled_task_goes_on_and_the_rest_of_its_batch_does_not_run(worker: Supervised) -> None:
     worker.start()
-    job = worker.job({"do": "sleep", "s": 0.4}, {"do": "sleep"})
+    job = worker.job({"do": "until", "path": "go"}, {"do": "sleep"})
     worker.event("recall")
+    worker.set("go")
     worker.event("end", job=job, number=0)
     eventually(lambda: worker.state(job) == "done")
     assert worker.events("start", job=job, number=1) == []
@@ -127,9 +130,11 @@ def test_short_tasks_are_not_recalled(worker: Supervised) -> None:
 
 def test_limits_hold_while_the_agent_is_silent(worker: Supervised) -> None:
     worker.start()
-    os.kill(worker.ask("stats")["agent"]["pid"], signal.SIGSTOP)
+    silent = worker.ask("stats")["agent"]["pid"]
+    os.kill(silent, signal.SIGSTOP)
     start = worker.event("start", job=worker.job({"do": "ignore", "s": 60, "hard_s": LIMIT_S}))
-    eventually(lambda: not _group(start["pid"]), within_s=LIMIT_S + 0.5)
+    eventually(lambda: not _group(start["pid"]), within_s=LIMIT_S + allowance_s(0.5, 1.0))
+    assert worker.ask("stats")["agent"]["pid"] == silent, "it has been replaced by one that is not silent"
 
 
 def test_a_daemon_of_one_child_is_left_alone_when_another_child_is_killed(worker: Supervised) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from support.calibration import Waits
+from support.calibration import Waits, allowance_s
 from support.supervised import Supervised, eventually
 
 Supervise = Callable[..., Supervised]
@@ -49,7 +49,7 @@ def test_a_killed_child_is_replaced_within_a_second_and_its_job_comes_back(worke
     os.kill(start["pid"], signal.SIGKILL)
     dead = worker.event("dead")
     assert (dead["cause"], dead["verdict"], dead["charge"]) == ("signal 9", "crash", True)
-    eventually(lambda: len(worker.events("child")) > before, within_s=1.0)
+    eventually(lambda: len(worker.events("child")) > before, within_s=allowance_s(1.0, 1.5))
     eventually(lambda: worker.state(job) == "gave-back")
     assert f"child {start['slot']} died: signal 9; it ran sleep[{job}-0]" in worker.log
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from prefork.engine.supervisor import killing
+from support.calibration import allowance_s
 from support.supervised import Supervised, eventually
 
 Supervise = Callable[..., Supervised]
@@ -33,7 +34,7 @@ def test_a_running_task_and_its_sub_processes_end_and_a_new_child_serves(
     asked = worker.event("terminate")
     assert (dead["verdict"], dead["cause"]) == ("terminated", f"terminated on request ({number.name})")
     assert (dead["execution"], dead["signum"], dead["charge"]) == (asked["execution"], number, False)
-    assert dead["at"] - asked["at"] < 0.5
+    assert dead["at"] - asked["at"] < allowance_s(0.5, 1.5)
     eventually(lambda: not worker.programs("sleep"))
     end = worker.event("end", job=worker.job({"do": "sleep"}))
     assert end["pid"] != start["pid"]
@@ -66,10 +67,12 @@ def test_a_task_that_does_not_heed_the_signal_is_killed_after_a_grace(worker: Su
     job = worker.job({"do": "catch", "s": 60})
     worker.event("start", job=job)
     terminate(worker, job, signal.SIGTERM)
-    caught = worker.event("caught")
+    asked, caught = worker.event("terminate"), worker.event("caught")
     dead = worker.event("dead", within_s=killing.TERMINATION_GRACE_S + 2)
     assert dead["verdict"] == "terminated"
-    assert killing.TERMINATION_GRACE_S - 0.2 < dead["at"] - caught["at"] < killing.TERMINATION_GRACE_S + 1
+    # It may have been late to write that it had caught it.
+    assert dead["at"] - asked["at"] >= killing.TERMINATION_GRACE_S
+    assert dead["at"] - caught["at"] < killing.TERMINATION_GRACE_S + 1
     assert len(worker.events("caught")) == 1
 
 
@@ -85,9 +88,11 @@ def test_a_harder_signal_does_not_wait_for_the_grace(worker: Supervised) -> None
 
 def test_who_caught_the_signal_and_went_on_leaves_its_successor_alone(supervise: Supervise) -> None:
     worker = supervise(concurrency=1).start()
-    first, second = worker.job({"do": "catch", "s": 0.3}), worker.job({"do": "sleep", "s": 0.5})
+    first, second = worker.job({"do": "catch", "path": "go"}), worker.job({"do": "sleep", "s": 0.5})
     worker.event("start", job=first)
     terminate(worker, first, signal.SIGTERM)
+    worker.event("caught")
+    worker.set("go")
     worker.event("end", job=first)
     assert worker.event("end", job=second)["outcome"] == "done"
     assert worker.events("dead") == []
