@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,15 @@ from prefork.engine.app import App
 from prefork.engine.child.async_loop import AsyncLoop, Room
 from prefork.engine.scoreboard import S_STOP, Stop
 from support.one_child import OneChild
+
+
+async def eventually_on_loop(reason: Callable[[], bool]) -> None:
+    """Let the others of the loop go on until something is true; fail when it does not get so."""
+    for _ in range(500):
+        if reason():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen within 5 s")
 
 
 class LeaveWhenDone:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from prefork.engine.agent import lanes as lanes_module
 from prefork.engine.agent.lanes import Lanes
 from prefork.engine.agent.waking import Waker
 from prefork.engine.app import App
-from prefork.engine.clock import mono_ns
 from prefork.engine.limits.board import RateBoard
 from prefork.engine.limits.lookout import Lookout
 from prefork.engine.scoreboard import C_STATE, S_HIGH_SLOT, S_PAUSED, S_PID, W_WAKE, Scoreboard, State
@@ -22,11 +22,12 @@ QUEUES = ["celery", "orders"]
 
 
 class Scene:
-    """An agent's lanes, and one child that idles."""
+    """An agent's lanes, and one child that idles; no time passes, so that no token comes meanwhile."""
 
     def __init__(self, app: App) -> None:
+        self.now_ns = 10**12
         self.scoreboard = Scoreboard()
-        self.board = RateBoard(self.scoreboard)
+        self.board = RateBoard(self.scoreboard, self.clock_ns)
         self.scoreboard.words[S_HIGH_SLOT] = 1
         self.child = self.scoreboard.slot(0).words
         self.child[S_PID] = os.getpid()
@@ -36,6 +37,9 @@ class Scene:
         lookout = Lookout(self.board, open_storage(app), tasks, app.conf.resolve(), QUEUES, log)
         self.lanes = Lanes(self.scoreboard, lookout, Waker(self.scoreboard, app.client.transport, QUEUES))
 
+    def clock_ns(self) -> int:
+        return self.now_ns
+
     def woken(self) -> bool:
         """Whether the child was woken since this was asked last."""
         changed, self.child[W_WAKE] = bool(self.child[W_WAKE]), 0
@@ -43,14 +47,16 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Iterator[Scene]:
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     with memory_app() as app:
 
         @app.task(name="limited", rate_limit="1/h")
         def limited() -> None:
             """Nothing."""
 
-        yield Scene(app)
+        made = Scene(app)
+        monkeypatch.setattr(lanes_module, "mono_ns", made.clock_ns)
+        yield made
 
 
 def test_a_child_is_woken_for_what_waits_and_may_run(scene: Scene) -> None:
@@ -70,10 +76,10 @@ def test_nobody_is_woken_before_a_token_is_there(scene: Scene) -> None:
     bucket = scene.board.bucket("limited")
     assert bucket is not None
     bucket.park()
-    bucket.take(1, mono_ns())
+    bucket.take(1, scene.now_ns)
     assert scene.lanes.turn() == 1.0
     bucket.set_shape(5.0, 1.0)
-    assert bucket.take(1, mono_ns()) == 0
+    assert bucket.take(1, scene.now_ns) == 0
     assert 0 < scene.lanes.turn() <= 0.2
     assert not scene.woken()
     scene.board.set_rate("limited", 0)

@@ -17,7 +17,7 @@ from prefork.engine.exceptions import DuplicateTaskError
 from prefork.engine.scoreboard import C_HARD_NS, C_RUNNING, S_STOP, Stop
 from prefork.transports.errors import BrokerUnavailable
 from support.faulty import Faulty
-from support.one_async_child import Side
+from support.one_async_child import Side, eventually_on_loop
 from support.one_child import OneChild
 
 SideOf = Callable[..., Side]
@@ -82,14 +82,6 @@ def test_what_follows_waits_and_neighbours_go_on(
     assert seen == [True] * times
     assert seen_limits == [(True, 0)], "the limit of one that has ended was still enforced"
     assert caplog.text.count("what follows waits for the broker") == 1
-
-
-async def eventually_on_loop(reason: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if reason():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen within 5 s")
 
 
 def test_one_that_nobody_expected_to_ask_waits_as_well(

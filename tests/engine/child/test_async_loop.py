@@ -36,7 +36,7 @@ from prefork.engine.scoreboard import (
 from prefork.engine.settling import decode_outcome
 from prefork.engine.shielding import shield
 from prefork.transports.errors import BrokerUnavailable, OwnerLost
-from support.one_async_child import Side
+from support.one_async_child import Side, eventually_on_loop
 from support.one_child import OneChild
 from support.waiting import eventually
 
@@ -51,15 +51,17 @@ def test_the_slot_shows_the_one_whose_hard_limit_is_over_first(
     app: App, side_of: Callable[..., Side]
 ) -> None:
     seen: list[tuple[str, bool, bool]] = []
+    began: list[str] = []
 
     @app.task
     async def plain(release: str) -> None:
-        await asyncio.sleep(0.2)
+        began.append("plain")
+        await eventually_on_loop(lambda: bool(seen) and shown(side)[0] == "plain")
         seen.append(shown(side))
 
     @app.task(time_limit=60)
     async def limited() -> None:
-        await asyncio.sleep(0.1)
+        await eventually_on_loop(lambda: bool(began))
         seen.append(shown(side))
         assert side.words[C_POLICY] & Policy.BESIDE
         assert side.words[C_STATE] in (State.HAS_ROOM, State.WORKING)
@@ -98,6 +100,7 @@ def test_no_more_run_than_there_is_room_for(app: App, side_of: Callable[..., Sid
     async def count() -> None:
         running[0] += 1
         most[0] = max(most[0], running[0])
+        await eventually_on_loop(lambda: most[0] >= 3)
         await asyncio.sleep(0.002)
         running[0] -= 1
 
@@ -160,16 +163,21 @@ def test_one_that_blocks_the_loop_is_interrupted_where_it_is(app: App, side_of: 
 def test_the_signal_of_a_soft_limit_does_not_disturb_whoever_else_runs(
     app: App, side_of: Callable[..., Side]
 ) -> None:
+    began: list[str] = []
+    signalled: list[str] = []
+
     @app.task(soft_time_limit=30)
     async def shown() -> str:
-        await asyncio.sleep(0.1)
+        began.append("shown")
+        await eventually_on_loop(lambda: bool(signalled))
         return "shown"
 
     @app.task
     async def other() -> str:
-        await asyncio.sleep(0.02)
+        await eventually_on_loop(lambda: bool(began))
         side.words[S_SOFT_TARGET] = side.words[C_RUNNING]
         os.kill(os.getpid(), signal.SIGUSR1)
+        signalled.append("other")
         return "other"
 
     results = [shown.delay(), other.delay()]
@@ -316,9 +324,12 @@ def test_a_broker_that_is_away_holds_up_no_task(
 def test_outcomes_that_nobody_takes_are_left_to_the_agent(
     app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    began: list[int] = []
+
     @app.task
     async def nap(x: int) -> int:
-        await asyncio.sleep(0.05)
+        began.append(x)
+        await eventually_on_loop(lambda: len(began) == 3)
         side.words[S_STOP] = Stop.LEAVE
         return x
 
@@ -340,9 +351,11 @@ def test_what_was_taken_over_by_others_is_ended(
     app: App, side_of: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[type] = []
+    began = threading.Event()
 
     @app.task
     async def nap() -> None:
+        began.set()
         try:
             await asyncio.sleep(60)
         except BaseException as error:
@@ -357,7 +370,7 @@ def test_what_was_taken_over_by_others_is_ended(
     def reserve(*args: Any) -> Any:
         calls[0] += 1
         if calls[0] > 1:
-            time.sleep(0.05)
+            assert began.wait(10)
             raise OwnerLost("worker-1.0.1", "recovered")
         return original(*args)
 

@@ -56,8 +56,8 @@ def test_what_comes_ends_the_sleep_at_once(link: ProcessLink, slot: Slot, connec
     idle = ConnectionWakes(link, slot, connection)
     token = idle.before_looking()
     timer = threading.Timer(0.03, lambda: os.eventfd_write(connection.fd, 1))
-    timer.start()
     started_mono_s = time.monotonic()
+    timer.start()
     idle.wait(token)
     assert 0.02 < time.monotonic() - started_mono_s < 2.0
     idle.worked()
@@ -84,14 +84,15 @@ def test_the_supervisor_is_heard_while_it_sleeps(
 
 
 def test_what_changed_before_the_sleep_is_not_slept_over(
-    link: ProcessLink, slot: Slot, connection: Connection
+    link: ProcessLink, slot: Slot, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("prefork.engine.child.idle._GLANCE_MS", 5_000)
     idle = ConnectionWakes(link, slot, connection)
     token = idle.before_looking()
     Linux().futex(link.scoreboard.buffer, slot.wake_address()).wake()
     started_mono_s = time.monotonic()
     idle.wait(token)
-    assert time.monotonic() - started_mono_s < 0.05
+    assert time.monotonic() - started_mono_s < 2.0
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -117,8 +118,8 @@ def test_what_comes_does_not_end_a_rest(link: ProcessLink, slot: Slot, connectio
     os.eventfd_write(connection.fd, 1)
     token = idle.before_looking()
     timer = threading.Timer(0.1, idle.nudge)
-    timer.start()
     started_mono_s = time.monotonic()
+    timer.start()
     idle.rest(token)
     assert time.monotonic() - started_mono_s > 0.08
     timer.join()

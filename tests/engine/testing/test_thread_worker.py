@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from prefork.engine import App, signals
+from prefork.engine.child.solo import Solo
 from prefork.engine.embed import WorkerBootError, WorkerError
 from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.local import apps
@@ -71,8 +72,17 @@ def test_it_works_on_the_embedded_broker_too(tmp_path: Path) -> None:
         assert app.client.transport.depth("celery").in_work == 0
 
 
-def test_what_waits_when_the_block_ends_stays_in_the_broker(app: App) -> None:
+def test_what_waits_when_the_block_ends_stays_in_the_broker(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
     began, go_on = threading.Event(), threading.Event()
+    leave = Solo.leave
+
+    def told_to_leave(solo: Solo) -> None:
+        leave(solo)
+        go_on.set()
+
+    monkeypatch.setattr(Solo, "leave", told_to_leave)
 
     @app.task
     def held() -> str:
@@ -84,7 +94,6 @@ def test_what_waits_when_the_block_ends_stays_in_the_broker(app: App) -> None:
         result = held.delay()
         assert began.wait(10)
         held.delay()
-        threading.Timer(0.05, go_on.set).start()
     assert result.get(timeout=0) == "done"
     assert app.client.transport.depth("celery").ready == 1
 
