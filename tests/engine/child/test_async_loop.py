@@ -144,16 +144,20 @@ def test_one_that_blocks_the_loop_is_interrupted_where_it_is(app: App, side_of: 
     blocked = blocks.delay()
     side = side_of()
 
+    over = threading.Event()
+
     def supervise() -> None:
         eventually(lambda: side.words[C_BODY] != 0)
-        time.sleep(0.2)
         side.words[S_SOFT_TARGET] = side.words[C_RUNNING]
-        os.kill(os.getpid(), signal.SIGUSR1)
+        # Again and again, as the supervisor does: the first may find it before its first step.
+        while not over.wait(0.2):
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     thread = threading.Thread(target=supervise)
     thread.start()
     later = other.delay()
     assert side.run() == 0
+    over.set()
     thread.join()
     with pytest.raises(SoftTimeLimitExceeded):
         blocked.get(timeout=5)
