@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from prefork.engine.shared import shared_tasks
 from support.waiting import eventually
 
 
@@ -33,6 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("unhurried")
     config.addinivalue_line("markers", "needs(*capabilities): applies to implementations that have these")
     config.addinivalue_line("markers", "result_stores: applies to result stores without a broker as well")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_tasks_of_the_module_alone() -> Iterator[None]:
+    """Forget the tasks that a module has shared with every app, those of the modules after it as well."""
+    before = dict(shared_tasks._makers)
+    yield
+    shared_tasks._makers.clear()
+    shared_tasks._makers.update(before)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pytest
 from prefork.engine.cli.failures import ExitCode
 from prefork.engine.cli.main import main
 from prefork.engine.control_socket import encode_line, socket_path
+from support.calibration import allowance_s
 
 READY = {"ready": True, "reasons": [], "node": "w@host"}
 
@@ -215,22 +216,24 @@ def test_a_probe_loads_no_application_and_no_third_party_and_is_quick(workers: A
     workers("w@host", READY)
     program = (
         "import sys, time\n"
-        "started = time.perf_counter()\n"
+        "started, used = time.perf_counter(), time.process_time()\n"
         "from prefork.engine.cli.main import main\n"
         "code = int(main(['health']))\n"
-        "took = time.perf_counter() - started\n"
+        "took, used = time.perf_counter() - started, time.process_time() - used\n"
         "heavy = {'msgspec', 'kombu', 'psutil', 'billiard', 'celery', 'asyncio'}\n"
         "third = sorted({m.split('.')[0] for m in sys.modules} & heavy)\n"
         "ours = [m for m in ('prefork.engine.app', 'prefork.transports.base') if m in sys.modules]\n"
-        "print(code, took, third + ours)\n"
+        "print(code, took, used, third + ours)\n"
     )
-    took_s = []
+    took_s, used_s = [], []
     for _ in range(3):
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd="/"
         )
-        code, took, loaded = done.stdout.splitlines()[-1].split(" ", 2)
+        code, took, used, loaded = done.stdout.splitlines()[-1].split(" ", 3)
         assert (int(code), loaded) == (0, "[]"), done.stderr
         took_s.append(float(took))
+        used_s.append(float(used))
     # The best of three: the promise is about the probe, not about a busy machine.
-    assert min(took_s) < 0.1
+    assert min(used_s) < 0.1
+    assert min(took_s) < allowance_s(0.1, 2.0)
