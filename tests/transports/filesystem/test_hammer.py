@@ -19,6 +19,7 @@ from prefork.transports.filesystem.transport import FilesystemTransport
 pytestmark = pytest.mark.slow
 
 DURATION_S = 3.0
+KILLS_MIN = 10
 QUEUES = ("high", "orders.high")
 SUCCESS = b'{"status": "SUCCESS"}'
 
@@ -106,7 +107,7 @@ def test_random_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
         fleet.start(fleet.consumer)
     end_mono_s = time.monotonic() + DURATION_S
     kills = 0
-    while time.monotonic() < end_mono_s:
+    while time.monotonic() < end_mono_s or kills <= KILLS_MIN:
         time.sleep(chance.uniform(0.001, 0.03))
         name, role = fleet.kill(chance.choice(sorted(fleet.running)))
         kills += 1
@@ -117,7 +118,6 @@ def test_random_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
         agent.recover(name)
 
     _check_ledger(fleet, agent)
-    assert kills > 10
     agent.close()
 
 
