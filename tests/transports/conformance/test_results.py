@@ -161,8 +161,11 @@ def test_a_forgotten_document_is_gone_and_may_come_again(store: ResultStore, key
 
 
 def test_an_expired_document_is_gone(store: ResultStore, key: str) -> None:
+    began_mono_s = time.monotonic()
     store.store([stored(key, "SUCCESS", "old", expires_s=0.5)])
-    assert store.get([key]) == [document("SUCCESS", "old")]
+    first = store.get([key])
+    # Where the machine stood still in between, its time was over.
+    assert first == [document("SUCCESS", "old")] or time.monotonic() - began_mono_s >= 0.5
     eventually(lambda: store.get([key]) == [None])
     assert store.wait([key], 0.0) == {}
 
