@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import socket
+import termios
 import threading
 import time
 import uuid
+from array import array
 
 import pytest
 from hypothesis import given
@@ -85,7 +88,7 @@ def _enter(session: Session, name: str) -> bool:
 
 def test_who_waits_for_too_long_is_told_where(rabbitmq: RabbitMQ, name: str) -> None:
     inside = Session(read_settings(rabbitmq.url, {}), "t", beats=True)
-    outside = Session(read_settings(rabbitmq.url, {"publish_deadline": 0.3}), "t", beats=True)
+    outside = Session(read_settings(rabbitmq.url, {"publish_deadline": 2.0}), "t", beats=True)
     with Turns(inside).turn(name):
         with pytest.raises(BrokerUnavailable):
             _enter(outside, name)
@@ -109,8 +112,8 @@ def test_a_task_that_is_interrupted_while_it_waits_stands_in_nobodys_way(
     try:
         with Turns(inside).turn(name):
             # Again after a second, should the first fall into a finalizer, where exceptions get lost.
-            signal.setitimer(signal.ITIMER_REAL, 0.2, 1.0)
             with pytest.raises(TimeIsUp):
+                signal.setitimer(signal.ITIMER_REAL, 0.2, 1.0)
                 _enter(outside, name)
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         assert _enter(third, name)
@@ -187,7 +190,7 @@ def test_a_table_without_entries_leaves_no_message(open_amqp: Open, name: str) -
 def test_a_table_that_cannot_be_written_stays_as_it_was(
     open_amqp: Open, rabbitmq: RabbitMQ, name: str
 ) -> None:
-    transport = open_amqp(publish_deadline=0.5)
+    transport = open_amqp(publish_deadline=2.0)
     assert transport.lock(name, "mine", LONG_S) is None
     rabbitmq.control("set_vm_memory_high_watermark", "0.0001")
     try:
@@ -259,7 +262,10 @@ def test_kills_at_any_moment_lose_no_table(open_amqp: Open, rabbitmq: RabbitMQ, 
     assert open_amqp().lock(name, "first", LONG_S) is None
     told, tell = os.pipe()
     seed = random.Random(7)
-    for _round in range(12):
+    rounds = 0
+    # On a busy machine it takes them longer to begin.
+    while rounds < 12 or _unread(told) <= 20 * len(b"1 "):
+        rounds += 1
         pids = [_hammer(rabbitmq.url, name, tell) for _ in range(3)]
         for pid in pids:
             time.sleep(seed.uniform(0.02, 0.15))
@@ -268,12 +274,18 @@ def test_kills_at_any_moment_lose_no_table(open_amqp: Open, rabbitmq: RabbitMQ, 
     os.close(tell)
     with os.fdopen(told, "rb") as lines:
         said = lines.read().split()
-    assert len(said) > 20, "nobody had time to take anything"
     assert set(said) == {b"1"}
     assert open_amqp().lock(name, "last", LONG_S) == "first"
     left = open_amqp().take_tokens(name, 1e-6, TOKENS, TOKENS).tokens
     assert left + len(said) <= TOKENS
     assert open_amqp().take_tokens(name, 1e-6, TOKENS, 1).tokens == 0
+
+
+def _unread(fd: int) -> int:
+    """How many bytes wait in a pipe."""
+    found = array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, found)
+    return found[0]
 
 
 def _hammer(url: str, name: str, tell: int) -> int:

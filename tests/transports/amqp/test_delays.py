@@ -269,7 +269,8 @@ def test_what_found_no_queue_when_its_time_came_is_brought_to_it_as_soon_as_ther
     transport = open_amqp(url, declarations=declared)
     strays = Strays(publisher := Publisher(settings), settings, lambda: now_s)
     try:
-        transport.send([later(queue, 0.2, **to), later(queue, 0.1, **to)])
+        # The queue goes before they are due, wherever the machine stands still.
+        transport.send([later(queue, 2.1, **to), later(queue, 2.0, **to)])
         deleted(rabbitmq, queue, url)
         eventually(lambda: transport.depth(STRAYS_QUEUE).ready == 2)
         if not by_exchange:  # to send to an exchange declares its queues
