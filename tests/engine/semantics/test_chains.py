@@ -75,7 +75,7 @@ def test_a_later_step_that_ignores_its_result_has_none(fleet: Fleet) -> None:
 
 def test_a_chain_whose_task_was_revoked_ends(fleet: Fleet) -> None:
     first = fleet.task("first")
-    result = (first.si(1).set(countdown=0.5) | first.s() | first.s()).delay()
+    result = (first.si(1).set(countdown=2.5) | first.s() | first.s()).delay()
     result.parent.parent.revoke()
     alone = fleet.app.AsyncResult(result.id)
     with pytest.raises(TaskRevokedError):

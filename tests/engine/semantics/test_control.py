@@ -151,7 +151,7 @@ def test_a_rate_that_was_set_at_run_time_is_shown(fleet: Fleet, given: Any, show
 
 
 def test_revoked_tasks_do_not_run(fleet: Fleet) -> None:
-    result = fleet.task("add").apply_async((1, 2), countdown=0.5)
+    result = fleet.task("add").apply_async((1, 2), countdown=2.5)
     assert "flagged as revoked" in answer(fleet, "revoke", task_id=result.id)["ok"]
     assert result.id in answer(fleet, "revoked")
     with pytest.raises(TaskRevokedError):

@@ -17,6 +17,8 @@ from support.semantics import Fleet
 from support.waiting import eventually
 
 WITHIN_S = 20.0
+DUE_S = 2.5
+"""When what is revoked would run: later than a process hears of it that stands still for a moment."""
 
 pytestmark = pytest.mark.needs("coordinates")
 
@@ -121,7 +123,7 @@ def passes(fleet: Fleet) -> None:
 @pytest.mark.parametrize("how", ["result", "control"])
 def test_a_delayed_task_that_is_revoked_does_not_run(fleet: Fleet, how: str) -> None:
     name = fleet.unique()
-    result = fleet.task("work").apply_async((name,), countdown=0.6)
+    result = fleet.task("work").apply_async((name,), countdown=DUE_S)
     if how == "result":
         result.revoke()
         # Where nobody knows which workers there are, whoever meets the message says it.
@@ -150,7 +152,7 @@ def test_only_the_id_that_was_meant_is_revoked_whatever_its_length(fleet: Fleet)
     stem = (fleet.unique() * 20)[:254]  # as many as a slot holds, and one less than AMQP takes
     names = ["a", "b"]
     results = [
-        fleet.task("work").apply_async((stem + name,), task_id=stem + name, countdown=0.5) for name in names
+        fleet.task("work").apply_async((stem + name,), task_id=stem + name, countdown=DUE_S) for name in names
     ]
     results[0].revoke()
     assert results[1].get(timeout=WITHIN_S) == stem + "b"
@@ -166,7 +168,7 @@ def test_what_runs_goes_on_and_nobody_is_told_that_it_is_revoked(fleet: Fleet, h
     name, gate = fleet.unique(), fleet.unique("gate")
     running = fleet.task("held").delay(name, gate)
     started(fleet, name)
-    waiting = fleet.task("work").apply_async((name + "-waits",), countdown=1.0)
+    waiting = fleet.task("work").apply_async((name + "-waits",), countdown=DUE_S)
     # When both are revoked,
     if how == "result":
         running.revoke()
@@ -235,7 +237,7 @@ def test_a_task_runs_to_its_end_or_is_revoked_and_never_runs_whenever_it_is_revo
 
 def test_what_is_revoked_is_not_retried(fleet: Fleet) -> None:
     name = fleet.unique()
-    result = fleet.task("tidy").apply_async((name,), retries=1, countdown=0.3)
+    result = fleet.task("tidy").apply_async((name,), retries=1, countdown=DUE_S)
     result.revoke()
     with pytest.raises(TaskRevokedError):
         result.get(timeout=WITHIN_S)
@@ -254,8 +256,8 @@ def stamped(fleet: Fleet, name: str, tenant: Any, **options: Any) -> Any:
 @pytest.mark.parametrize("how", ["result", "control"])
 def test_what_is_stamped_with_a_revoked_value_does_not_run(fleet: Fleet, how: str) -> None:
     tenant, name = fleet.unique("tenant"), fleet.unique()
-    meant = stamped(fleet, name, [tenant, "x"], countdown=0.6)
-    other = stamped(fleet, name + "-other", "somebody", countdown=0.6)
+    meant = stamped(fleet, name, [tenant, "x"], countdown=DUE_S)
+    other = stamped(fleet, name + "-other", "somebody", countdown=DUE_S)
     by = meant if how == "result" else fleet.app.control
     by.revoke_by_stamped_headers({"tenant": [tenant]})
     with pytest.raises(TaskRevokedError, match="revoked"):
@@ -348,7 +350,7 @@ def test_a_worker_of_one_process_says_that_it_cannot_end_what_runs(fleet: Fleet)
         assert answers[0].popitem()[1]["ok"].startswith("terminate: tasks unknown")
         return
     name = fleet.unique()
-    later = fleet.task("work").apply_async((name,), countdown=1.0)
+    later = fleet.task("work").apply_async((name,), countdown=DUE_S)
     answers = fleet.app.control.terminate(later.id, reply=True, timeout=5, limit=1)
     assert "-P solo" in answers[0].popitem()[1]["error"]
     with pytest.raises(TaskRevokedError):
