@@ -81,6 +81,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self._count = 0
         self._generation = 0
         self._consumers: list[Consumer] = []
+        self._opened: list[Consumer] = []  # the dead among them
 
     @initialize()
     def open_consumers(self) -> None:
@@ -88,12 +89,17 @@ class BrokerMachine(RuleBasedStateMachine):
             self._consumers.append(self._open_consumer(index))
 
     def teardown(self) -> None:
+        # Hypothesis remembers many machines: what is left to the garbage collector stays open for long.
+        for consumer in self._opened:
+            consumer.close()
         self._broker.close()
 
     def _open_consumer(self, index: int) -> Consumer:
         self._generation += 1
         owner = self._broker.unique(f"owner{self._generation}")
-        return self._transport.consumer(self._names, owner, self._worker(index))
+        consumer = self._transport.consumer(self._names, owner, self._worker(index))
+        self._opened.append(consumer)
+        return consumer
 
     def _worker(self, index: int) -> str:
         return self._broker.unique(f"worker{index}")
