@@ -121,7 +121,7 @@ def test_the_loss_of_a_process_is_told(client: App) -> None:
 
 
 def test_a_task_that_waits_is_revoked_and_its_caller_hears_of_it(client: App) -> None:
-    result = client.send_task("shop.add", (1, 2), countdown=1.0)
+    result = client.send_task("shop.add", (1, 2), countdown=4.0)
     result.revoke()
     with pytest.raises(TaskRevokedError):
         result.get(timeout=20)

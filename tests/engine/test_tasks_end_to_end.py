@@ -233,9 +233,9 @@ def test_error_callbacks_are_called_for_what_was_ended_from_outside(
 def test_a_revoked_task_does_not_run(project: Any, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     journal.touch()
-    revoked = project.note.apply_async((str(journal), "revoked"), countdown=1.0)
+    revoked = project.note.apply_async((str(journal), "revoked"), countdown=4.0)
     revoked.revoke()
-    later = project.note.apply_async((str(journal), "later"), countdown=1.5)
+    later = project.note.apply_async((str(journal), "later"), countdown=4.5)
     later.get(timeout=20)
     assert journal.read_text() == "('later',)\n"
     with pytest.raises(TaskRevokedError):
