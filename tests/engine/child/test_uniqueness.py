@@ -201,7 +201,8 @@ def test_one_that_was_replaced_does_not_run_even_when_the_newer_one_is_done(
 ) -> None:
     ran: list[int] = []
     app.task(name="t", unique=Unique(by="key", on_conflict="replace"))(lambda key, value: ran.append(value))
-    replaced = app.tasks["t"].apply_async(("k", 1), countdown=0.3)
+    # Due only after the newer one is done, even if this stands still before that.
+    replaced = app.tasks["t"].apply_async(("k", 1), countdown=3.0)
     newer = app.tasks["t"].delay("k", 2)
     child_of(app).run()
     eventually(lambda: broker.promote() is None and broker.ready(["celery"]) == 1)
