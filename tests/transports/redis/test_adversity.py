@@ -89,9 +89,12 @@ def test_who_defers_into_the_past_is_not_handed_the_message_again_and_again(
     send(transport, b"m")
     consumer = transport.consumer(["q"], "owner", "worker")
     (held,) = consumer.reserve(1)
-    assert consumer.settle([Outcome(held.tag, Verdict.DEFER, due_wall_s=time.time() - 5.0)]) == [True]
-    assert consumer.reserve(1) == []
+    began_wall_s = time.time()
+    assert consumer.settle([Outcome(held.tag, Verdict.DEFER, due_wall_s=began_wall_s - 5.0)]) == [True]
+    (waiting,) = transport.peek("q", delayed=True)
+    assert waiting.due_wall_s is not None and waiting.due_wall_s > began_wall_s
     assert documents(consumer.reserve(1, 5.0)) == [b"m"]
+    assert time.time() >= waiting.due_wall_s
 
 
 def test_the_next_due_time_is_told_by_the_clock_of_this_host(

@@ -210,7 +210,7 @@ def _raises(node: Any) -> bool:
 def test_a_server_that_falls_silent_is_noticed(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefork.transports.redis.mailbox._HEALTH_S", 0.1)
     with tcp_proxy(server.port) as proxy:
-        transport: Any = open_transport(f"redis://127.0.0.1:{proxy.port}/0", {"socket_timeout": 0.5})
+        transport: Any = open_transport(f"redis://127.0.0.1:{proxy.port}/0", {"socket_timeout": 2.0})
         node = transport.mailbox(NS, "w@h")
         assert node.receive(0.5) == []  # it was asked meanwhile, and has answered
         proxy.set(Mode.BLACK_HOLE)

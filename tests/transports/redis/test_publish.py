@@ -190,7 +190,7 @@ def test_an_expiring_queue_is_given_time_by_each_message(shared_redis: RedisServ
     for _ in range(2):
         scene.publisher.send([Outgoing("r", b"m")])
         assert 40_000 < scene.link.call("PTTL", scene.key("r")) <= 50_000
-        scene.link.call("PEXPIRE", scene.key("r"), 1000)
+        scene.link.call("PEXPIRE", scene.key("r"), 30_000)
     scene.publisher.keep(scene.link, ["r", "other"])
     assert 40_000 < scene.link.call("PTTL", scene.key("r")) <= 50_000
     assert scene.members("_kombu.binding_permanent.r") == set()

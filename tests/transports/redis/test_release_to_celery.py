@@ -59,7 +59,7 @@ import sys, time
 from prefork.transports.base import Outcome, Verdict
 from prefork.transports.redis import open_transport
 transport = open_transport({url!r}, {{}})
-transport.heartbeat("holder", 4.0)
+transport.heartbeat("holder", 600.0)
 consumer = transport.consumer(["celery"], "holder.1", "holder")
 taken = []
 while len(taken) < 200:
@@ -140,6 +140,7 @@ def test_a_celery_worker_finishes_what_killed_prefork_workers_left(
         os.kill(prefork.pid, signal.SIGKILL)
         eventually(lambda: not _children_of(tmp_path), deadline_s=20)
     assert fleet.lines() == []
+    transport.heartbeat("holder", 0.1)  # whoever is dead for long; nobody could take over what it held before
     Path(f"{fleet.ledger}.released").touch()
 
     released = subprocess.run(

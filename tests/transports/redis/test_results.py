@@ -293,7 +293,7 @@ def test_a_silent_server_is_given_up_in_time(
 ) -> None:
     with tcp_proxy(shared_redis.port) as proxy:
         store = open_store(
-            f"redis://127.0.0.1:{proxy.port}/0", socket_timeout=0.2, socket_connect_timeout=0.2
+            f"redis://127.0.0.1:{proxy.port}/0", socket_timeout=1.0, socket_connect_timeout=1.0
         )
         proxy.set(Mode.BLACK_HOLE)
         with pytest.raises(ResultStoreUnavailable, match="127.0.0.1"):
