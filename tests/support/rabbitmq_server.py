@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from prefork.transports.url import parse
+from support.ports import free_port
 
 MORE_CONFIG = "TESTS_RABBITMQ_CONFIG"
 """Lines for the server's configuration, from the environment; see `support.rabbitmq_versions`."""
@@ -29,12 +30,6 @@ CONTROL_S = 60.0
 
 class NoRabbitMQ(RuntimeError):
     """RabbitMQ is not installed here, or does not start."""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _programs() -> Path:
@@ -54,7 +49,7 @@ class RabbitMQ:
     def __init__(self, scratch: Path, *, config: str = "") -> None:
         self._scratch = scratch
         self._programs = _programs()
-        self.port = _free_port()
+        self.port = free_port()
         self._config = config
         self._environment = self._make_environment()
         self._process: subprocess.Popen[bytes] | None = None
@@ -151,12 +146,12 @@ class RabbitMQ:
             "LANG": "C.UTF-8",
             "HOME": str(base / "home"),
             "RUNNING_UNDER_SYSTEMD": "1",  # the script becomes the server: its pid is ours to end
-            "ERL_EPMD_PORT": str(_free_port()),
+            "ERL_EPMD_PORT": str(free_port()),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"t{uuid.uuid4().hex[:10]}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(_free_port()),
+            "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_CONFIG_FILE": str(config),
             "RABBITMQ_CONF_ENV_FILE": str(base / "no-such-env.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.ports import free_port
 from support.tls_front import TlsFront
 from support.waiting import eventually
 
@@ -35,16 +36,6 @@ def speaks_tls() -> bool:
     config = b"tls-port 0\nport 99999999\n"
     done = subprocess.run([redis_binary(), "-"], input=config, capture_output=True, timeout=20, check=False)
     return b">>> 'tls-port" not in done.stdout + done.stderr
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on just now; 10,000 above it is a port, too (a cluster wants both)."""
-    while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-        if port < 55_000:
-            return port
 
 
 class RedisServer:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from enum import Enum
 
 _CHUNK_BYTES = 65536
+_JOIN_S = 10.0
 
 
 class Mode(Enum):
@@ -42,6 +43,7 @@ class _Pair:
         self.server = server
         self.asked = threading.Event()  # a request was forwarded while requests were to be cut
         self.half_open = threading.Event()  # the server's side is dead, and the client is not told
+        self.pumps: list[threading.Thread] = []
 
     def reset(self) -> None:
         for sock in (self.client, self.server):
@@ -96,6 +98,9 @@ class TcpProxy:
         for pair in pairs:
             self._hit(mode)
             self._drop(pair, reset=True)
+        # A socket is closed when nobody reads it any more; then the other side has been told.
+        for pump in [pump for pair in pairs for pump in pair.pumps]:
+            pump.join(_JOIN_S)
 
     def close(self) -> None:
         """Stop listening, and close every connection."""
@@ -128,10 +133,14 @@ class TcpProxy:
                 self._hit(Mode.RESET)
                 pair.reset()
                 continue
+            pair.pumps = [
+                threading.Thread(target=self._pump, args=(pair, request), daemon=True)
+                for request in (True, False)
+            ]
             with self._lock:
                 self._pairs.add(pair)
-            threading.Thread(target=self._pump, args=(pair, True), daemon=True).start()
-            threading.Thread(target=self._pump, args=(pair, False), daemon=True).start()
+                for pump in pair.pumps:
+                    pump.start()
 
     def _connect(self) -> socket.socket:
         if isinstance(self._target, str):

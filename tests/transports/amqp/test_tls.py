@@ -12,8 +12,9 @@ import pytest
 from prefork.transports.amqp import AmqpTransport, InvalidOption
 from prefork.transports.base import Outcome, Outgoing
 from prefork.transports.errors import BrokerUnavailable
+from support.ports import free_port
 from support.rabbitmq_server import RabbitMQ
-from support.redis_server import free_port, make_certificates
+from support.redis_server import make_certificates
 from support.tls_front import TlsFront
 
 from .conftest import Open

@@ -13,7 +13,8 @@ import pytest
 from prefork.transports.errors import BrokerUnavailable
 from prefork.transports.redis.link import Link
 from prefork.transports.redis.settings import read_settings
-from support.redis_server import RedisServer, free_port, make_certificates
+from support.ports import free_port
+from support.redis_server import RedisServer, make_certificates
 from support.tls_front import TlsFront
 
 PASSWORD = "c4n4ry-s3cr3t"

@@ -22,7 +22,8 @@ from prefork.transports.redis.faults import (
 )
 from prefork.transports.redis.link import Link, script
 from prefork.transports.redis.settings import read_settings
-from support.redis_server import RedisServer, free_port, make_certificates, running_redis
+from support.ports import free_port
+from support.redis_server import RedisServer, make_certificates, running_redis
 from support.resp_server import resp_server
 from support.waiting import eventually
 
