@@ -14,7 +14,8 @@ import pytest
 from prefork.transports.errors import BrokerUnavailable
 from prefork.transports.redis.pool import Pool
 from prefork.transports.redis.settings import read_settings
-from support.redis_server import RedisServer, free_port
+from support.ports import free_port
+from support.redis_server import RedisServer
 from support.tcp_proxy import Mode, tcp_proxy
 from support.waiting import Background, eventually
 
@@ -109,7 +110,7 @@ def test_one_deadline_covers_connecting_and_the_command(shared_redis: RedisServe
         assert not caught.value.outcome_unknown  # it did not come further than to log in
         assert 0.45 < time.monotonic() - began < 1.5
         proxy.set(Mode.PASS)
-        with pool.link() as link:
+        with pool.link(30.0) as link:
             assert link.call("PING") == b"PONG"
         proxy.set(Mode.BLACK_HOLE)
         began = time.monotonic()
