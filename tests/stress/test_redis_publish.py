@@ -16,6 +16,7 @@ import pytest
 from prefork.engine import App
 from prefork.engine.exceptions import OperationalError
 from prefork.transports.errors import BrokerUnavailable
+from support.calibration import Standstill
 from support.redis_server import RedisServer, running_redis
 from support.tcp_proxy import Mode, TcpProxy
 
@@ -31,7 +32,8 @@ class Outcome(NamedTuple):
 
     task_id: str
     told: str
-    took_s: float
+    begun_s: float
+    ended_s: float
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def publish(app: App, queue: str) -> Outcome:
         cause = error if isinstance(error, BrokerUnavailable) else error.__cause__
         assert isinstance(cause, BrokerUnavailable), repr(error)
         told = "unknown" if cause.outcome_unknown else "failed"
-    return Outcome(task_id, told, time.monotonic() - begun_s)
+    return Outcome(task_id, told, begun_s, time.monotonic())
 
 
 @pytest.mark.parametrize("intermittent", [False, True], ids=["throughout", "now and then"])
@@ -82,7 +84,7 @@ def test_every_publish_has_an_outcome_within_its_deadline(
         disturber = threading.Thread(target=disturb)
         if intermittent:
             disturber.start()
-        with ThreadPoolExecutor(THREADS) as pool:
+        with Standstill() as standstill, ThreadPoolExecutor(THREADS) as pool:
             outcomes = list(pool.map(lambda _: publish(app, queue), range(PUBLISHES)))
         over.set()
         if intermittent:
@@ -94,7 +96,10 @@ def test_every_publish_has_an_outcome_within_its_deadline(
         proxy.close()
     there = Counter(json.loads(document)["headers"]["id"] for document in waiting(server, queue))
     told = Counter(outcome.told for outcome in outcomes)
-    slowest_s = max(outcome.took_s for outcome in outcomes)
+    # Where this process stood still, publishing did, too.
+    slowest_s = max(
+        one.ended_s - one.begun_s - standstill.between(one.begun_s, one.ended_s) for one in outcomes
+    )
     print(f"{dict(told)}, slowest {slowest_s:.3f} s, {dict(proxy.hits)}")
     assert proxy.hits[mode.value] > 0
     assert slowest_s <= DEADLINE_S + SLACK_S

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import psutil
 
 _LOOPS = 300_000
+_TICK_S = 0.01
 
 
 def loaded() -> bool:
@@ -59,3 +61,32 @@ class Waits:
 def _stolen_s() -> float:
     """Seconds in which the host of this virtual machine ran something else, over all processors."""
     return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
+class Standstill:
+    """A thread that sees for how long this process stood still, all its threads with it."""
+
+    def __init__(self) -> None:
+        self._gaps: list[tuple[float, float]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Standstill:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            slept_s = time.monotonic()
+            time.sleep(_TICK_S)
+            woke_s = time.monotonic()
+            if woke_s - slept_s > 2 * _TICK_S:
+                self._gaps.append((slept_s + _TICK_S, woke_s))
+
+    def between(self, begun_s: float, ended_s: float) -> float:
+        """For how many seconds of this time, on the monotonic clock; asked when the block is over."""
+        return sum(max(0.0, min(to_s, ended_s) - max(from_s, begun_s)) for from_s, to_s in self._gaps)

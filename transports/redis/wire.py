@@ -1,7 +1,10 @@
 """A socket to one Redis server, and the parser of what comes back.
 
-Every wait ends: plain sockets carry the time limit in the kernel (one system call per send and per
-receive, where Python's own timeouts poll before each), TLS sockets by Python's timeout.
+Every wait ends. Plain sockets carry a short time limit in the kernel: one system call per send and per
+receive is enough for what comes soon, where Python's own timeouts poll before each. What takes longer is
+polled for until the deadline. The kernel's limit alone would not do: it begins anew whenever a signal (or a
+stop) interrupts the call, so that a process which gets them often enough would wait for a silent server for
+ever. TLS sockets have Python's timeout.
 """
 
 from __future__ import annotations
@@ -21,6 +24,10 @@ Arg = bytes | str | int | float
 
 _BUFFER_BYTES = 65536
 _SLACK_S = 0.05
+# What comes within this time needs no poll. Shorter than signals are apart.
+_SOON = struct.pack("ll", 0, 5_000)
+_NOT_ANSWERED = "it did not answer in time"
+_NOT_TAKEN = "it did not take a command in time"
 _FEW = 16
 _MISSING = object()
 # A packet for each of many small commands costs more than the commands.
@@ -88,30 +95,35 @@ class Wire:
         )
         if not wrapped:
             sock.settimeout(None)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _SOON)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SOON)
 
     def begin(self, limit_s: float) -> None:
         """From now on everything up to the next call of this takes at most so long."""
         self._until_mono_s = time.monotonic() + limit_s
-        if not -_SLACK_S <= limit_s - self._limit_s <= 0.0:
+        if self._wrapped and not -_SLACK_S <= limit_s - self._limit_s <= 0.0:
             self._apply(limit_s)
 
     def _apply(self, limit_s: float) -> None:
         self._limit_s = limit_s = max(limit_s, 0.001)
-        if self._wrapped:
-            self._sock.settimeout(limit_s)
-            return
-        whole_s = int(limit_s)
-        value = struct.pack("ll", whole_s, int((limit_s - whole_s) * 1e6))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        self._sock.settimeout(limit_s)
 
     def _less(self) -> None:
         """Before a further wait within the same `begin`."""
         left_s = self._until_mono_s - time.monotonic()
         if left_s <= 0.0:
-            raise TimeoutError("it did not answer in time")
-        if left_s < self._limit_s - _SLACK_S:
+            raise TimeoutError(_NOT_ANSWERED)
+        if self._wrapped and left_s < self._limit_s - _SLACK_S:
             self._apply(left_s)
+
+    def _await(self, event: int, otherwise: str) -> None:
+        """Wait until the socket is ready, at most until the deadline."""
+        left_s = self._until_mono_s - time.monotonic()
+        poller = select.poll()
+        poller.register(self._sock, event)
+        # Interrupted, it goes on with what is left of the time.
+        if left_s <= 0.0 or not poller.poll(left_s * 1000):
+            raise TimeoutError(otherwise)
 
     def write(self, data: bytes, *, more: bool = False) -> None:
         """Send everything.
@@ -123,15 +135,20 @@ class Wire:
         self.sent_bytes = 0
         try:
             sent = self._sock.send(data, _MORE) if more and not self._wrapped else self._sock.send(data)
-            self.sent_bytes = sent
-            if sent != len(data):
-                view = memoryview(data)
-                while sent < len(data):
-                    self._less()
-                    sent += self._sock.send(view[sent:])
-                    self.sent_bytes = sent
         except BlockingIOError:
-            raise TimeoutError("it did not take a command in time") from None
+            sent = 0
+            self._await(select.POLLOUT, _NOT_TAKEN)
+        self.sent_bytes = sent
+        if sent != len(data):
+            self._write_rest(memoryview(data))
+
+    def _write_rest(self, data: memoryview) -> None:
+        while self.sent_bytes < len(data):
+            self._less()
+            try:
+                self.sent_bytes += self._sock.send(data[self.sent_bytes :])
+            except BlockingIOError:
+                self._await(select.POLLOUT, _NOT_TAKEN)
 
     def read(self) -> Any:
         """The next reply or push message; an error reply is returned as a `ServerError`.
@@ -140,19 +157,18 @@ class Wire:
         :raises hiredis.ProtocolError: what came is no reply.
         """
         reply = self._gets()
-        if reply is _MISSING:
+        while reply is _MISSING:
             try:
-                while True:
-                    got = self._sock.recv_into(self._buffer)
-                    if not got:
-                        raise ConnectionResetError("it closed the connection")
-                    self._feed(self._buffer, 0, got)
-                    reply = self._gets()
-                    if reply is not _MISSING:
-                        break
-                    self._less()
+                got = self._sock.recv_into(self._buffer)
             except BlockingIOError:
-                raise TimeoutError("it did not answer in time") from None
+                self._await(select.POLLIN, _NOT_ANSWERED)
+                continue
+            if not got:
+                raise ConnectionResetError("it closed the connection")
+            self._feed(self._buffer, 0, got)
+            reply = self._gets()
+            if reply is _MISSING:
+                self._less()
         return reply
 
     def send_command(self, *args: Arg) -> None:
