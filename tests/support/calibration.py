@@ -31,8 +31,6 @@ class Waits:
     """What the machine takes, from now on, from this process and from all that it has started."""
 
     def __init__(self) -> None:
-        this = psutil.Process()
-        self._pids = [this.pid, *(child.pid for child in this.children(recursive=True))]
         self._before = self._waited_ns()
         self._stolen_before_s = _stolen_s()
 
@@ -42,14 +40,22 @@ class Waits:
 
         With it counts what the host of a virtual machine took from that.
         """
+        return max(self._each_ns()) / 1e9 + _stolen_s() - self._stolen_before_s
+
+    @property
+    def together_s(self) -> float:
+        """The same of all threads, one after the other: for what passes through the hands of several."""
+        return sum(self._each_ns()) / 1e9 + _stolen_s() - self._stolen_before_s
+
+    def _each_ns(self) -> list[int]:
         now = self._waited_ns()
-        longest_ns = max(waited_ns - self._before.get(thread, 0) for thread, waited_ns in now.items())
-        return longest_ns / 1e9 + _stolen_s() - self._stolen_before_s
+        return [waited_ns - self._before.get(thread, 0) for thread, waited_ns in now.items()]
 
     def _waited_ns(self) -> dict[Path, int]:
         """By thread: nanoseconds that it has stood in queues for a processor; 0 where nobody counts."""
         found = {Path("/proc"): 0}
-        for pid in self._pids:
+        this = psutil.Process()
+        for pid in [this.pid, *(child.pid for child in this.children(recursive=True))]:
             for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
                 try:
                     found[path] = int(path.read_text().split()[1])

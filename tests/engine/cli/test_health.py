@@ -18,7 +18,6 @@ import pytest
 from prefork.engine.cli.failures import ExitCode
 from prefork.engine.cli.main import main
 from prefork.engine.control_socket import encode_line, socket_path
-from support.calibration import allowance_s
 
 READY = {"ready": True, "reasons": [], "node": "w@host"}
 
@@ -216,24 +215,24 @@ def test_a_probe_loads_no_application_and_no_third_party_and_is_quick(workers: A
     workers("w@host", READY)
     program = (
         "import sys, time\n"
-        "started, used = time.perf_counter(), time.process_time()\n"
+        "def waited():  # for a processor, which others had\n"
+        "    return int(open('/proc/self/schedstat').read().split()[1]) / 1e9\n"
+        "started, queued = time.perf_counter(), waited()\n"
         "from prefork.engine.cli.main import main\n"
         "code = int(main(['health']))\n"
-        "took, used = time.perf_counter() - started, time.process_time() - used\n"
+        "took = time.perf_counter() - started - (waited() - queued)\n"
         "heavy = {'msgspec', 'kombu', 'psutil', 'billiard', 'celery', 'asyncio'}\n"
         "third = sorted({m.split('.')[0] for m in sys.modules} & heavy)\n"
         "ours = [m for m in ('prefork.engine.app', 'prefork.transports.base') if m in sys.modules]\n"
-        "print(code, took, used, third + ours)\n"
+        "print(code, took, third + ours)\n"
     )
-    took_s, used_s = [], []
+    took_s = []
     for _ in range(3):
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, cwd="/"
         )
-        code, took, used, loaded = done.stdout.splitlines()[-1].split(" ", 3)
+        code, took, loaded = done.stdout.splitlines()[-1].split(" ", 2)
         assert (int(code), loaded) == (0, "[]"), done.stderr
         took_s.append(float(took))
-        used_s.append(float(used))
     # The best of three: the promise is about the probe, not about a busy machine.
-    assert min(used_s) < 0.1
-    assert min(took_s) < allowance_s(0.1, 2.0)
+    assert min(took_s) < 0.1

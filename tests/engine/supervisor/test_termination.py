@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from prefork.engine.supervisor import killing
-from support.calibration import allowance_s
+from support.calibration import Waits
 from support.supervised import Supervised, eventually
 
 Supervise = Callable[..., Supervised]
@@ -29,12 +29,13 @@ def test_a_running_task_and_its_sub_processes_end_and_a_new_child_serves(
     job = worker.job({"do": "grandchild", "s": 60})
     start = worker.event("start", job=job)
     eventually(lambda: len(worker.programs("sleep")) == 2)
+    waits = Waits()
     terminate(worker, job, number)
     dead = worker.event("dead")
     asked = worker.event("terminate")
     assert (dead["verdict"], dead["cause"]) == ("terminated", f"terminated on request ({number.name})")
     assert (dead["execution"], dead["signum"], dead["charge"]) == (asked["execution"], number, False)
-    assert dead["at"] - asked["at"] < allowance_s(0.5, 1.5)
+    assert dead["at"] - asked["at"] < 0.5 + waits.together_s
     eventually(lambda: not worker.programs("sleep"))
     end = worker.event("end", job=worker.job({"do": "sleep"}))
     assert end["pid"] != start["pid"]
