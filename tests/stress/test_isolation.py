@@ -18,10 +18,13 @@ DEATH_EVERY_S = 0.1
 SEND_EVERY_S = 0.009
 
 
-def test_a_child_that_dies_every_100_ms_delays_and_repeats_nobody_elses_tasks(site: Site) -> None:
+def test_a_child_that_dies_every_100_ms_delays_and_repeats_nobody_elses_tasks(
+    site: Site, request: pytest.FixtureRequest
+) -> None:
     worker = site.worker(concurrency=4, task_max_crashes=1000, loglevel="WARNING").start()
     sent_ns: dict[str, int] = {}
     over = threading.Event()
+    request.addfinalizer(over.set)  # else the sender of a test that failed keeps the whole run from its end
 
     def send() -> None:
         while not over.wait(SEND_EVERY_S):
