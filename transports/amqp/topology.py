@@ -115,7 +115,8 @@ class Topology:
                     _declare(channel, described, nowait=True)
                 self._bind(channel, described, nowait=True)
                 return
-            self._queues.discard(queue)  # a refusal would drop what is sent next, and nobody would know
+        # It may have been deleted since it was declared for what is not delayed; what binds must know.
+        self._queues.discard(queue)
         self.queue(channel, queue)
         try:
             self._ladder(channel)

@@ -90,6 +90,16 @@ def exists(transport: AmqpTransport, queue: str) -> bool:
     return queue in transport.queues()
 
 
+def test_a_queue_that_was_deleted_after_plain_messages_takes_the_first_delayed_one(
+    open_amqp: Open, queue: str, rabbitmq: RabbitMQ
+) -> None:
+    transport = open_amqp()
+    transport.send([Outgoing(queue, b"plain")])
+    deleted(rabbitmq, queue)
+    transport.send([Outgoing(queue, b"delayed", due_wall_s=time.time() + 0.5)])
+    eventually(lambda: transport.depth(queue).ready == 1)
+
+
 def test_a_queue_that_was_deleted_while_nobody_reads_it_is_bound_again_by_who_sends(
     rabbitmq: RabbitMQ, queue: str
 ) -> None:
