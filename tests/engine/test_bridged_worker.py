@@ -95,7 +95,7 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     kind = BROKERS[request.param]
     found = Shop(host, kind, kind.url(host.root), f"db+sqlite:///{host.root}/results.db")
     host.write("shop.py", SHOP.format(root=host.root, broker=found.url))
-    host.start("-A", "shop", "worker", "-c", "2")
+    host.start("-A", "shop", "worker", "-c", "2", "-l", "INFO")
     host.wait_for_log("is ready")  # the first test waits for its tasks, not for that
     yield found
     host.close()

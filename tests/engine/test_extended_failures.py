@@ -36,7 +36,7 @@ def shop(
     host = Host(tmp_path_factory.mktemp("extended"))
     backend = request.param.format(root=host.root)
     host.write("shop.py", SHOP.format(root=host.root, backend=backend))
-    host.start("-A", "shop", "worker", "-c", "1", "-n", "w@here")
+    host.start("-A", "shop", "worker", "-c", "1", "-n", "w@here", "-l", "INFO")
     host.wait_for_log("is ready")
     broker = f"filesystem://{host.root}/broker"
     app = App("client", broker=broker, backend=backend, set_as_current=False, result_extended=True)

@@ -18,6 +18,8 @@ from .documents import Parts, Received, received
 from .filesystem import WholeFilesTransport
 
 _COMPRESSION = "compression"
+# A database has two tables and a row made for a queue; each may be another's.
+_RACES = 3
 
 # kombu declares no types.
 _Connection: Any = kombu_connection.Connection
@@ -96,8 +98,16 @@ class Line:
 
     def declare(self, queue: str) -> None:
         """Make a queue, if there is none."""
-        with self._translated():
-            self._declare(self._open(), queue)
+        for races_left in range(_RACES, -1, -1):
+            try:
+                with self._translated():
+                    self._declare(self._open(), queue)
+                return
+            except BrokerUnavailable:
+                if self._connection is None or not races_left:
+                    raise
+                # The connection is there. Another process may have made in the same moment what is made
+                # here, which a database refuses; then it is found the next time.
 
     def size(self, queue: str) -> int:
         """How many messages wait in a queue; 0 for one that nobody has made."""

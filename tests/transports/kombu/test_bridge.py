@@ -27,6 +27,7 @@ from prefork.transports.envelope import decode, encode
 from prefork.transports.errors import BrokerUnavailable, OwnerLost
 from prefork.transports.kombu import KombuTransport, open_transport
 from prefork.transports.kombu.documents import CAUSES, CRASHES, QUEUE, REASON
+from prefork.transports.kombu.line import Line
 from prefork.transports.kombu.outbox import GRAVEYARD, PARKING
 from support.forked import in_child
 from support.redis_server import RedisServer
@@ -552,3 +553,45 @@ def test_a_waiting_consumer_looks_at_all_its_queues(open_files: Open) -> None:
     waiting = Background(lambda: consumer.reserve(2, timeout_s=10.0))
     open_files().send([Outgoing("b", b"m")])
     assert documents(waiting.result(5.0)) == [b"m"]
+
+
+def test_processes_that_open_a_new_database_at_the_same_moment_stand_in_nobodys_way(tmp_path: Path) -> None:
+    for number in range(12):
+        begin, go = os.pipe()
+        children = [_opens(f"sqla+sqlite:///{tmp_path}/{number}.db", begin, go) for _ in range(4)]
+        os.close(begin)
+        os.close(go)  # now
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
+
+
+def _opens(url: str, begin: int, go: int) -> int:
+    """A process that opens a consumer as soon as the pipe is closed."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.close(go)
+        os.read(begin, 1)
+        open_transport(url, POLLING).consumer(["celery"], f"owner{os.getpid()}", "worker")
+        code = 0
+    except BrokerUnavailable as error:
+        os.write(2, f"{error}\n".encode())
+    finally:
+        os._exit(code)
+
+
+def test_what_cannot_be_declared_at_all_is_an_error_in_the_end(
+    opened: list[KombuTransport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def refuses(line: Line, channel: Any, queue: str) -> None:
+        tries.append(queue)
+        raise LookupError("no room")
+
+    monkeypatch.setattr(Line, "_declare", refuses)
+    opened.append(open_transport(f"sqla+sqlite:///{tmp_path}/q.db", POLLING))
+    with pytest.raises(BrokerUnavailable, match="no room"):
+        opened[0].consumer(["q"], "owner", "worker")
+    assert tries == ["q"] * 4
