@@ -13,6 +13,8 @@ from .segment import Segment
 
 _READY_BYTE = bytes((State.READY,))
 _DELAYED_BYTE = bytes((State.DELAYED,))
+# So many segments may be looked at while all others wait: some milliseconds.
+_AT_ONCE = 64
 
 
 def peek_ready(queue: QueueDir, limit: int) -> list[Waiting]:
@@ -67,18 +69,39 @@ def _waiting(queue: QueueDir, segment: Segment, slot: int) -> Waiting:
 
 
 def depth(queue: QueueDir) -> Depth:
-    """Count every slot. Staged messages are nowhere yet."""
-    ready = delayed = in_work = 0
+    """Count every slot.
 
-    def count(segment: Segment) -> None:
-        nonlocal ready, delayed, in_work
-        states = segment.states()
-        ready += states.count(State.READY)
-        delayed += states.count(State.DELAYED)
-        in_work += states.count(State.CLAIMED)
+    Staged messages are nowhere yet; what they follow, and whoever's result is not visible yet, is in work.
+    """
+    ids, found = queue.segment_ids(), _Counted()
+    queue.visit_segments(ids, found.add)
+    if found.depth.ready or found.depth.in_work or len(ids) > _AT_ONCE:
+        return found.depth
+    # While they were visited one after the other, a message may have gone from one that was not yet to one
+    # that was, or to a new one: that nothing is there must be true of one moment.
+    found = _Counted()
+    with queue.locked():
+        for segment_id in queue.segment_ids():
+            segment = queue.segment(segment_id)
+            if segment is not None:
+                found.add(segment)
+    return found.depth
 
-    queue.visit_segments(queue.segment_ids(), count)
-    return Depth(ready, delayed, in_work)
+
+class _Counted:
+    """What was in the segments that were visited."""
+
+    def __init__(self) -> None:
+        self.depth = Depth(0, 0, 0)
+
+    def add(self, segment: Segment) -> None:
+        """Count one more."""
+        states, before = segment.states(), self.depth
+        self.depth = Depth(
+            before.ready + states.count(State.READY),
+            before.delayed + states.count(State.DELAYED),
+            before.in_work + states.count(State.CLAIMED) + states.count(State.SETTLED),
+        )
 
 
 def purge(queue: QueueDir) -> int:

@@ -1,0 +1,50 @@
+"""Waiting until queues are empty, while what is in them moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from prefork.engine.draining import await_empty
+from prefork.transports.base import Depth
+
+NOTHING = Depth(0, 0, 0)
+
+
+class Moving:
+    """A broker whose only message goes from one queue to another between two looks."""
+
+    def __init__(self, *places: str | None) -> None:
+        self._places = list(places)
+        self.asked: list[str] = []
+
+    def depth(self, queue: str) -> Depth:
+        self.asked.append(queue)
+        place = self._places.pop(0) if self._places else None
+        return Depth(1, 0, 0) if place == queue else NOTHING
+
+
+def drained(broker: Any, timeout_s: float = 5.0, served: Callable[[str], None] = lambda left: None) -> None:
+    await_empty(broker, ["a", "b"], served, timeout_s, delayed=True)
+
+
+def test_a_message_that_goes_to_a_queue_just_looked_at_is_waited_for() -> None:
+    # In b while a is looked at, in a while b is; then it is seen in a, and gone.
+    broker = Moving("b", "a", "a", "a")
+    drained(broker)
+    assert len(broker.asked) == 2 * 4
+
+
+def test_what_is_left_is_said_when_the_time_is_over() -> None:
+    with pytest.raises(TimeoutError, match="not empty within 0 s: a: 1 ready, 0 in work, 0 delayed"):
+        drained(Moving("a"), 0.0)
+
+
+def test_who_is_asked_whether_somebody_serves_what_is_left_may_end_the_wait() -> None:
+    def nobody(left: str) -> None:
+        raise LookupError(left)
+
+    with pytest.raises(LookupError, match="b: 1 ready"):
+        drained(Moving(None, "b"), served=nobody)
