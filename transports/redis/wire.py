@@ -9,6 +9,7 @@ ever. TLS sockets have Python's timeout.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -28,6 +29,7 @@ _SLACK_S = 0.05
 _SOON = struct.pack("ll", 0, 5_000)
 _NOT_ANSWERED = "it did not answer in time"
 _NOT_TAKEN = "it did not take a command in time"
+_CHANGED = "its socket was made non-blocking by somebody else, who may have written into it"
 _FEW = 16
 _MISSING = object()
 # A packet for each of many small commands costs more than the commands.
@@ -117,7 +119,13 @@ class Wire:
             self._apply(left_s)
 
     def _await(self, event: int, otherwise: str) -> None:
-        """Wait until the socket is ready, at most until the deadline."""
+        """Wait until the socket is ready, at most until the deadline.
+
+        Not on a socket that a task has had its hands on: with bytes of others before it a command may never
+        be understood, nor answered.
+        """
+        if not os.get_blocking(self._sock.fileno()):
+            raise TimeoutError(_CHANGED)
         left_s = self._until_mono_s - time.monotonic()
         poller = select.poll()
         poller.register(self._sock, event)

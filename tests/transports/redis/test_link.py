@@ -338,6 +338,23 @@ def test_a_time_limit_of_one_call_does_not_outlast_it(
     assert time.monotonic() - began < 2.0
 
 
+def test_a_connection_that_a_task_had_its_hands_on_is_given_up_at_once(
+    cut_link: Link, proxy: TcpProxy
+) -> None:
+    proxy.set(
+        Mode.BLACK_HOLE, times=1
+    )  # as when bytes of others keep the server from understanding a command
+    wire = cut_link._wire
+    assert wire is not None
+    os.set_blocking(wire._sock.fileno(), False)
+    began = time.monotonic()
+    error = refused(lambda: cut_link.call("PING"))
+    assert time.monotonic() - began < PATIENT_S / 2
+    assert error.outcome_unknown
+    assert "made non-blocking by somebody else" in str(error)
+    assert cut_link.call("PING") == b"PONG"
+
+
 def test_slow_bytes_do_not_stretch_the_time_limit(hasty_link: Link, proxy: TcpProxy, prefix: str) -> None:
     hasty_link.call("SET", prefix + "k", b"x" * 200, timeout_s=PATIENT_S)
     proxy.set(Mode.ONE_BYTE)
