@@ -111,7 +111,7 @@ class Coordinates(Protocol):
 
         Cheap, however much is revoked. To be compared with what the same handle said; it may be another
         one without a reason. A broker that only counts what is revoked may say the same while as many have
-        ended as were revoked (RabbitMQ).
+        ended, or were put together, as were revoked (RabbitMQ).
         """
 
 

@@ -143,5 +143,5 @@ class AmqpCoordination:
         return self._agreed().revocations.read()
 
     def revoked_mark(self) -> str:
-        """Count revocations, as in `Coordinates.revoked_mark`, up to a thousand."""
+        """Count messages of revocations, as in `Coordinates.revoked_mark`."""
         return self._agreed().revocations.mark()

@@ -1,8 +1,8 @@
 """Revocations: messages in one queue that drops its oldest; read by taking and returning them all.
 
-RabbitMQ takes the square of the time to take back more: 20 ms for a thousand messages, 2 s for five, 11 s
-for ten. So each message is a bundle of what was revoked in one call, and who has to take more than `_FEW`
-messages puts them back as larger bundles.
+RabbitMQ takes the square of the time to take back more (docs/decisions/0015). So each message is a bundle of
+what was revoked in one call, and who has to take more than `_FEW` messages, or finds more keys than are kept,
+puts them back as larger bundles.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _ARGUMENTS: Final[Mapping[str, Any]] = MappingProxyType(
 _AT_ONCE = 500
 _BUNDLE: Final = 500
 _FEW: Final = 1_000
-# More time to take more: 8,000 to 20,000 messages a second were seen.
+# More time to take more; idle brokers give ten times as many.
 _TAKEN_PER_S: Final = 1_000
+# So far may a clock be wrong that takes something for ended; it is forgotten for all others as well.
+_DOUBT_S: Final = 86_400.0
 _LIFETIME_MS_MAX = (1 << 32) - 1
 
 _log = logging.getLogger("prefork.amqp")
@@ -76,11 +78,16 @@ class _Found:
             into.pop(revoked.key, None)
             into[revoked.key] = revoked
 
-    def living(self, now_wall_s: float) -> list[_Revoked]:
-        """Those whose time is not over, oldest first, as many as are kept."""
+    def newest(self, now_wall_s: float) -> list[_Revoked]:
+        """As many as are kept, oldest first; also those whose time may just be over."""
         every = [one for key, one in self._gathered.items() if key not in self._others]
         every += self._others.values()
-        return [one for one in every if one.ends_wall_s > now_wall_s][-REVOKED_MAX:]
+        return [one for one in every if one.ends_wall_s + _DOUBT_S > now_wall_s][-REVOKED_MAX:]
+
+    @property
+    def too_many(self) -> bool:
+        """Whether there are more keys than are kept."""
+        return len(self._gathered) + len(self._others) > REVOKED_MAX
 
 
 class Revocations:
@@ -119,13 +126,14 @@ class Revocations:
             got = self._first(end_mono_s)
             end_mono_s += got.left / _TAKEN_PER_S
             tag, taken = self._take(got, found, end_mono_s)
-            living = found.living(self._wall())
-            if taken <= _FEW:
+            newest = found.newest(self._wall())
+            if taken <= _FEW and not found.too_many:
                 self._put_back(tag, end_mono_s)
                 self._counted = taken
             else:
-                self._counted = self._gather(living, tag, end_mono_s)
-        return [one.key for one in living]
+                self._counted = self._gather(newest, tag, end_mono_s)
+        now_wall_s = self._wall()
+        return [one.key for one in newest if one.ends_wall_s > now_wall_s]
 
     def mark(self) -> str:
         """How many messages there are, as in `Coordinates.revoked_mark`.
@@ -160,15 +168,14 @@ class Revocations:
                     found.note(one.body)
         return tag, taken
 
-    def _gather(self, living: Sequence[_Revoked], tag: int, end_mono_s: float) -> int:
+    def _gather(self, newest: Sequence[_Revoked], tag: int, end_mono_s: float) -> int:
         """Put bundles in the place of all that was taken; how many there are now, -1 if that is not known.
 
         The bundles come first: who dies in between leaves some of it twice, which does no harm.
         """
-        session, now_wall_s = self._session, self._wall()
+        session = self._session
         parcels = [
-            _parcel(bundle, max(one.ends_wall_s for one in bundle) - now_wall_s, gathered=True)
-            for bundle in _bundles(living)
+            _parcel(bundle, max(one.given_s for one in bundle), gathered=True) for bundle in _bundles(newest)
         ]
         try:
             self._publisher.publish(parcels)

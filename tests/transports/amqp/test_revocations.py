@@ -141,6 +141,33 @@ def test_while_the_broker_takes_no_message_the_many_are_known_all_the_same(
     assert messages(transport) == 3
 
 
+def test_a_reader_whose_clock_is_ahead_forgets_nothing_for_others(
+    open_here: OpenHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, ahead = open_here(), open_here()
+    keys = [str(number) for number in range(1_200)]
+    revoke_singly(transport, keys)
+    assert ahead.revoked_mark() != "0"
+    agreed = ahead._agreements
+    assert agreed is not None
+    monkeypatch.setattr(agreed.revocations, "_wall", lambda: time.time() + 3600.0)
+    assert ahead.revoked() == []
+    assert messages(transport) == 3
+    assert transport.revoked() == keys
+
+
+def test_more_keys_than_are_kept_are_put_together_however_few_messages_they_are(
+    open_here: OpenHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REVOKED_MAX", 100)
+    transport = open_here()
+    for call in range(3):
+        transport.revoke([f"{call}.{number}" for number in range(60)], LONG_S)
+    assert messages(transport) == 3
+    assert transport.revoked()[-60:] == [f"2.{number}" for number in range(60)]
+    assert messages(transport) == 1
+
+
 KEYS = st.sampled_from("abcdefgh")
 STEPS = st.lists(
     st.one_of(
@@ -169,12 +196,11 @@ def test_however_often_and_however_far_they_are_put_together_the_same_is_revoked
             for key in first:
                 ends[key] = now + second
         else:
-            living = _found(queue).living(now)
+            living = _found(queue).newest(now)
             bundles = [module._encode(module._Bundle([one], True)) for one in living]
             queue = [*queue, *bundles[:second]] if first else bundles
-        assert {one.key: one.ends_wall_s for one in _found(queue).living(now)} == {
-            key: end for key, end in ends.items() if end > now
-        }
+        found = {one.key: one.ends_wall_s for one in _found(queue).newest(now) if one.ends_wall_s > now}
+        assert found == {key: end for key, end in ends.items() if end > now}
 
 
 def _found(queue: list[bytes]) -> module._Found:
