@@ -209,12 +209,12 @@ def _hook(task: Any, request: Context, hook: Any, *values: Any) -> Telling[None]
         called = hook(*values)
         if type(called) is CoroutineType:
             yield called
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         _logger.exception("hook %s of task %s[%s] raised", hook.__name__, task.name, request.id)
         report_internal_error(task, request, exc)
 
 
-def report_internal_error(task: Any, request: Context, exc: Exception) -> None:
+def report_internal_error(task: Any, request: Context, exc: BaseException) -> None:
     """Send `task_internal_error`."""
     if signals.task_internal_error.receivers:
         einfo = ExceptionInfo(exc)

@@ -160,7 +160,7 @@ class Signal:
         for receiver in self._live_receivers(sender):
             try:
                 response = receiver(signal=self, sender=sender, **named)
-            except Exception as exc:
+            except (Exception, SystemExit) as exc:  # who calls sys.exit() in a receiver ends nothing either
                 _logger.exception("signal handler %r of %s raised %r", receiver, self.name, exc)
                 response = exc
             responses.append((receiver, response))

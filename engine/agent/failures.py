@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from ...transports.base import DeadLetter, Delivery, Outgoing, StoredResult
@@ -54,7 +55,7 @@ class Failures:
         self._locks = UniqueLocks(storage.transport)
         self._unstored: list[StoredResult] = []
         self._unsent: list[Outgoing] = []
-        self._unannounced: deque[tuple[TaskMessage, Delivery, Exception]] = deque(maxlen=_KEPT_MAX)
+        self._unannounced: deque[Callable[[], None]] = deque(maxlen=_KEPT_MAX)
         self._away: set[str] = set()  # what nobody took at the last attempt
 
     def of_running(
@@ -86,12 +87,14 @@ class Failures:
         return results, self._errbacks(delivery, message, error)
 
     def announce_terminated(self, texts: Texts, delivery: Delivery | None, signum: int) -> None:
-        """Send ``task_revoked`` for an execution that was ended on request.
+        """Have `announce_some` send ``task_revoked`` for an execution that was ended on request.
 
         :param delivery: its message; None when nobody has it any more, and only id and name are known.
         """
-        if not signals.task_revoked.receivers:
-            return
+        if signals.task_revoked.receivers:
+            self._unannounced.append(partial(self._tell_terminated, texts, delivery, signum))
+
+    def _tell_terminated(self, texts: Texts, delivery: Delivery | None, signum: int) -> None:
         request = self._request(texts.task_id, texts.task_name, delivery)
         task = self._loaded.app.tasks.get(texts.task_name)
         about = ReceivedRequest(request, task, self._loaded.app, self._storage.table)
@@ -100,14 +103,17 @@ class Failures:
     def announce_lost(
         self, task_id: str, task_name: str, delivery: Delivery | None, error: Exception
     ) -> None:
-        """Send ``task_failure`` for a task that has failed where none of its processes can say so.
+        """Have `announce_some` send ``task_failure`` for a task that none of its processes can speak for.
 
         :param delivery: as in `announce_terminated`.
         """
         if signals.task_failure.receivers:
-            request = self._request(task_id, task_name, delivery)
-            task = self._loaded.app.tasks.get(str(request.task))
-            send_failure(task, request, error, ExceptionInfo(error))
+            self._unannounced.append(partial(self._tell_lost, task_id, task_name, delivery, error))
+
+    def _tell_lost(self, task_id: str, task_name: str, delivery: Delivery | None, error: Exception) -> None:
+        request = self._request(task_id, task_name, delivery)
+        task = self._loaded.app.tasks.get(str(request.task))
+        send_failure(task, request, error, ExceptionInfo(error))
 
     def _request(self, task_id: str, task_name: str, delivery: Delivery | None) -> Context:
         """The request of a task that was ended, as far as it is known."""
@@ -148,15 +154,17 @@ class Failures:
         died = Delivery(b"", letter.queue, letter.document, crashes=letter.crashes, redelivered=True)
         rest = self._rest_of_chain(message, error, states.FAILURE, not stored)
         self.keep(rest, self._errbacks(died, message, error))
-        if signals.task_failure.receivers:
-            self._unannounced.append((message, died, error))
+        self.announce_lost(message.id, message.task, died, error)
 
     def announce_some(self) -> bool:
-        """Send ``task_failure`` for dead letters, as many as there is a moment for; True if some are left."""
+        """Tell receivers of signals, for a moment; True if some are left.
+
+        In a turn of its own: a receiver that keeps the agent for so long that it is replaced keeps it from
+        answering the supervisor else, who would ask the next agent, and have it tell the same again.
+        """
         end_mono_s = mono_s() + _ANNOUNCE_S
         while self._unannounced:
-            message, died, error = self._unannounced.popleft()
-            self.announce_lost(message.id, message.task, died, error)
+            self._unannounced.popleft()()
             if mono_s() >= end_mono_s:
                 break
         return bool(self._unannounced)

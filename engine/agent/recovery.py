@@ -209,7 +209,7 @@ class Recoverer:
     def _announce(
         self, message: dict[str, Any], slot: Slot, delivery: Delivery | None, has_failed: bool
     ) -> None:
-        """Tell receivers of signals of the end of an execution, once."""
+        """Have receivers of signals told of the end of an execution, once."""
         execution = (int(message["generation"]), slot.words[C_RUNNING])
         if self._told.get(slot.index) == execution:
             return
@@ -221,7 +221,7 @@ class Recoverer:
             self._failures.announce_lost(texts.task_id, texts.task_name, delivery, error_of(message))
 
     def announce_some(self) -> bool:
-        """Tell receivers of signals of dead letters, for a moment; True if some are left."""
+        """Tell receivers of signals of what ended, for a moment; True if some are left."""
         return self._failures.announce_some()
 
     def retry_unstored(self) -> None:

@@ -64,12 +64,15 @@ def test_a_task_as_sender_is_the_same_as_its_name() -> None:
     assert seen == ["proj.add", task]
 
 
-def test_a_receiver_that_raises_is_logged_and_the_others_are_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_a_receiver_that_raises_is_logged_and_the_others_are_told(
+    caplog: pytest.LogCaptureFixture, kind: type[BaseException]
+) -> None:
     signal = Signal("s")
     seen: list[int] = []
 
     def bad(**_: Any) -> None:
-        raise ValueError("bad receiver")
+        raise kind("bad receiver")
 
     def good(**_: Any) -> None:
         seen.append(1)
@@ -79,7 +82,7 @@ def test_a_receiver_that_raises_is_logged_and_the_others_are_told(caplog: pytest
     with caplog.at_level(logging.ERROR):
         answers = signal.send(None)
     assert seen == [1]
-    assert isinstance(answers[0][1], ValueError)
+    assert isinstance(answers[0][1], kind)
     assert "bad receiver" in caplog.text
 
 

@@ -76,6 +76,32 @@ def test_it_is_announced_although_the_result_is_ignored(scene: Scene, told: list
     assert (scene.state(), len(told)) == (None, 1)
 
 
+@pytest.mark.parametrize("signal", [signals.task_failure, signals.task_revoked], ids=lambda one: one.name)
+def test_the_supervisor_is_answered_before_any_receiver_may_hold_the_agent_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, signal: signals.Signal
+) -> None:
+    order: list[str] = []
+    carry_out = scene.recoverer.carry_out
+
+    def answers(message: dict[str, Any]) -> dict[str, Any]:
+        answer = carry_out(message)
+        order.append(answer["op"])
+        return answer
+
+    monkeypatch.setattr(scene.recoverer, "carry_out", answers)
+
+    def hears(**_: Any) -> None:
+        order.append("told")
+
+    signal.connect(hears, weak=False)
+    try:
+        scene.run(scene.hold(1)[0], reject_on_worker_lost=False)
+        scene.dead(*(["crash"] if signal is signals.task_failure else ["terminated"]), execution=1)
+    finally:
+        signal.disconnect(hears)
+    assert order == ["recovered", "told"]
+
+
 @pytest.mark.parametrize("verdict", ["crash", "memory", "shutdown"])
 def test_a_message_that_will_run_again_has_not_failed_yet(
     scene: Scene, told: list[Told], verdict: str
