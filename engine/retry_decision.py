@@ -75,6 +75,10 @@ def decide_retry(
         None if args is None else tuple(args),
         kwargs,
     )
+    if task.models is not None:
+        plain_args, plain_kwargs = task.models.sendable(new_args or (), new_kwargs or {})
+        new_args = None if new_args is None else plain_args
+        new_kwargs = None if new_kwargs is None else plain_kwargs
     plan = RetryPlan(request.retries + 1, due_wall_s, new_args, new_kwargs, options)
     reason = exc if exc is not None else sys.exc_info()[1]
     return Retry(exc=reason, when=when, is_eager=request.is_eager, plan=plan)

@@ -156,6 +156,25 @@ def test_bound_and_async_tasks_take_models_too(app: App) -> None:
             awaited.delay({}).get(timeout=10)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_retry_with_other_arguments_takes_models(app: App, by_name: bool) -> None:
+    @app.task(bind=True, pydantic=True, max_retries=1)
+    def grows(self: Any, order: Order, factor: int = 1) -> int:
+        if not self.request.retries:
+            larger = Order(number=order.number + 1)
+            raise self.retry(
+                countdown=0,
+                args=None if by_name else (larger, factor),
+                kwargs={"order": larger, "factor": factor} if by_name else None,
+            )
+        return order.number * factor
+
+    with start_worker(app):
+        assert grows.delay(Order(number=3), 2).get(timeout=10) == 8
+        assert grows.delay(order=Order(number=3), factor=2).get(timeout=10) == 8
+    assert grows.apply((Order(number=3), 2)).get() == 8
+
+
 def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(app: App) -> None:
     @app.task(pydantic=True)
     def one(order: Order) -> None:
