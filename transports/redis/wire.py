@@ -1,10 +1,11 @@
 """A socket to one Redis server, and the parser of what comes back.
 
-Every wait ends. Plain sockets carry a short time limit in the kernel: one system call per send and per
-receive is enough for what comes soon, where Python's own timeouts poll before each. What takes longer is
-polled for until the deadline. The kernel's limit alone would not do: it begins anew whenever a signal (or a
-stop) interrupts the call, so that a process which gets them often enough would wait for a silent server for
-ever. TLS sockets have Python's timeout.
+Every wait ends, unless the process gets signals less than some 10 ms apart all the time. Plain sockets carry
+a short time limit in the kernel: one system call per send and per receive is enough for what comes soon,
+where Python's own timeouts poll before each. What takes longer is
+polled for until the deadline. The kernel's limit begins anew whenever a signal (or a stop) interrupts the
+call; were it the deadline, a process that gets a signal a second would wait for a silent server for ever. TLS
+sockets have Python's timeout.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Arg = bytes | str | int | float
 
 _BUFFER_BYTES = 65536
 _SLACK_S = 0.05
-# What comes within this time needs no poll. Shorter than signals are apart.
+# What comes within this time needs no poll. The kernel counts in ticks: it may take 8.
 _SOON = struct.pack("ll", 0, 5_000)
 _NOT_ANSWERED = "it did not answer in time"
 _NOT_TAKEN = "it did not take a command in time"
