@@ -178,6 +178,22 @@ def test_countdowns_and_retries_arrive_after_the_queue_was_deleted(site: Site) -
     assert again.get(timeout=20)[0] == 2
 
 
+def test_what_became_due_without_a_queue_is_there_soon_after_a_worker_starts(empty: Site) -> None:
+    found = parse(empty.url)
+    empty.worker.launch().await_ready()
+    assert empty.worker.stop() == 0
+    for number in range(5):
+        empty.tell(str(number), countdown=0.3)
+    with amqp.Connection(f"127.0.0.1:{found.port}", virtual_host=found.path[1:]) as connection:
+        channel = connection.channel()
+        channel.queue_delete("celery")
+        eventually(lambda: channel.queue_declare("prefork.strays", passive=True).message_count == 5)
+    # Its agent looks before its children have declared the queue: it does not take it for missing.
+    empty.worker.launch().await_ready()
+    eventually(lambda: len(empty.words()) == 5, deadline_s=15.0)
+    assert "nothing is bound for" not in empty.worker.log
+
+
 def test_dead_letters_are_listed_shown_and_dropped_by_commands(site: Site) -> None:
     assert site.app.tasks["fleet.echo"].delay(1).get(timeout=20) == 1  # so the queue is there
     site.put("celery", "{", content_type="application/json", content_encoding="utf-8")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -26,6 +26,7 @@ from .publisher import Parcel, Publisher
 from .settings import AmqpSettings
 
 _LOOK_S, _LOOK_AGAIN_S = 5.0, 30.0
+"""The longer one while nothing comes or goes: all that is missing was missing at the look before."""
 _LASTS_S = 1.0
 """How long one look may take: who looks has a lease to renew."""
 _AT_ONCE = 500
@@ -34,6 +35,8 @@ _MOVED_MAX, _MOVED_BYTES = 100, 1 << 20
 _FAILURES_MAX = 3
 """After so many, a place is left alone until the next look."""
 _NAMED_MAX = 5
+_KNOWN_MAX = 10_000
+"""So many names are known from looks that did not see everything."""
 _RESOURCE_LOCKED = 405
 
 _log = logging.getLogger("prefork.amqp")
@@ -52,10 +55,15 @@ class Strays:
         self._settings = settings
         self._mono = mono
         self._next_mono_s = 0.0
-        self._homeless: frozenset[str] = frozenset()
+        self._homeless: frozenset[str] = frozenset()  # found without a home so far
+        self._told: frozenset[str] = frozenset()  # of which the log says that they are missing
+        self._doubted: frozenset[str] = frozenset()  # of these, what the last look did not find
 
     def bring_home(self) -> int:
         """Send what has a queue again to that queue; returns how many. Most times it is too early to look.
+
+        What was not missing before is looked for again soon: a worker looks for the first time before it
+        has declared what it consumes.
 
         :raises BrokerUnavailable: the broker is away.
         """
@@ -70,25 +78,46 @@ class Strays:
             _log.warning("queue %r cannot be emptied at present: %s", STRAYS_QUEUE, error)
         finally:
             look.close()
-        if look.sent or not look.homeless:
+        if look.sent or not look.homeless or look.homeless.keys() - self._homeless:
             self._next_mono_s = now_mono_s + _LOOK_S
-        self._tell(look.homeless)
+        self._tell_missing(look.homeless)
+        if look.saw_all:
+            self._tell_over(look.homeless)
+        self._note(look)
         return look.sent
 
-    def _tell(self, homeless: Counter[str]) -> None:
-        """Say what is missing, unless that was said."""
-        news = sorted(homeless.keys() - self._homeless)
+    def _tell_missing(self, homeless: Counter[str]) -> None:
+        """Say what is missing for the second time, unless that was said."""
+        news = sorted((homeless.keys() & self._homeless) - self._told)
         if news:
-            more = f" and {len(news) - _NAMED_MAX} others" if len(news) > _NAMED_MAX else ""
             _log.error(
-                "queue %r holds delayed messages (%d), because nothing is bound for %s%s any more; they "
+                "queue %r holds delayed messages (%d), because nothing is bound for %s any more; they "
                 "leave it when a worker consumes that again, or when you purge it",
                 STRAYS_QUEUE,
                 sum(homeless[where] for where in news),
-                ", ".join(news[:_NAMED_MAX]),
-                more,
+                _named(news),
             )
-        self._homeless = frozenset(homeless)
+        self._told = self._told.union(news)
+
+    def _tell_over(self, homeless: Counter[str]) -> None:
+        """Say what was told and is over.
+
+        Only at the second look that does not find it: during the first, another worker may have had it.
+        """
+        absent = self._told - homeless.keys()
+        over = sorted(absent & self._doubted)
+        if over:
+            _log.info("queue %r holds no delayed messages for %s any more", STRAYS_QUEUE, _named(over))
+        self._told = self._told.difference(over)
+        self._doubted = absent.difference(over)
+
+    def _note(self, look: _Look) -> None:
+        if look.saw_all or len(self._homeless) > _KNOWN_MAX:
+            self._homeless = frozenset(look.homeless)
+            if not look.saw_all:
+                self._told &= self._homeless
+        else:
+            self._homeless = self._homeless.union(look.homeless)
 
 
 class _Look:
@@ -98,6 +127,7 @@ class _Look:
 
     :ivar sent: how many were sent to a queue.
     :ivar homeless: how many were found for each place that there is no more.
+    :ivar saw_all: nothing is there that it did not look at.
     """
 
     def __init__(self, settings: AmqpSettings, mono: Callable[[], float]) -> None:
@@ -106,6 +136,7 @@ class _Look:
         self._end_mono_s = mono() + _LASTS_S
         self._sender = Publisher(settings, "strays")
         self.sent = 0
+        self.saw_all = False
         self.homeless: Counter[str] = Counter()
         self._ways: dict[str, bool] = {}  # routing keys, and whether they lead anywhere
         self._failures: Counter[str] = Counter()
@@ -124,8 +155,9 @@ class _Look:
         try:
             count = int(channel.queue_declare(STRAYS_QUEUE, passive=True).message_count)
         except amqp.exceptions.NotFound:
-            return
+            count = 0
         if not count:
+            self.saw_all = True
             return
         wire = channel.connection
         asking = wire.channel()
@@ -138,6 +170,8 @@ class _Look:
                     self._move(channel, one)
                 if self._is_over():
                     break
+            else:
+                self.saw_all = True
             self._move_all(channel)
         finally:
             if wire.connected and asking.is_open:
@@ -204,6 +238,11 @@ class _Look:
         for tag, _ in some:
             channel.basic_ack(tag)
         return True
+
+
+def _named(places: Sequence[str]) -> str:
+    more = f" and {len(places) - _NAMED_MAX} others" if len(places) > _NAMED_MAX else ""
+    return ", ".join(places[:_NAMED_MAX]) + more
 
 
 def _raise_if_away(error: Exception) -> None:

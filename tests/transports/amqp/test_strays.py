@@ -133,6 +133,8 @@ def test_a_message_that_cannot_be_brought_home_keeps_no_other_from_it(
     odd(scene)
     scene.stray(ladder.to_queue("home"))
     assert scene.strays.bring_home() == 1
+    scene.now_s += 60.0
+    assert scene.strays.bring_home() == 0
     assert "prefork.strays" in caplog.text
     eventually(lambda: (scene.depth("home"), scene.depth(STRAYS_QUEUE)) == (1, 1))
 
@@ -169,20 +171,108 @@ def test_what_is_moved_among_the_strays_goes_home_as_it_was(
     assert found.body == b"stray"
 
 
-def test_the_log_names_a_few_of_the_queues_that_are_missing(
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """What the log has got since this was asked."""
+    lines = [(one.levelname, one.getMessage()) for one in caplog.records if one.levelname != "DEBUG"]
+    caplog.clear()
+    return lines
+
+
+def looks(scene: Scene, seconds: int) -> tuple[list[int], int]:
+    """In which of the next so many seconds it looks, and how many are brought home by that."""
+    at, sent = [], 0
+    for second in range(1, seconds + 1):
+        scene.now_s += 1.0
+        before = scene.strays._next_mono_s
+        sent += scene.strays.bring_home()
+        if scene.strays._next_mono_s != before:
+            at.append(second)
+    return at, sent
+
+
+def test_the_log_names_a_few_of_the_queues_that_are_missing_at_the_second_look(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     for number in range(8):
         scene.stray(ladder.to_queue(f"gone.{number}"))
     scene.strays.bring_home()
-    (line,) = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert not told(caplog), "who consumes them may be about to declare them"
+    scene.now_s += 5.0
+    scene.strays.bring_home()
+    ((level, line),) = told(caplog)
+    assert level == "ERROR"
     assert line.startswith("queue 'prefork.strays' holds delayed messages (8)")
     assert line.count("queue 'gone.") == 5
     assert "and 3 others" in line
-    caplog.clear()
-    scene.now_s += 60.0
-    scene.strays.bring_home()
-    assert not caplog.records, "it was said"
+    looks(scene, 60)
+    assert not told(caplog), "it was said"
+
+
+def test_what_finds_its_queue_at_the_second_look_was_never_missing(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a worker that looks before its children have declared what they consume,
+    caplog.set_level("INFO")
+    scene.stray(ladder.to_queue("late"))
+    assert scene.strays.bring_home() == 0
+    scene.channel.queue_declare("late", durable=True, auto_delete=False)
+    # then the next look comes soon, and nothing is said.
+    assert looks(scene, 5) == ([5], 1)
+    looks(scene, 20)
+    assert not told(caplog)
+
+
+def test_what_is_missing_for_long_is_looked_for_less_often_until_something_else_is(scene: Scene) -> None:
+    scene.stray(ladder.to_queue("gone"))
+    assert looks(scene, 66) == ([1, 6, 36, 66], 0)
+    scene.stray(ladder.to_queue("new"))
+    assert looks(scene, 66) == ([30, 35, 65], 0)
+
+
+def test_that_nothing_is_missing_any_more_is_said_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    scene.stray(ladder.to_queue("gone"))
+    scene.stray(ladder.to_queue("back"))
+    looks(scene, 6)
+    ((level, _line),) = told(caplog)
+    assert level == "ERROR"
+    scene.channel.queue_declare("back", durable=True, auto_delete=False)
+    # One look finds nothing for it, and so does another: not merely because somebody else looks just then.
+    assert looks(scene, 30)[1] == 1
+    assert not told(caplog)
+    looks(scene, 60)
+    assert told(caplog) == [
+        ("INFO", "queue 'prefork.strays' holds no delayed messages for queue 'back' any more")
+    ]
+    scene.channel.queue_purge(STRAYS_QUEUE)
+    looks(scene, 60)
+    assert told(caplog) == [
+        ("INFO", "queue 'prefork.strays' holds no delayed messages for queue 'gone' any more")
+    ]
+    # What is missing once more is told once more.
+    scene.stray(ladder.to_queue("gone"))
+    looks(scene, 60)
+    assert [level for level, _line in told(caplog)] == ["ERROR"]
+
+
+def test_looks_that_see_only_a_part_tell_of_each_queue_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(strays_module, "_AT_ONCE", 2)
+    for number in range(8):
+        scene.stray(ladder.to_queue(f"gone.{number}"))
+    scene.tick_s = strays_module._LASTS_S / 4  # there is time for four of them at a time
+    for _ in range(12):
+        scene.now_s += 60.0
+        scene.strays.bring_home()
+    lines = told(caplog)
+    assert {level for level, _line in lines} == {"ERROR"}
+    text = "\n".join(line for _level, line in lines)
+    assert [text.count(f"queue 'gone.{number}'") for number in range(8)] == [1] * 8
 
 
 def test_a_look_that_is_refused_leaves_no_channel_open(
