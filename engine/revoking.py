@@ -65,10 +65,30 @@ def revoke(
         # Nobody can be asked what runs. Workers look here before they start a task.
         app.client.stored.revoke(ids)
     if isinstance(transport, Coordinates):
-        transport.revoke([task_key(task_id) for task_id in ids], app.config.worker_revoke_expires)
+        remember(app, [task_key(task_id) for task_id in ids])
     elif not stored:
         raise ImproperlyConfigured(NOBODY_REMEMBERS)
     return None
+
+
+def remember(app: App, keys: Sequence[str]) -> None:
+    """Have the broker remember what is revoked, where it can.
+
+    Twice does no harm. So it is tried again for a while, as the messages of tasks are, if the broker is away
+    or its connection was lost since.
+
+    :raises BrokerUnavailable: the broker cannot be reached.
+    """
+    client = app.client
+    transport = client.transport
+    if not keys or not isinstance(transport, Coordinates):
+        return
+    lifetime_s = app.config.worker_revoke_expires
+
+    def attempt(_failed: int, _left_s: float) -> None:
+        transport.revoke(keys, lifetime_s)
+
+    client.persist(attempt)
 
 
 def workers_to_ask(app: App, terminate: bool, signum: int) -> list[str] | None:
@@ -129,5 +149,5 @@ def revoke_by_stamped_headers(
         )
     if not isinstance(transport, Coordinates):
         raise ImproperlyConfigured(NO_STAMPS)
-    transport.revoke(keys, app.config.worker_revoke_expires)
+    remember(app, keys)
     return None

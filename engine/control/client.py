@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from ...transports.coordination import Coordinates
+from ...transports.errors import TransportError
 from .. import revoking, revoking_answers
+from ..exceptions import ImproperlyConfigured
 from ..revoked_keys import stamp_keys, task_key
 from ..terminating import signal_of
 from ..unique_purge import purge
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 Destination = Sequence[str] | str | None
 Replies = list[dict[str, Any]] | None
+
+_log = logging.getLogger("prefork.control")
 
 # So long workers are waited for that are to say what runs.
 _ANSWERS_S: Final = 1.0
@@ -110,6 +115,9 @@ class Control:
         :param task_id: an id, or several: one call for many costs what one for a single one does.
         :param signal: what ends a running task (`terminate`).
         :raises ValueError: there is no such signal, or it ends no process; nobody was told anything.
+        :raises BrokerUnavailable: the broker cannot be reached, also not within `broker_publish_timeout`.
+        :raises TransportError: the broker does not remember it. Where that was possible, the workers that
+            run were told.
         :raises ResultStoreUnavailable: they are revoked, but the result store cannot be reached.
         """
         number = signal_of(signal)
@@ -117,7 +125,8 @@ class Control:
         arguments: dict[str, Any] = {"task_id": task_id if isinstance(task_id, str) else ids}
         if destination is not None or kwargs.get("pattern"):
             return self._ending("revoke", arguments, destination, terminate, signal, kwargs)
-        self._remember([task_key(one) for one in ids])
+        with self._telling_all_the_same("revoke", arguments, terminate, signal):
+            revoking.remember(self._app, [task_key(one) for one in ids])
         workers = revoking.workers_to_ask(self._app, terminate, number)
         replies: Replies = None
         answers: list[Any] = []
@@ -158,15 +167,17 @@ class Control:
         """Have no task run that is stamped with one of these values.
 
         :param headers: a value, or a list of them, by header.
-        :raises ValueError: as in `revoke`.
+        :raises ValueError: and the other errors: as in `revoke`.
         """
         signal_of(signal)
+        command = "revoke_by_stamped_headers"
         given = dict(headers) if isinstance(headers, Mapping) else list(headers)
+        arguments = {"headers": given}
         if destination is None and not kwargs.get("pattern"):
-            self._remember(stamp_keys(given))
-        return self._ending(
-            "revoke_by_stamped_headers", {"headers": given}, destination, terminate, signal, kwargs
-        )
+            keys = stamp_keys(given)
+            with self._telling_all_the_same(command, arguments, terminate, signal):
+                revoking.remember(self._app, keys)
+        return self._ending(command, arguments, destination, terminate, signal, kwargs)
 
     def terminate(
         self,
@@ -190,10 +201,19 @@ class Control:
         arguments = {**arguments, "terminate": terminate, "signal": signal}
         return self.broadcast(command, arguments=arguments, destination=destination, **kwargs)
 
-    def _remember(self, keys: Sequence[str]) -> None:
-        transport = self._app.client.transport
-        if keys and isinstance(transport, Coordinates):
-            transport.revoke(keys, self._app.config.worker_revoke_expires)
+    @contextmanager
+    def _telling_all_the_same(
+        self, command: str, arguments: dict[str, Any], terminate: bool, signal: str | int
+    ) -> Iterator[None]:
+        """If the broker does not remember it, tell the workers that run, which do, before that is raised."""
+        try:
+            yield
+        except TransportError:
+            try:
+                self._ending(command, arguments, None, terminate, signal, {})
+            except (TransportError, ImproperlyConfigured) as error:
+                _log.debug("the workers were not told either: %s", error)
+            raise
 
     def rate_limit(
         self, task_name: str, rate_limit: str | float | None, destination: Destination = None, **kwargs: Any

@@ -194,6 +194,34 @@ def test_what_became_due_without_a_queue_is_there_soon_after_a_worker_starts(emp
     assert "nothing is bound for" not in empty.worker.log
 
 
+def cut_all(url: str) -> None:
+    """Close every connection to a virtual host, as an operator may, or a restart."""
+    shared().control("close_all_connections", "--vhost", parse(url).path[1:], "cut by a test")
+
+
+REVOKING: list[tuple[str, dict[str, Any]]] = [
+    ("revoke", {"task_id": "a"}),
+    ("revoke", {"task_id": "a", "reply": True, "timeout": 0.05}),
+    ("revoke", {"task_id": "a", "destination": ["w@here"]}),
+    ("terminate", {"task_id": "a"}),
+    ("revoke_by_stamped_headers", {"headers": {"tenant": "a"}}),
+    ("ping", {"timeout": 0.05}),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments"), REVOKING)
+def test_the_first_command_after_every_connection_was_closed_is_carried_out(
+    empty: Site, command: str, arguments: dict[str, Any]
+) -> None:
+    empty.app.tasks["fleet.echo"].delay(1)
+    empty.app.control.revoke("before")
+    cut_all(empty.url)
+    getattr(empty.app.control, command)(**arguments)
+    transport: Any = empty.app.client.transport
+    only_some = command == "ping" or "destination" in arguments
+    assert len(transport.revoked()) == (1 if only_some else 2)
+
+
 def test_dead_letters_are_listed_shown_and_dropped_by_commands(site: Site) -> None:
     assert site.app.tasks["fleet.echo"].delay(1).get(timeout=20) == 1  # so the queue is there
     site.put("celery", "{", content_type="application/json", content_encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from prefork.engine.exceptions import ImproperlyConfigured
 from prefork.engine.revocations import BEACON
 from prefork.engine.revoked_keys import stamp_keys, task_key
 from prefork.engine.terminating import SOFT, signal_of
+from prefork.transports.errors import BrokerUnavailable, TransportError
 from support.apps import memory_app
 
 
@@ -204,6 +205,96 @@ def test_a_worker_that_does_not_answer_is_waited_for_once_and_not_with_every_cal
     app.control.revoke("last")
     assert (asked[0], told[0]) == (3, 101)
     assert app.AsyncResult("last").state == "PENDING"
+
+
+CALLS: dict[str, Callable[[App], Any]] = {
+    "control.revoke": lambda app: app.control.revoke("id"),
+    "control.revoke, reply": lambda app: app.control.revoke("id", reply=True, timeout=0.05),
+    "control.terminate": lambda app: app.control.terminate("id"),
+    "result.revoke": lambda app: app.AsyncResult("id").revoke(),
+    "control, stamped": lambda app: app.control.revoke_by_stamped_headers({"tenant": "a"}),
+    "result, stamped": lambda app: app.AsyncResult("id").revoke_by_stamped_headers({"tenant": "a"}),
+}
+
+
+class Flaw:
+    """Has a broker's revocations fail, and notes which commands workers are told."""
+
+    def __init__(self, transport: Any, patch: pytest.MonkeyPatch) -> None:
+        self.failures: list[TransportError] = []
+        self.told: list[str] = []
+        remembers, cast = transport.revoke, Asker.cast
+
+        def revoke(keys: Sequence[str], lifetime_s: float) -> None:
+            if self.failures:
+                raise self.failures.pop(0)
+            remembers(keys, lifetime_s)
+
+        def note(asker: Asker, request: Request) -> None:
+            self.told.append(request.method)
+            cast(asker, request)
+
+        patch.setattr(transport, "revoke", revoke)
+        patch.setattr(Asker, "cast", note)
+
+
+@pytest.fixture
+def flaw(app: App, monkeypatch: pytest.MonkeyPatch) -> Flaw:
+    return Flaw(app.client.transport, monkeypatch)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_connection_that_was_lost_meanwhile_does_not_keep_a_task_from_being_revoked(
+    app: App, flaw: Flaw, call: Callable[[App], Any]
+) -> None:
+    flaw.failures = [BrokerUnavailable("lost", outcome_unknown=True)]
+    call(app)
+    transport: Any = app.client.transport
+    assert len(transport.revoked()) == 1
+    assert len(flaw.told) == 1
+
+
+@pytest.mark.parametrize("failure", [BrokerUnavailable, TransportError])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_what_the_broker_does_not_remember_is_told_to_the_workers_before_it_is_raised(
+    app: App, flaw: Flaw, call: Callable[[App], Any], failure: type[TransportError]
+) -> None:
+    flaw.failures = [failure(f"away {number}") for number in range(1000)]
+    with pytest.raises(failure, match="away"):
+        call(app)
+    assert len(flaw.told) == 1
+    assert app.AsyncResult("id").state == "PENDING"
+
+
+def test_the_error_is_that_of_remembering_also_where_the_workers_are_not_told_either(
+    app: App, flaw: Flaw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(asker: Asker, request: Request) -> None:
+        raise BrokerUnavailable("and not told")
+
+    monkeypatch.setattr(Asker, "cast", fail)
+    flaw.failures = [TransportError("not remembered")]
+    with pytest.raises(TransportError, match="not remembered"):
+        app.control.revoke("id")
+
+
+@pytest.mark.parametrize("stamped", [False, True])
+def test_without_remote_control_it_is_tried_again_as_well(app: App, stamped: bool) -> None:
+    broker = Remembering()
+    revoke, failures = broker.revoke, [BrokerUnavailable("lost")]
+
+    def fails_once(keys: list[str], lifetime_s: float) -> None:
+        if failures:
+            raise failures.pop()
+        revoke(keys, lifetime_s)
+
+    broker.revoke = fails_once  # type: ignore[method-assign]
+    result = on(app, broker, results=False).AsyncResult("id")
+    if stamped:
+        result.revoke_by_stamped_headers({"tenant": "a"})
+    else:
+        result.revoke()
+    assert len(broker.known) == 1
 
 
 @pytest.mark.parametrize("limited", [{"destination": ["a@b"]}, {"pattern": "a*", "matcher": "glob"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
@@ -255,7 +256,7 @@ class AmqpControls:
             channel.exchange_declare(parcel.exchange, exchange_type, durable=False, auto_delete=False)
 
         try:
-            self._publisher.declare(declare)
+            self._declare_again_if_lost(declare)
             self._publisher.publish([parcel])
         except Unroutable:
             return
@@ -264,3 +265,14 @@ class AmqpControls:
             raise BrokerUnavailable(
                 f"remote control cannot use exchange {parcel.exchange!r}: {error}"
             ) from error
+
+    def _declare_again_if_lost(self, declare: Callable[[Any, Any], None]) -> None:
+        """The connection may have been lost since it was used last; nothing has been sent over it yet."""
+        link = self._publisher.link
+        was_open, end_mono_s = link.is_open, monotonic() + self._settings.publish_timeout_s
+        try:
+            self._publisher.declare(declare)
+        except BrokerUnavailable:
+            if not was_open or link.is_open or monotonic() >= end_mono_s:
+                raise
+            self._publisher.declare(declare)
