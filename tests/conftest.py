@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from prefork.engine.shared import shared_tasks
+from support.servers import own_processes
 from support.waiting import eventually
 
 
@@ -55,17 +55,13 @@ def broker_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
-    """Fail when the test leaves a child process or a thread behind."""
-    this = psutil.Process()
-    children_before = {child.pid for child in this.children()}
+    """Fail when the test leaves a process below this one, or a thread, behind."""
+    before = own_processes()
     threads_before = set(threading.enumerate())
     yield
     eventually(
         lambda: not [thread for thread in threading.enumerate() if thread not in threads_before],
         deadline_s=5.0,
     )
-    # Children of this process only: a server that was there before starts helpers when it likes.
-    eventually(
-        lambda: not [child for child in this.children() if child.pid not in children_before],
-        deadline_s=5.0,
-    )
+    # Grandchildren as well: a worker of the whole module has what a test made it start.
+    eventually(lambda: not own_processes() - before, deadline_s=5.0)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from prefork.transports.url import parse
 from support.ports import free_port
+from support.servers import servers
 
 MORE_CONFIG = "TESTS_RABBITMQ_CONFIG"
 """Lines for the server's configuration, from the environment; see `support.rabbitmq_versions`."""
@@ -86,6 +87,7 @@ class RabbitMQ:
             stderr=log,
             start_new_session=True,
         )
+        servers().add(self._process.pid)
         log.close()
         end_mono_s = time.monotonic() + START_S
         while not self._accepts():
@@ -113,6 +115,8 @@ class RabbitMQ:
         if process is not None and process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10.0)
+        if process is not None:
+            servers().discard(process.pid)
         epmd = shutil.which("epmd") or str(next(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"), "epmd"))
         for _ in range(50):
             done = subprocess.run([epmd, "-kill"], env=self._environment, capture_output=True, timeout=10.0)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.ports import free_port
+from support.servers import servers
 from support.tls_front import TlsFront
 from support.waiting import eventually
 
@@ -112,6 +113,7 @@ class RedisServer:
             command.append("--sentinel")
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        servers().add(self._process.pid)
         eventually(lambda: self._answers(loaded), deadline_s=20.0)
 
     def _lines(self) -> list[str]:
@@ -200,6 +202,7 @@ class RedisServer:
         if process is not None:
             process.kill()
             process.wait(20)
+            servers().discard(process.pid)
 
     def restart(self) -> None:
         """Crash it and start it again on the same address, empty."""
