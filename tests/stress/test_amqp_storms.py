@@ -14,6 +14,7 @@ from prefork.engine.exceptions import WorkerLostError
 from support.amqp_stress import AmqpSite, arguments_of
 from support.ledger import Kill, boot_ns
 from support.rabbitmq_server import shared
+from support.storms import storm
 from support.stress_worker import QUEUE
 from support.waiting import eventually
 
@@ -21,6 +22,7 @@ MESSAGES = 280
 CHILD_KILLS = 25
 WORKER_KILLS = 4
 LEFT = 50
+EVERY_S = (0.02, 0.06)
 QUEUE_TYPES = ["classic", "quorum"]
 # What a quorum queue drops after so few deliveries must still outlive every kill.
 LIMITED = [{"name": QUEUE, "queue_arguments": {"x-queue-type": "quorum", "x-delivery-limit": 3}}]
@@ -39,27 +41,12 @@ def _site(root: Path, queue_type: str, **settings: Any) -> AmqpSite:
     return AmqpSite(root, shared(), task_default_queue_type=queue_type, **settings)
 
 
-def storm(site: AmqpSite, dice: random.Random, kills: int) -> None:
-    """Kill children that run a task, one after the other; there is work as long as that takes."""
-    killed: set[int] = set()
-    while len(site.kills) < kills:
-        time.sleep(dice.uniform(0.02, 0.06))  # the moment of the kill is what varies
-        if len(site.accepted) - len(site.ledger.finished) < LEFT:
-            for _ in range(LEFT):
-                site.send("work", dice.uniform(0.005, 0.020))
-        running = [pid for pid in site.ledger.read().running() if pid not in killed]
-        if running:
-            pid = dice.choice(running)
-            killed.add(pid)
-            site.kill(pid)
-
-
 def child_storm(site: AmqpSite, dice: random.Random, messages: int, kills: int) -> None:
     for _ in range(messages):
         site.send("work", dice.uniform(0.005, 0.020))
     worker = site.worker(concurrency=3, task_max_crashes=1000, loglevel="WARNING").start()
     begun_s = time.monotonic()
-    storm(site, dice, kills)
+    storm(site, dice, kills, left=LEFT, every_s=EVERY_S)
     site.finished(60.0)
     assert ("x-delivery-limit" in arguments_of(site)) == ("task_queues" in site.settings)
     site.empty()

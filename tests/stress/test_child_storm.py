@@ -8,6 +8,7 @@ import time
 from prefork.engine.exceptions import WorkerLostError
 from prefork.transports.base import Depth
 from support.ledger import check
+from support.storms import storm
 from support.stress_worker import Site
 from support.waiting import eventually
 
@@ -15,23 +16,8 @@ MESSAGES = 3000
 KILLS = 220
 KILLS_THAT_HIT = 200
 CHILDREN = 4
-EVERY_S = 0.035
+EVERY_S = (0.007, 0.035)
 LEFT = 100
-
-
-def storm(site: Site, dice: random.Random, task: str, kills: int) -> None:
-    """Kill children that run a task, one after the other; there is work as long as that takes."""
-    killed: set[int] = set()
-    while len(site.kills) < kills:
-        time.sleep(EVERY_S * dice.uniform(0.2, 1.0))
-        if len(site.accepted) - len(site.ledger.finished) < LEFT:
-            for _ in range(LEFT):
-                site.send(task, dice.uniform(0.005, 0.020))
-        running = [pid for pid in site.ledger.read().running() if pid not in killed]
-        if running:
-            pid = dice.choice(running)
-            killed.add(pid)
-            site.kill(pid)
 
 
 def test_child_kill_storm_loses_nothing_and_explains_every_repetition(
@@ -41,7 +27,7 @@ def test_child_kill_storm_loses_nothing_and_explains_every_repetition(
         site.send("work", dice.uniform(0.005, 0.020))
     worker = site.worker(concurrency=CHILDREN, task_max_crashes=1000, loglevel="WARNING").start()
     begun_s = time.monotonic()
-    storm(site, dice, "work", KILLS)
+    storm(site, dice, KILLS, left=LEFT, every_s=EVERY_S)
     site.finished(60.0)
     runs = site.ledger.executions()
     found = check(site.accepted, runs, site.kills)
@@ -62,7 +48,7 @@ def test_early_acknowledged_tasks_never_start_twice(site: Site, dice: random.Ran
     for _ in range(1000):
         site.send("early", dice.uniform(0.005, 0.020))
     worker = site.worker(concurrency=CHILDREN, loglevel="WARNING").start()
-    storm(site, dice, "early", 60)
+    storm(site, dice, 60, left=LEFT, every_s=EVERY_S, task="early")
     eventually(
         lambda: (
             site.depth() == Depth(0, 0, 0) and {c["state"] for c in worker.stats()["children"]} == {"idle"}

@@ -32,6 +32,7 @@ from .conftest import Open
 
 LONG_S = 600.0
 TOKENS = 100_000
+HAMMER_S = 80.0
 
 
 @pytest.fixture
@@ -263,8 +264,11 @@ def test_kills_at_any_moment_lose_no_table(open_amqp: Open, rabbitmq: RabbitMQ, 
     told, tell = os.pipe()
     seed = random.Random(7)
     rounds = 0
+    begun_s = time.monotonic()
     # On a busy machine it takes them longer to begin.
     while rounds < 12 or _unread(told) <= 20 * len(b"1 "):
+        told_n = _unread(told) // len(b"1 ")
+        assert time.monotonic() < begun_s + HAMMER_S, f"{told_n} tokens in {rounds} rounds, {HAMMER_S} s"
         rounds += 1
         pids = [_hammer(rabbitmq.url, name, tell) for _ in range(3)]
         for pid in pids:

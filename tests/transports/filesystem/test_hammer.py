@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 DURATION_S = 3.0
 KILLS_MIN = 10
+DEADLINE_S = 60.0
 QUEUES = ("high", "orders.high")
 SUCCESS = b'{"status": "SUCCESS"}'
 
@@ -105,20 +106,27 @@ def test_random_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     for _ in range(3):
         fleet.start(fleet.sender)
         fleet.start(fleet.consumer)
-    end_mono_s = time.monotonic() + DURATION_S
+    try:
+        _kill_at_random(fleet, agent, chance)
+    finally:
+        for pid in sorted(fleet.running):
+            name, _ = fleet.kill(pid)
+            agent.recover(name)
+
+    _check_ledger(fleet, agent)
+    agent.close()
+
+
+def _kill_at_random(fleet: Fleet, agent: FilesystemTransport, chance: random.Random) -> None:
+    begun_s = time.monotonic()
     kills = 0
-    while time.monotonic() < end_mono_s or kills <= KILLS_MIN:
+    while time.monotonic() < begun_s + DURATION_S or kills <= KILLS_MIN:
+        assert time.monotonic() < begun_s + DEADLINE_S, f"only {kills} kills in {DEADLINE_S} s"
         time.sleep(chance.uniform(0.001, 0.03))
         name, role = fleet.kill(chance.choice(sorted(fleet.running)))
         kills += 1
         agent.recover(name, cause="signal 9", max_crashes=1000)
         fleet.start(role)
-    for pid in sorted(fleet.running):
-        name, _ = fleet.kill(pid)
-        agent.recover(name)
-
-    _check_ledger(fleet, agent)
-    agent.close()
 
 
 def _check_ledger(fleet: Fleet, agent: FilesystemTransport) -> None:
