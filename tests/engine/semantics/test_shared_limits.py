@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
 from support.calibration import Waits
 from support.semantics import Fleet
-from support.tokens import none_before_its_token
+from support.tokens import GATE, Gate, none_before_its_token
 from support.waiting import eventually
 
 pytestmark = pytest.mark.needs("coordinates")
-SOURCE = """
+SOURCE = (
+    """
 app = App("shared", **SETTINGS)
 
 
@@ -42,6 +42,8 @@ def only_one(run):
 def other(x):
     return x
 """
+    + GATE
+)
 
 
 def most_at_once(spans: list[tuple[float, float]]) -> int:
@@ -57,13 +59,14 @@ def most_at_once(spans: list[tuple[float, float]]) -> int:
 def test_workers_share_a_rate(fleet: Fleet) -> None:
     run = fleet.unique("shared")
     with fleet.another_worker():
-        waits, begun_s = Waits(), time.monotonic()
-        for number in range(80):
-            fleet.task("shared").delay(run, number)
+        waits, gate = Waits(), Gate(fleet, 4 if fleet.several_processes else 2)
+        with gate.shut():
+            for number in range(80):
+                fleet.task("shared").delay(run, number)
         eventually(lambda: len(fleet.notes(run)) == 80, deadline_s=20)
         waited_s = waits.so_far_s
     ran = sorted(float(line.split()[0]) for line in fleet.notes(run))
-    none_before_its_token(ran, begun_s, 40, catch_up_s=0.1)
+    none_before_its_token(ran, gate.opened_s, 40, catch_up_s=0.1)
     elapsed_s = ran[-1] - ran[0]
     assert elapsed_s <= 79 / 40 * 1.15 + waited_s, (elapsed_s, waited_s)
     assert sorted(int(line.split()[1]) for line in fleet.notes(run)) == list(range(80))
