@@ -140,8 +140,8 @@ class Trial:
         began, before_s = self._ran(), _cpu_s(worker.pid)
         self._await(worker, count)
         after_s = _cpu_s(worker.pid)
-        if before_s is None or after_s is None or after_s - before_s < _CPU_LEAST_S:
-            return None
+        if before_s is None or after_s is None or after_s - before_s < _CPU_LEAST_S or began >= count:
+            return None  # or all had begun while the children were waited for
         return (after_s - before_s) * 1e6 / (count - began)
 
     def _probe(self, worker: Worker) -> list[float]:

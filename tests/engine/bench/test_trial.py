@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from prefork.engine.bench import trial as trial_module
 from prefork.engine.bench.figures import Setting
 from prefork.engine.bench.tasks import RECORD, probe
 from prefork.engine.bench.trial import Load, Trial, TrialFailed
@@ -83,6 +84,19 @@ def test_a_trial_begins_to_count_when_its_last_child_is_ready(broker: str, tmp_p
     before_ns = time.monotonic_ns()
     assert before_ns <= trial._await_children(worker, 5) <= time.monotonic_ns()
     assert worker.looks == 4
+    trial._clean_up()
+
+
+def test_a_trial_whose_tasks_have_all_begun_with_its_children_says_nothing_of_cpu_time(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Trial({"broker_url": broker}, Setting(4, 0), Load(5, 1, 0.0, 5.0, 60.0), tmp_path)
+    for number in range(5):
+        probe(str(trial._log), number, 0.0)
+    burnt_s = iter([1.0, 2.0])  # the last ones still ran
+    monkeypatch.setattr(trial_module, "_cpu_s", lambda pid: next(burnt_s))
+    with trial._worker() as worker:
+        assert trial._drain(worker, 5) is None
     trial._clean_up()
 
 
