@@ -13,8 +13,8 @@ from .segment import Segment
 
 _READY_BYTE = bytes((State.READY,))
 _DELAYED_BYTE = bytes((State.DELAYED,))
-# So many segments may be looked at while all others wait: some milliseconds.
-_AT_ONCE = 64
+# A queue that changes again and again has something ready or in work, and is visited once.
+_VISITS_MAX = 8
 
 
 def peek_ready(queue: QueueDir, limit: int) -> list[Waiting]:
@@ -73,19 +73,21 @@ def depth(queue: QueueDir) -> Depth:
 
     Staged messages are nowhere yet; what they follow, and whoever's result is not visible yet, is in work.
     """
-    ids, found = queue.segment_ids(), _Counted()
-    queue.visit_segments(ids, found.add)
-    if found.depth.ready or found.depth.in_work or len(ids) > _AT_ONCE:
-        return found.depth
-    # While they were visited one after the other, a message may have gone from one that was not yet to one
-    # that was, or to a new one: that nothing is there must be true of one moment.
     found = _Counted()
-    with queue.locked():
-        for segment_id in queue.segment_ids():
-            segment = queue.segment(segment_id)
-            if segment is not None:
-                found.add(segment)
+    for _ in range(_VISITS_MAX):
+        before, found = _changes(queue), _Counted()
+        queue.visit_segments(queue.segment_ids(), found.add)
+        # They are visited one after the other, and a message may have gone from one that was not yet to one
+        # that was, or to a new one: that nothing is there must be true of one moment.
+        if found.depth.ready or found.depth.in_work or _changes(queue) == before:
+            break
     return found.depth
+
+
+def _changes(queue: QueueDir) -> bytes:
+    """What is another whenever a message has come to be seen anywhere: `in` is written before it is."""
+    with queue.locked():
+        return bytes(queue.read_in().data)
 
 
 class _Counted:
