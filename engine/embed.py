@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..transports.url import redact
 from .boot import BootSpec, supervisor_command, write_spec
 from .clock import mono_s
-from .control_socket import request
+from .control_socket import ControlError, request
 from .discovery import location_of
 from .draining import await_empty
 from .unset import UNSET, Unset
@@ -255,7 +255,19 @@ class Worker:
                 "set broker_url in app.conf instead"
             )
         transport = self.app.client.transport
-        await_empty(transport, stats["queues"], self._require_running, timeout_s, delayed=delayed)
+        await_empty(
+            transport, stats["queues"], self._require_running, self._counted, timeout_s, delayed=delayed
+        )
+
+    def _counted(self) -> dict[str, int] | None:
+        """What the children have counted; None when the worker has ended."""
+        try:
+            totals: dict[str, int] = self.stats()["totals"]
+        except (ControlError, WorkerError):
+            if self._exit_code() is None:
+                raise
+            return None
+        return totals
 
     def _require_running(self, left: str) -> None:
         process = self._running()

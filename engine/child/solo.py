@@ -33,7 +33,7 @@ from ..loaded_app import Loaded, load
 from ..process_link import ProcessLink, channel_pair
 from ..responder.worker import SAVE_S, WorkerControl
 from ..revoker import TURN_S, Revoker
-from ..scoreboard import C_BODY, C_STATE, S_PAUSED, S_STOP, Scoreboard, State, Stop
+from ..scoreboard import C_BODY, C_EXECUTIONS, C_STATE, S_PAUSED, S_STOP, Scoreboard, State, Stop
 from ..shielding import held_off
 from ..storage import open_storage
 from ..unique_locks import keeping
@@ -237,6 +237,10 @@ class Solo:
             return None
         texts = self._slot.read_texts()
         return texts.task_id, texts.task_name
+
+    def executions(self) -> int:
+        """How many tasks have been begun."""
+        return int(self._slot.words[C_EXECUTIONS])
 
     def close(self) -> None:
         """Close what `leave` needs; after the run, and after the last `leave`."""

@@ -157,7 +157,13 @@ class ThreadWorker:
         :raises WorkerError: the worker has ended.
         """
         transport = self.app.client.transport
-        await_empty(transport, self._queues, self._require_alive, timeout_s, delayed=delayed)
+        await_empty(
+            transport, self._queues, self._require_alive, self._begun_tasks, timeout_s, delayed=delayed
+        )
+
+    def _begun_tasks(self) -> int | None:
+        solo = self._solo
+        return None if solo is None else solo.executions()
 
     def _require_alive(self, left: str) -> None:
         if not self.alive:

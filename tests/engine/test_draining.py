@@ -25,16 +25,34 @@ class Moving:
         place = self._places.pop(0) if self._places else None
         return Depth(1, 0, 0) if place == queue else NOTHING
 
+    def moves(self) -> int:
+        """What the task that moves it has counted."""
+        return -len(self._places)
+
 
 def drained(broker: Any, timeout_s: float = 5.0, served: Callable[[str], None] = lambda left: None) -> None:
-    await_empty(broker, ["a", "b"], served, timeout_s, delayed=True)
+    await_empty(broker, ["a", "b"], served, broker.moves, timeout_s, delayed=True)
 
 
 def test_a_message_that_goes_to_a_queue_just_looked_at_is_waited_for() -> None:
     # In b while a is looked at, in a while b is; then it is seen in a, and gone.
     broker = Moving("b", "a", "a", "a")
     drained(broker)
-    assert len(broker.asked) == 2 * 4
+    assert len(broker.asked) == 2 * 5
+
+
+@pytest.mark.parametrize("times", range(9))
+def test_a_chain_that_is_never_seen_where_it_is_looked_for_is_waited_for(times: int) -> None:
+    broker = Moving(*["b", "a"] * times, "a", "a")
+    drained(broker)
+    assert broker.moves() == 0
+
+
+def test_a_chain_that_never_ends_is_waited_for_no_longer_than_was_said() -> None:
+    broker = Moving(*["b", "a"] * 1000)
+    with pytest.raises(TimeoutError, match="not empty within 0 s: tasks go on"):
+        drained(broker, 0.0)
+    assert len(broker.asked) == 2 * 3
 
 
 def test_what_is_left_is_said_when_the_time_is_over() -> None:
