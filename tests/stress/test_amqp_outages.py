@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from prefork.engine import chain
 from prefork.transports.errors import BrokerFull
 from support.amqp_stress import AmqpSite, arguments_of
 from support.ledger import Ledger
@@ -138,6 +139,35 @@ def test_while_an_alarm_lasts_senders_are_told_in_time_and_consumers_go_on(
         server.control("set_vm_memory_high_watermark", "0.6")
     site.consumes()
     assert_nothing_lost(site)
+    assert worker.stats()["deaths"] == {}
+    assert worker.stop() == 0
+
+
+def test_however_long_an_alarm_lasts_what_a_task_sends_runs_once(
+    server: RabbitMQ, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    site = AmqpSite(tmp_path, server, broker_transport_options={"publish_deadline": 1.5})
+    request.addfinalizer(site.close)
+    worker = site.worker(concurrency=2).start()
+    site.consumes()
+    first = [site.app.signature("timed", (3.0,)) for _ in range(2)]
+    second = [site.app.signature("timed", (0.0,), immutable=True) for _ in range(2)]
+    sent = [chain(one, other).apply_async() for one, other in zip(first, second, strict=True)]
+    for one in sent:
+        site.accepted += [one.parent.id, one.id]
+        site.started(one.parent.id)
+    server.control("set_vm_memory_high_watermark", "0")
+    try:
+        with pytest.raises(AssertionError):
+            eventually(lambda: [one for one in sent if site.starts(one.id)], deadline_s=12.0)
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.6")
+    site.finished(20.0)
+    site.empty()
+    assert {one.id: len(site.starts(one.id)) for one in sent} == {one.id: 1 for one in sent}
+    assert {one.parent.id: len(site.starts(one.parent.id)) for one in sent} == {
+        one.parent.id: 1 for one in sent
+    }
     assert worker.stats()["deaths"] == {}
     assert worker.stop() == 0
 

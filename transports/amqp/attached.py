@@ -12,7 +12,8 @@ from ..errors import OwnerLost
 from .consequences import HEADER_KEY, letter
 from .documents import again, causes_of
 from .graveyard import browse
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .received import Received
 from .topology import held_queue
 

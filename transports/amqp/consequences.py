@@ -7,7 +7,7 @@ from typing import Any
 from ..base import REASON_CRASHES, Outcome, Verdict
 from ..identifiers import fresh_id
 from .documents import again, every_cause
-from .publisher import Parcel
+from .parcels import Parcel
 from .received import Received
 from .sending import check_due, check_outgoing, delayed_parcel, parcel_of
 from .settings import AmqpSettings

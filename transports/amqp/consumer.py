@@ -14,7 +14,8 @@ from .frames import ack_frames, requeue_frame
 from .intake import Intake
 from .link import CHANNEL_ERRORS
 from .obituaries import read_obituary, tell_of_timeout
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .received import Received
 from .settings import AmqpSettings
 from .topology import HELD_EXCHANGE

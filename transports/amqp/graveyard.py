@@ -28,7 +28,8 @@ from .consequences import (
 )
 from .documents import again, to_document
 from .frames import GET_EMPTY, GET_OK, Method, get_frame, read_arrival
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .wire import Wire
 
 _ANSWER_S = 5.0

@@ -87,6 +87,16 @@ class Link:
         """The connection if there is one."""
         return self._wire if self.is_open else None
 
+    def split(self) -> Link:
+        """Hand the connection to a link of its own; this one opens another on use."""
+        other = Link(self.settings, self._purpose, heartbeat_s=self._heartbeat_s)
+        wire, self._wire = self._wire, None
+        other.blocked, self.blocked = self.blocked, False
+        if wire is not None:
+            other._wire = wire
+            wire.on_blocked, wire.on_unblocked = other._on_blocked, other._on_unblocked
+        return other
+
     def required(self) -> Wire:
         """The connection, which there must be.
 

@@ -25,7 +25,8 @@ from .codec import PROPERTIES, Undecodable, decode_properties
 from .errors import Refused
 from .frames import CANCEL, DELIVER, Method, ack_frame, consume_frame, read_arrival
 from .link import CHANNEL_ERRORS, Link
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .settings import AmqpSettings
 from .wire import Wire
 

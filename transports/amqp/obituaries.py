@@ -15,7 +15,8 @@ from typing import Any
 import amqp
 
 from ..errors import TransportError
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .received import Received
 
 _PREFIX = "prefork.ended."

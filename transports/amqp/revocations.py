@@ -17,7 +17,8 @@ import msgspec
 
 from ..coordination import REVOKED_MAX
 from ..errors import TransportError
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .session import Counts, Got, Session
 from .turns import Turns
 

@@ -16,7 +16,8 @@ from typing import Any
 from ..base import StoredResult
 from ..errors import BrokerUnavailable, ResultStoreUnavailable, Unroutable, UnsupportedTransport
 from ..url import parse_failover
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .replies import Replies
 from .settings import AmqpSettings, read_settings
 

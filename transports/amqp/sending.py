@@ -10,7 +10,7 @@ from ..base import Outgoing
 from . import ladder
 from .codec import Unencodable
 from .documents import to_content
-from .publisher import Parcel
+from .parcels import Parcel
 
 
 def check_outgoing(message: Outgoing) -> None:

@@ -22,7 +22,8 @@ from .documents import again, causes_of, starts_of, suspect_of
 from .graveyard import Found, browse
 from .ladder import STRAYS_EXCHANGE, STRAYS_QUEUE, origin
 from .link import CHANNEL_ERRORS
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .settings import AmqpSettings
 
 _LOOK_S, _LOOK_AGAIN_S = 5.0, 30.0
@@ -179,7 +180,7 @@ class _Look:
 
     def _is_over(self) -> bool:
         """No time is left, or the broker takes nothing, which would cost the whole deadline each time."""
-        return self._mono() >= self._end_mono_s or self._sender.link.blocked
+        return self._mono() >= self._end_mono_s or self._sender.blocked
 
     def _brought(self, asking: Any, one: Found) -> bool:
         exchange, key = origin("", one.routing_key)

@@ -22,7 +22,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ..errors import BrokerUnavailable
-from .publisher import Parcel, Publisher
+from .parcels import Parcel
+from .publisher import Publisher
 from .session import Counts, Got, Session
 
 SHARDS: Final = 64

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from prefork.transports.amqp import AmqpTransport, Refused, open_transport
 from prefork.transports.amqp.coordination import Agreements
-from prefork.transports.amqp.publisher import Parcel
+from prefork.transports.amqp.parcels import Parcel
 from prefork.transports.amqp.session import Session
 from prefork.transports.amqp.settings import read_settings
 from prefork.transports.amqp.slots import queue_of

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import amqp
 import pytest
 
-from prefork.transports.amqp import DeclarationClash, Unroutable
+from prefork.transports.amqp import AmqpTransport, DeclarationClash, Unroutable
 from prefork.transports.amqp.codec import Unencodable
 from prefork.transports.amqp.ladder import KEY_BYTES_MAX
 from prefork.transports.base import Message, Outcome, Outgoing, QueueDeclaration
@@ -271,6 +273,111 @@ def test_an_alarm_is_an_error_within_the_deadline_and_ends_with_the_alarm(
             break
         except BrokerFull:
             assert time.monotonic() < deadline
+
+
+def of_a_task(task_id: str, body: bytes = b"[]") -> bytes:
+    headers = {"task": "t", "id": task_id}
+    return encode(Message(body, "application/json", "utf-8", headers, {"correlation_id": task_id}))
+
+
+def sent(transport: AmqpTransport, *messages: Outgoing) -> bool:
+    try:
+        transport.send(messages)
+    except BrokerFull:
+        return False
+    return True
+
+
+def tried_until_stored(transport: AmqpTransport, message: Outgoing) -> None:
+    eventually(lambda: sent(transport, message), deadline_s=10.0)
+
+
+@contextmanager
+def alarm(rabbitmq: RabbitMQ) -> Iterator[None]:
+    rabbitmq.control("set_vm_memory_high_watermark", "0.0000001")
+    try:
+        yield
+    finally:
+        rabbitmq.control("set_vm_memory_high_watermark", "0.6")
+
+
+def refused_by_an_alarm(transport: AmqpTransport, message: Outgoing) -> bool:
+    """Whether the sender is left in doubt."""
+    with pytest.raises(BrokerFull, match="alarm") as raised:
+        transport.send([message])
+    return raised.value.outcome_unknown
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 8.0])
+def test_what_is_sent_again_and_again_during_an_alarm_is_stored_once(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str, delay_s: float
+) -> None:
+    transport = open_amqp(publish_deadline=1.0)
+    due_wall_s = time.time() + delay_s if delay_s else None
+    doubtful = Outgoing(queue, of_a_task("first"), due_wall_s=due_wall_s)
+    transport.send([Outgoing(queue, of_a_task("before"), due_wall_s=due_wall_s)])
+    with alarm(rabbitmq):
+        for _ in range(3):
+            assert refused_by_an_alarm(transport, doubtful), "it may come"
+        for number in range(2):
+            other = Outgoing(queue, of_a_task(f"other {number}"))
+            assert not refused_by_an_alarm(transport, other), "it cannot come"
+        begun_mono_s = time.monotonic()
+        transport.depth(queue)
+        assert time.monotonic() - begun_mono_s < 1.0, "questions are answered"
+    tried_until_stored(transport, doubtful)
+    tried_until_stored(transport, Outgoing(queue, of_a_task("after")))
+    eventually(lambda: transport.depth(queue).ready >= 3, deadline_s=delay_s + 5.0)
+    rabbitmq.control("list_connections")  # in the meantime everything would have come that is to come
+    assert transport.depth(queue).ready == 3
+    tried_until_stored(transport, doubtful)
+    assert transport.depth(queue).ready == 4, "what is sent once more after that is meant to be"
+
+
+def test_an_alarm_lasts_for_who_has_lost_the_connection_that_knew_of_it(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str
+) -> None:
+    transport = open_amqp(publish_deadline=1.0)
+    transport.send([Outgoing(queue, of_a_task("before"))])
+    doubtful = Outgoing(queue, of_a_task("first"))
+    with alarm(rabbitmq):
+        assert refused_by_an_alarm(transport, doubtful)
+        for _ in range(3):
+            kept = transport._publisher._kept
+            assert kept is not None
+            kept.link.drop()
+            assert not refused_by_an_alarm(transport, doubtful), "only that was asked"
+    tried_until_stored(transport, doubtful)
+    rabbitmq.control("list_connections")
+    assert transport.depth(queue).ready <= 3, "one of before, one that was on its way, one sent again"
+
+
+def test_of_several_messages_those_are_sent_again_that_were_not_stored(
+    open_amqp: Open, rabbitmq: RabbitMQ, queue: str
+) -> None:
+    transport = open_amqp(publish_deadline=1.0)
+    # RabbitMQ takes one without a body even then, and stops at the next.
+    several = [Outgoing(queue, of_a_task("stored", b"")), Outgoing(queue, of_a_task("not read"))]
+    transport.send([Outgoing(queue, of_a_task("before"))])
+    with alarm(rabbitmq):
+        with pytest.raises(BrokerFull):
+            transport.send(several)
+        assert transport.depth(queue).ready == 2
+    eventually(lambda: sent(transport, *several, Outgoing(queue, of_a_task("after"))), deadline_s=10.0)
+    rabbitmq.control("list_connections")
+    assert transport.depth(queue).ready == 4
+
+
+def test_a_fork_in_an_alarm_asks_for_itself(open_amqp: Open, rabbitmq: RabbitMQ, queue: str) -> None:
+    transport = open_amqp(publish_deadline=1.0)
+    message = Outgoing(queue, of_a_task("first"))
+    transport.send([Outgoing(queue, b"before")])
+    with alarm(rabbitmq):
+        assert refused_by_an_alarm(transport, message)
+        in_child(lambda: bool(refused_by_an_alarm(transport, Outgoing(queue, b"of the child"))))
+    tried_until_stored(transport, message)
+    rabbitmq.control("list_connections")
+    assert transport.depth(queue).ready == 2
 
 
 def test_a_queue_at_its_limit_refuses(open_amqp: Open, queue: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prefork.transports.amqp import AmqpTransport
 from prefork.transports.amqp import revocations as module
-from prefork.transports.amqp.publisher import Parcel
+from prefork.transports.amqp.parcels import Parcel
 from prefork.transports.coordination import REVOKED_MAX
 from prefork.transports.errors import BrokerFull
 from support.rabbitmq_server import RabbitMQ

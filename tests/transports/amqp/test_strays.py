@@ -15,7 +15,8 @@ from prefork.transports.amqp import strays as strays_module
 from prefork.transports.amqp.codec import short_text
 from prefork.transports.amqp.frames import publish_frames
 from prefork.transports.amqp.ladder import STRAYS_QUEUE
-from prefork.transports.amqp.publisher import Parcel, Publisher
+from prefork.transports.amqp.parcels import Parcel
+from prefork.transports.amqp.publisher import Publisher
 from prefork.transports.amqp.settings import AmqpSettings, read_settings
 from prefork.transports.amqp.strays import Strays
 from prefork.transports.base import QueueDeclaration

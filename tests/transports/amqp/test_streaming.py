@@ -12,7 +12,7 @@ import pytest
 
 from prefork.transports.amqp import AmqpTransport
 from prefork.transports.amqp.consumer import AmqpConsumer
-from prefork.transports.amqp.publisher import Parcel
+from prefork.transports.amqp.parcels import Parcel
 from prefork.transports.amqp.stream import READ_AHEAD_MIN, Stream
 from prefork.transports.base import Delivery, Outcome, Outgoing, QueueDeclaration, Streams
 from prefork.transports.errors import BrokerUnavailable, TransportError
