@@ -8,6 +8,7 @@ from typing import Final
 
 from ..transports.base import Transport
 from .clock import mono_s
+from .limits.lanes import lanes_among
 
 _LOOK_S: Final = 0.005
 
@@ -21,7 +22,9 @@ def await_empty(
     *,
     delayed: bool,
 ) -> None:
-    """Wait until nothing is ready, in work or, if `delayed`, due later in any of the queues.
+    """Wait until nothing is ready, in work or, if `delayed`, due later in any of the queues or their lanes.
+
+    Lanes, where limited tasks wait, are known where the broker tells its queues (RabbitMQ does not).
 
     :param still_served: gets what is left; raises when nobody will ever take it.
     :param progress: says something else whenever tasks have begun or ended since.
@@ -47,7 +50,9 @@ def await_empty(
 
 def _left(transport: Transport, queues: Sequence[str], *, delayed: bool) -> str:
     """What is in the queues, for a person; one is looked at after the other."""
-    found = {name: transport.depth(name) for name in queues}
+    known = transport.queues() if transport.capabilities.lists_queues else []
+    lanes = [lane for name in queues for lane in lanes_among(known, name)]
+    found = {name: transport.depth(name) for name in (*queues, *lanes)}
     return "; ".join(
         f"{name}: {depth.ready} ready, {depth.in_work} in work, {depth.delayed} delayed"
         for name, depth in found.items()

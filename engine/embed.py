@@ -259,15 +259,18 @@ class Worker:
             transport, stats["queues"], self._require_running, self._counted, timeout_s, delayed=delayed
         )
 
-    def _counted(self) -> dict[str, int] | None:
-        """What the children have counted; None when the worker has ended."""
+    def _counted(self) -> object:
+        """What the children have counted; None when the worker has ended.
+
+        Something else each time while the agent deals with a death: results may come of that.
+        """
         try:
-            totals: dict[str, int] = self.stats()["totals"]
+            stats = self.stats()
         except (ControlError, WorkerError):
             if self._exit_code() is None:
                 raise
             return None
-        return totals
+        return object() if stats["unrecovered"] else stats["totals"]
 
     def _require_running(self, left: str) -> None:
         process = self._running()

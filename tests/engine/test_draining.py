@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from prefork.engine.draining import await_empty
-from prefork.transports.base import Depth
+from prefork.engine.limits.lanes import lane_of
+from prefork.transports.base import Capabilities, Depth
 
 NOTHING = Depth(0, 0, 0)
 
@@ -16,14 +17,20 @@ NOTHING = Depth(0, 0, 0)
 class Moving:
     """A broker whose only message goes from one queue to another between two looks."""
 
-    def __init__(self, *places: str | None) -> None:
+    capabilities = Capabilities(name="moving")
+
+    def __init__(self, *places: str | None, known: Sequence[str] = ("a", "b")) -> None:
         self._places = list(places)
+        self._known = known
         self.asked: list[str] = []
 
     def depth(self, queue: str) -> Depth:
         self.asked.append(queue)
         place = self._places.pop(0) if self._places else None
         return Depth(1, 0, 0) if place == queue else NOTHING
+
+    def queues(self) -> list[str]:
+        return list(self._known)
 
     def moves(self) -> int:
         """What the task that moves it has counted."""
@@ -66,3 +73,10 @@ def test_who_is_asked_whether_somebody_serves_what_is_left_may_end_the_wait() ->
 
     with pytest.raises(LookupError, match="b: 1 ready"):
         drained(Moving(None, "b"), served=nobody)
+
+
+def test_what_waits_in_a_lane_of_a_queue_is_left_in_that_queue() -> None:
+    mine, other = lane_of("b", "limited"), lane_of("other", "limited")
+    with pytest.raises(TimeoutError, match="b.limited.limited: 1 ready"):
+        drained(Moving(None, None, mine, known=["b", other, mine]), 0.0)
+    drained(Moving(None, None, other, known=["b", other]))

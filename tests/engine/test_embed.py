@@ -298,6 +298,38 @@ with Worker(app, concurrency=1, broker_url=f"filesystem://{os.getcwd()}/elsewher
         assert host.line() == {"error": f"the worker's queues are on filesystem://{tmp_path}/elsewhere"}
 
 
+def test_draining_waits_for_limited_tasks_and_for_the_failures_of_dead_letters(tmp_path: Path) -> None:
+    body = """
+@app.task(rate_limit="20/s")
+def limited(number):
+    return number
+
+@app.task
+def dies():
+    os.kill(os.getpid(), 9)
+
+app.conf.task_max_crashes = 2
+if __name__ == '__main__':
+    with Worker(app, concurrency=2) as worker:
+        slow = [limited.delay(number) for number in range(6)]
+        worker.drain(20)
+        say(states=[result.state for result in slow])
+        fatal = [dies.delay() for _ in range(2)]
+        worker.drain(20)
+        say(states=[result.state for result in fatal])
+        app.control.rate_limit(limited.name, 0, reply=True, timeout=20, limit=1)
+        limited.delay(7)
+        try:
+            worker.drain(0.5)
+        except TimeoutError as error:
+            say(error=str(error))
+"""
+    with Host(tmp_path, body, main=False) as host:
+        assert host.line() == {"states": ["SUCCESS"] * 6}
+        assert host.line() == {"states": ["FAILURE"] * 2}
+        assert "celery.limited.embedded.limited: 1 ready" in str(host.line()["error"])
+
+
 def test_draining_a_worker_that_ends_meanwhile_says_so(tmp_path: Path) -> None:
     body = """
 from prefork.engine.embed import WorkerError
