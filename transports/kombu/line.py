@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from time import monotonic as mono_s
+from typing import Any, TypeVar
 
 from kombu import connection as kombu_connection
 from kombu import entity as kombu_entity
@@ -17,9 +18,14 @@ from .address import Address, missing_library
 from .documents import Parts, Received, received
 from .filesystem import WholeFilesTransport
 
+_T = TypeVar("_T")
+
 _COMPRESSION = "compression"
 # A database has two tables and a row made for a queue; each may be another's.
 _RACES = 3
+# As long as SQLite waits for its lock.
+_RACE_S = 5.0
+_DATABASES = ("sqla", "sqlalchemy")
 
 # kombu declares no types.
 _Connection: Any = kombu_connection.Connection
@@ -56,11 +62,11 @@ class Line:
     def publish(self, queue: str, parts: Parts) -> None:
         """Put a message into a queue.
 
-        :raises BrokerUnavailable: it may have been stored, or not.
+        :raises BrokerUnavailable: with `outcome_unknown` when it may have been stored.
         """
+        self.declare(queue)
         with self._translated(outcome_unknown=True):
             channel = self._open()
-            self._declare(channel, queue)
             properties = dict(parts.properties)
             properties.setdefault("delivery_mode", 2)
             message = channel.prepare_message(
@@ -75,9 +81,9 @@ class Line:
 
     def get(self, queue: str) -> Received | None:
         """Read the next message of a queue, to be acknowledged later."""
+        self.declare(queue)
         with self._translated():
             channel = self._open()
-            self._declare(channel, queue)
             found = channel.basic_get(queue)
             if found is None:
                 return None
@@ -98,26 +104,12 @@ class Line:
 
     def declare(self, queue: str) -> None:
         """Make a queue, if there is none."""
-        for races_left in range(_RACES, -1, -1):
-            try:
-                with self._translated():
-                    self._declare(self._open(), queue)
-                return
-            except BrokerUnavailable:
-                if self._connection is None or not races_left:
-                    raise
-                # The connection is there. Another process may have made in the same moment what is made
-                # here, which a database refuses; then it is found the next time.
+        if self._channel is None or queue not in self._declared:
+            self._raced(lambda: self._declare(self._open(), queue))
 
     def size(self, queue: str) -> int:
         """How many messages wait in a queue; 0 for one that nobody has made."""
-        with self._translated():
-            channel = self._open()
-            try:
-                return int(channel.queue_declare(queue=queue, passive=True).message_count)
-            except self._connection.channel_errors:
-                self._forget_channel()
-                return 0
+        return self._raced(lambda: self._size(self._open(), queue))
 
     def purge(self, queue: str) -> int:
         """Drop what waits in a queue."""
@@ -155,6 +147,31 @@ class Line:
         declaration = self._address.declarations.get(queue) or QueueDeclaration(queue)
         _kombu_queue(declaration).bind(channel).declare()
         self._declared.add(queue)
+
+    def _size(self, channel: Any, queue: str) -> int:
+        try:
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except self._connection.channel_errors:
+            self._forget_channel()
+            return 0
+
+    def _raced(self, act: Callable[[], _T]) -> _T:
+        """Do what may be the first that a database is used for.
+
+        Another process may make in the same moment what is made here, which the database refuses; then it
+        is found the next time.
+        """
+        end_mono_s = mono_s() + _RACE_S
+        for races_left in range(_RACES, -1, -1):
+            try:
+                with self._translated():
+                    return act()
+            except BrokerUnavailable:
+                # Who is only away is not asked again: whoever called tries again by himself.
+                raced = self._address.scheme in _DATABASES and self._connection is not None
+                if not (raced and races_left) or mono_s() >= end_mono_s:
+                    raise
+        raise AssertionError("unreachable: the last race is not tried again")
 
     def _forget_channel(self) -> None:
         # Not closed: kombu would put back what it believes to be unacknowledged. Messages that are

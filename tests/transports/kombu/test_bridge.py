@@ -26,6 +26,7 @@ from prefork.transports.base import (
 from prefork.transports.envelope import decode, encode
 from prefork.transports.errors import BrokerUnavailable, OwnerLost
 from prefork.transports.kombu import KombuTransport, open_transport
+from prefork.transports.kombu import line as line_module
 from prefork.transports.kombu.documents import CAUSES, CRASHES, QUEUE, REASON
 from prefork.transports.kombu.line import Line
 from prefork.transports.kombu.outbox import GRAVEYARD, PARKING
@@ -459,7 +460,7 @@ def test_a_broker_that_cannot_be_reached_is_an_error_without_its_password(
     opened.append(transport)
     with pytest.raises(BrokerUnavailable) as caught:
         transport.send([Outgoing("q", b"m")])
-    assert caught.value.outcome_unknown
+    assert not caught.value.outcome_unknown  # nobody was told of the message
     assert "s3cret" not in str(caught.value)
     assert caught.value.__suppress_context__
     for attempt in (lambda: transport.ready(["q"]), lambda: transport.consumer(["q"], "o", "w")):
@@ -555,17 +556,36 @@ def test_a_waiting_consumer_looks_at_all_its_queues(open_files: Open) -> None:
     assert documents(waiting.result(5.0)) == [b"m"]
 
 
-def test_processes_that_open_a_new_database_at_the_same_moment_stand_in_nobodys_way(tmp_path: Path) -> None:
+def consume(transport: KombuTransport) -> None:
+    transport.consumer(["celery"], f"owner{os.getpid()}", "worker")
+
+
+def send(transport: KombuTransport) -> None:
+    transport.send([Outgoing("celery", b"m")])
+
+
+def count(transport: KombuTransport) -> None:
+    transport.depth("celery")
+
+
+def read(transport: KombuTransport) -> None:
+    transport._line.get("celery")
+
+
+@pytest.mark.parametrize("use", [consume, send, count, read])
+def test_processes_that_open_a_new_database_at_the_same_moment_stand_in_nobodys_way(
+    tmp_path: Path, use: Callable[[KombuTransport], None]
+) -> None:
     for number in range(12):
         begin, go = os.pipe()
-        children = [_opens(f"sqla+sqlite:///{tmp_path}/{number}.db", begin, go) for _ in range(4)]
+        children = [_opens(f"sqla+sqlite:///{tmp_path}/{number}.db", use, begin, go) for _ in range(4)]
         os.close(begin)
         os.close(go)  # now
         assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
 
 
-def _opens(url: str, begin: int, go: int) -> int:
-    """A process that opens a consumer as soon as the pipe is closed."""
+def _opens(url: str, use: Callable[[KombuTransport], None], begin: int, go: int) -> int:
+    """A process that uses a transport as soon as the pipe is closed."""
     pid = os.fork()
     if pid:
         return pid
@@ -573,7 +593,7 @@ def _opens(url: str, begin: int, go: int) -> int:
     try:
         os.close(go)
         os.read(begin, 1)
-        open_transport(url, POLLING).consumer(["celery"], f"owner{os.getpid()}", "worker")
+        use(open_transport(url, POLLING))
         code = 0
     except BrokerUnavailable as error:
         os.write(2, f"{error}\n".encode())
@@ -581,17 +601,45 @@ def _opens(url: str, begin: int, go: int) -> int:
         os._exit(code)
 
 
-def test_what_cannot_be_declared_at_all_is_an_error_in_the_end(
-    opened: list[KombuTransport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tries = []
+class Refusing:
+    """A broker that refuses every declaration, after so many seconds of the clock."""
 
-    def refuses(line: Line, channel: Any, queue: str) -> None:
-        tries.append(queue)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, after_s: float = 0.0) -> None:
+        self.tries: list[str] = []
+        self._after_s = after_s
+        self._passed_s = 0.0
+        monkeypatch.setattr(Line, "_declare", lambda line, channel, queue: self._refuse(queue))
+        monkeypatch.setattr(line_module, "mono_s", lambda: self._passed_s)
+
+    def _refuse(self, queue: str) -> None:
+        self.tries.append(queue)
+        self._passed_s += self._after_s
         raise LookupError("no room")
 
-    monkeypatch.setattr(Line, "_declare", refuses)
+
+@pytest.mark.parametrize("use", [consume, send, read])
+def test_what_cannot_be_declared_at_all_is_an_error_in_the_end(
+    opened: list[KombuTransport],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[[KombuTransport], None],
+) -> None:
+    broker = Refusing(monkeypatch)
     opened.append(open_transport(f"sqla+sqlite:///{tmp_path}/q.db", POLLING))
+    with pytest.raises(BrokerUnavailable, match="no room") as caught:
+        use(opened[0])
+    assert broker.tries == ["celery"] * 4
+    assert not caught.value.outcome_unknown
+
+
+@pytest.mark.parametrize(
+    ("url", "after_s"), [("sqla+sqlite:///{folder}/q.db", 5.0), ("kombu+filesystem://{folder}/broker", 0.0)]
+)
+def test_a_broker_that_is_away_is_not_asked_again(
+    opened: list[KombuTransport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, after_s: float
+) -> None:
+    broker = Refusing(monkeypatch, after_s)
+    opened.append(open_transport(url.format(folder=tmp_path), POLLING))
     with pytest.raises(BrokerUnavailable, match="no room"):
-        opened[0].consumer(["q"], "owner", "worker")
-    assert tries == ["q"] * 4
+        send(opened[0])
+    assert broker.tries == ["celery"]
