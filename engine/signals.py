@@ -70,6 +70,11 @@ class Signal:
     def __init__(self, name: str = "", providing_args: frozenset[str] | set[str] | None = None) -> None:
         self.name = name
         self.providing_args = frozenset(providing_args or ())
+        # sys.exit() in a receiver of a task's signal is not the task's, nor the agent's that speaks for it. Of a
+        # worker's it may be meant: the process is not to go on.
+        self._logged: tuple[type[BaseException], ...] = (
+            (Exception, SystemExit) if name.startswith("task_") else (Exception,)
+        )
         # Written under the lock as a whole new tuple; read without it.
         self.receivers: tuple[_Listener, ...] = ()
         self._lock = threading.Lock()
@@ -160,7 +165,7 @@ class Signal:
         for receiver in self._live_receivers(sender):
             try:
                 response = receiver(signal=self, sender=sender, **named)
-            except (Exception, SystemExit) as exc:  # who calls sys.exit() in a receiver ends nothing either
+            except self._logged as exc:
                 _logger.exception("signal handler %r of %s raised %r", receiver, self.name, exc)
                 response = exc
             responses.append((receiver, response))

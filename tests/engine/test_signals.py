@@ -68,7 +68,7 @@ def test_a_task_as_sender_is_the_same_as_its_name() -> None:
 def test_a_receiver_that_raises_is_logged_and_the_others_are_told(
     caplog: pytest.LogCaptureFixture, kind: type[BaseException]
 ) -> None:
-    signal = Signal("s")
+    signal = Signal("task_s")
     seen: list[int] = []
 
     def bad(**_: Any) -> None:
@@ -84,6 +84,16 @@ def test_a_receiver_that_raises_is_logged_and_the_others_are_told(
     assert seen == [1]
     assert isinstance(answers[0][1], kind)
     assert "bad receiver" in caplog.text
+
+
+def test_a_receiver_of_a_signal_of_workers_may_end_its_process() -> None:
+    def leaves(**_: Any) -> None:
+        raise SystemExit(3)
+
+    signal = Signal("worker_s")
+    signal.connect(leaves)
+    with pytest.raises(SystemExit):
+        signal.send(None)
 
 
 def test_a_collected_receiver_is_forgotten() -> None:
