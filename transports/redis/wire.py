@@ -2,10 +2,9 @@
 
 Every wait ends, unless the process gets signals less than some 10 ms apart all the time. Plain sockets carry
 a short time limit in the kernel: one system call per send and per receive is enough for what comes soon,
-where Python's own timeouts poll before each. What takes longer is
-polled for until the deadline. The kernel's limit begins anew whenever a signal (or a stop) interrupts the
-call; were it the deadline, a process that gets a signal a second would wait for a silent server for ever. TLS
-sockets have Python's timeout.
+where Python's own timeouts poll before each. What takes longer is polled for until the deadline. The kernel's
+limit begins anew whenever a signal (or a stop) interrupts the call; were it the deadline, a process that gets
+a signal a second would wait for a silent server for ever. TLS sockets have Python's timeout.
 """
 
 from __future__ import annotations
