@@ -70,8 +70,8 @@ class Signal:
     def __init__(self, name: str = "", providing_args: frozenset[str] | set[str] | None = None) -> None:
         self.name = name
         self.providing_args = frozenset(providing_args or ())
-        # sys.exit() in a receiver of a task's signal is not the task's, nor the agent's that speaks for it. In
-        # one of a worker's it may be meant: the process is not to go on.
+        # sys.exit() in a receiver of a task's signal is not the task's, nor the agent's that speaks for it.
+        # In one of a worker's it may be meant: the process is not to go on.
         self._logged: tuple[type[BaseException], ...] = (
             (Exception, SystemExit) if name.startswith("task_") else (Exception,)
         )
