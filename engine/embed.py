@@ -240,7 +240,7 @@ class Worker:
         self._request({"op": "scale", "n": n})
 
     def drain(self, timeout_s: float = 10.0, *, delayed: bool = True) -> None:
-        """Wait until nothing is left in the worker's queues and their lanes (RabbitMQ does not tell of lanes).
+        """Wait until nothing is left in the worker's queues and lanes (RabbitMQ does not tell of lanes).
 
         :param delayed: wait for what is due later, too, such as retries.
         :raises TimeoutError: something still is; the error says what.
