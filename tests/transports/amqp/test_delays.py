@@ -285,6 +285,9 @@ def test_what_found_no_queue_when_its_time_came_is_brought_to_it_as_soon_as_ther
         eventually(lambda: transport.depth(STRAYS_QUEUE).ready == 2)
         if not by_exchange:  # to send to an exchange declares its queues
             assert strays.bring_home() == 0
+            assert caplog.text == "", "a worker that starts has not declared its queues yet"
+            now_s += 6.0
+            assert strays.bring_home() == 0
             assert f"queue {queue!r}" in caplog.text
             assert transport.depth(STRAYS_QUEUE).ready == 2
         consumer = transport.consumer([queue], "o", "w")
