@@ -92,13 +92,13 @@ class Shop:
 @pytest.fixture(scope="module", params=list(BROKERS))
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     host = Host(tmp_path_factory.mktemp("bridged"))
+    request.addfinalizer(host.close)
     kind = BROKERS[request.param]
     found = Shop(host, kind, kind.url(host.root), f"db+sqlite:///{host.root}/results.db")
     host.write("shop.py", SHOP.format(root=host.root, broker=found.url))
     host.start("-A", "shop", "worker", "-c", "2", "-l", "INFO")
     host.wait_for_log("is ready")  # the first test waits for its tasks, not for that
     yield found
-    host.close()
 
 
 @pytest.fixture

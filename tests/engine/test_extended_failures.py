@@ -34,6 +34,7 @@ def shop(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Host, App]]:
     host = Host(tmp_path_factory.mktemp("extended"))
+    request.addfinalizer(host.close)
     backend = request.param.format(root=host.root)
     host.write("shop.py", SHOP.format(root=host.root, backend=backend))
     host.start("-A", "shop", "worker", "-c", "1", "-n", "w@here", "-l", "INFO")
@@ -42,7 +43,6 @@ def shop(
     app = App("client", broker=broker, backend=backend, set_as_current=False, result_extended=True)
     yield host, app
     app.close()
-    host.close()
 
 
 @pytest.mark.parametrize(
