@@ -10,6 +10,7 @@ import pytest
 
 from support.storms import storm
 from support.stress_worker import Site
+from support.waiting import eventually
 
 
 def test_a_storm_over_a_worker_that_replaces_nobody_ends_with_its_log(
@@ -18,7 +19,8 @@ def test_a_storm_over_a_worker_that_replaces_nobody_ends_with_its_log(
     site = Site(tmp_path)
     request.addfinalizer(site.close)
     worker = site.worker(concurrency=2).start()
+    eventually(lambda: "w0@stress is ready" in worker.log)
     worker.signal(signal.SIGSTOP)
-    said = r"no child ran a task for 1\.0 s, after 2 of 3 kills(.|\n)*Task work"
+    said = r"no child ran a task for 1\.0 s, after 2 of 3 kills(.|\n)*w0@stress is ready"
     with pytest.raises(AssertionError, match=said):
         storm(site, dice, 3, left=10, every_s=(0.01, 0.02), nobody_s=1.0)
