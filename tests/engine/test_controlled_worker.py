@@ -61,7 +61,13 @@ def revoked(site: Fleet) -> list[str]:
 
 def test_it_answers_while_every_child_is_stopped(site: Fleet, stopping: Any) -> None:
     worker = stopping()
-    children = [psutil.Process(child["pid"]) for child in worker.stats()["children"]]
+
+    def pids() -> list[int]:
+        """All of them, once the last one has been forked."""
+        found = [child["pid"] for child in worker.stats()["children"]]
+        return found if len(found) == 2 and all(found) else []
+
+    children = [psutil.Process(pid) for pid in eventually(pids, deadline_s=WAIT_S)]
     for child in children:
         child.suspend()
     assert pings(site, 5.0)
