@@ -97,8 +97,8 @@ def test_children_share_one_bucket_and_keep_the_order(fleet: Fleet) -> None:
     none_before_its_token(ran, begun_s, 20)
     never_too_many(ran, children_of(fleet), 20)
     elapsed_s, waited_s = ran[-1] - ran[0], waits.so_far_s
-    # 59 intervals; what the machine took from takers is lost, beyond 50 ms of it.
-    assert elapsed_s <= 59 / 20 * 1.1 + waited_s, (elapsed_s, waited_s)
+    # 59 intervals; a failure says what the machine took from takers.
+    assert elapsed_s <= 59 / 20 * 1.1, (elapsed_s, waited_s)
     # Two children move messages side by side, in batches of 1, 2, 4, 8, 16 and 32 each: the order is kept
     # within a batch, and a child that was slow to move its own comes after the other's, however many.
     order = numbers(fleet, run)

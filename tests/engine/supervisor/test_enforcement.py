@@ -27,7 +27,7 @@ def test_a_hard_limit_ends_the_process_group_whatever_the_task_does(worker: Supe
     start = worker.event("start", job=job)
     eventually(lambda: not _group(start["pid"]))
     elapsed_s = time.monotonic() - start["at"]
-    assert LIMIT_S <= elapsed_s < LIMIT_S + 0.5 + waits.together_s
+    assert LIMIT_S <= elapsed_s < LIMIT_S + 0.5, waits.together_s
     dead = worker.event("dead")
     assert (dead["cause"], dead["verdict"], dead["limit_s"]) == ("hard time limit 0.4 s", "timeout", LIMIT_S)
     eventually(lambda: not worker.programs("sleep"))
@@ -100,7 +100,7 @@ def test_what_is_not_started_is_recalled_while_a_task_holds_the_gil(worker: Supe
     )
     start = worker.event("start", job=job, number=1)
     recall = worker.event("recall")
-    assert recall["at"] - start["at"] < 0.1 + waits.together_s
+    assert recall["at"] - start["at"] < 0.1, waits.together_s
     assert (recall["slot"], recall["index"], recall["outcomes"]) == (start["slot"], 2, [f"{job}-0"])
     worker.event("dead", verdict="timeout")
     assert worker.events("start", job=job, number=2) == []
@@ -136,7 +136,7 @@ def test_limits_hold_while_the_agent_is_silent(worker: Supervised) -> None:
     waits = Waits()
     start = worker.event("start", job=worker.job({"do": "ignore", "s": 60, "hard_s": LIMIT_S}))
     eventually(lambda: not _group(start["pid"]))
-    assert time.monotonic() - start["at"] < LIMIT_S + 0.5 + waits.together_s
+    assert time.monotonic() - start["at"] < LIMIT_S + 0.5, waits.together_s
     assert worker.ask("stats")["agent"]["pid"] == silent, "it has been replaced by one that is not silent"
 
 

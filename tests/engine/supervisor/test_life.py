@@ -52,7 +52,7 @@ def test_a_killed_child_is_replaced_within_a_second_and_its_job_comes_back(worke
     dead = worker.event("dead")
     assert (dead["cause"], dead["verdict"], dead["charge"]) == ("signal 9", "crash", True)
     eventually(lambda: len(worker.events("child")) > before)
-    assert time.monotonic() - began_s < 1.0 + waits.together_s
+    assert time.monotonic() - began_s < 1.0, waits.together_s
     eventually(lambda: worker.state(job) == "gave-back")
     assert f"child {start['slot']} died: signal 9; it ran sleep[{job}-0]" in worker.log
 
@@ -110,7 +110,7 @@ def test_a_hundred_deaths_leave_descriptors_and_slots_as_they_were(worker: Super
     assert worker.ask("stats")["causes"] == {"exit code 9": len(worker.events("start", number=2))}
     eventually(lambda: worker.ask("stats")["unrecovered"] == 0)
     eventually(lambda: abs(len(os.listdir(f"/proc/{worker.pid}/fd")) - before) <= 2)
-    assert worker.ask("stats")["turn_longest_s"] < 0.25 + waits.so_far_s
+    assert worker.ask("stats")["turn_longest_s"] < 0.25, waits.so_far_s
     # Slots were as many as deaths that the agent had not heard of yet. Now all are free, the lowest first.
     for pid in children(worker).values():
         os.kill(pid, signal.SIGKILL)

@@ -263,7 +263,6 @@ def test_a_task_beyond_its_hard_limit_runs_once_and_has_failed(fleet: Fleet) -> 
 
 def test_countdowns_and_retries_are_never_early_and_none_is_lost(fleet: Fleet) -> None:
     fleet.ours()
-    waits = Waits()
     due: dict[str, float] = {}
     for countdown in (0.2, 1.5, 3.0):
         due[str(countdown)] = time.time() + countdown
@@ -271,7 +270,7 @@ def test_countdowns_and_retries_are_never_early_and_none_is_lost(fleet: Fleet) -
     retried = fleet.app.send_task("f.retry", (1,))
     assert retried.get(timeout=30) == "tried"
     eventually(lambda: len(fleet.ran("quick")) == len(due), deadline_s=20.0)
-    ran, late_s = fleet.times("quick"), 1.0 + waits.so_far_s
+    ran, late_s = fleet.times("quick"), 1.0
     assert all(due[n] <= ran[n] < due[n] + late_s for n in due), (due, ran)
     assert fleet.ran("retry")["1"] == 3
 
@@ -289,7 +288,7 @@ def test_work_goes_on_after_every_connection_was_closed_and_after_a_restart(
     back_mono_s, waits = time.monotonic(), Waits()
     eventually(lambda: _sent(fleet, 20), deadline_s=20.0)
     eventually(lambda: "20" in fleet.ran("quick"), deadline_s=20.0)
-    assert time.monotonic() - back_mono_s < 5.0 + waits.so_far_s
+    assert time.monotonic() - back_mono_s < 5.0, waits.so_far_s
 
 
 def _sent(fleet: Fleet, n: int) -> bool:

@@ -362,7 +362,7 @@ def test_slow_bytes_do_not_stretch_the_time_limit(hasty_link: Link, proxy: TcpPr
     proxy.byte_pause_s = 0.02  # the reply as a whole would take 4 s
     began, waits = time.monotonic(), Waits()
     refused(lambda: hasty_link.call("GET", prefix + "k"))
-    assert 0.4 < time.monotonic() - began < 1.5 + waits.so_far_s
+    assert 0.4 < time.monotonic() - began < 1.5, waits.so_far_s
 
 
 def test_a_slow_network_is_no_error(cut_link: Link, proxy: TcpProxy) -> None:
@@ -433,7 +433,7 @@ def test_a_deadline_bounds_connecting_and_the_command(shared_redis: RedisServer,
         link.bound(began + deadline_s)
         assert not refused(lambda: link.call("PING")).outcome_unknown
         took_s = time.monotonic() - began
-        assert deadline_s - 0.05 <= took_s < deadline_s + 0.3 + waits.so_far_s
+        assert deadline_s - 0.05 <= took_s < deadline_s + 0.3, waits.so_far_s
     assert "over" in str(refused(lambda: link.call("PING")))
     link.bound(0.0)
     proxy.set(Mode.PASS)
