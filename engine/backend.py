@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..transports.url import redact
@@ -124,7 +124,6 @@ class Backend:
                 result,
                 traceback=None if traceback is None else str(traceback),
                 request=request,
-                extended=_extended(request) if self._config.result_extended else None,
             )
         return result
 
@@ -245,19 +244,4 @@ def _meta(task_id: str, document: ResultDocument | None) -> dict[str, Any]:
         "date_done": document.date_done,
         "task_id": task_id,
         **{key: known for key, known in above.items() if known is not None},
-    }
-
-
-def _extended(request: Any) -> Mapping[str, Any] | None:
-    """What `result_extended` stores of a task, as far as its request says it."""
-    if request is None:
-        return None
-    delivery: Any = getattr(request, "delivery_info", None) or {}
-    return {
-        "name": getattr(request, "task", None),
-        "args": getattr(request, "args", None),
-        "kwargs": getattr(request, "kwargs", None),
-        "worker": getattr(request, "hostname", None),
-        "retries": getattr(request, "retries", None),
-        "queue": delivery.get("routing_key"),
     }

@@ -87,6 +87,7 @@ class Client(Delivers):
             lambda: self.results,
             self.result_table.by_name(config.result_serializer),
             lifetimes(config),
+            extended=config.result_extended,
         )
         self.backend = Backend(app, self.stored, config)
         self._tables: dict[str, SerializerTable] = {}

@@ -128,8 +128,19 @@ class ResultWriter:
             message, bounded_repr(args) if as_text else args, bounded_repr(kwargs) if as_text else kwargs
         )
 
-    def state(self, task_id: str, state: str, meta: Any, message: TaskMessage | None = None) -> StoredResult:
-        """The document of a state on the way (STARTED, or one of the user's)."""
+    def state(
+        self,
+        task_id: str,
+        state: str,
+        meta: Any,
+        message: TaskMessage | None = None,
+        *,
+        extended: Mapping[str, Any] | None = None,
+    ) -> StoredResult:
+        """The document of a state on the way (STARTED, or one of the user's).
+
+        :param extended: fields of `result_extended`.
+        """
         document = result_document.encode(
             state,
             meta,
@@ -137,6 +148,7 @@ class ResultWriter:
             serializer=self._serializer,
             group_id=message.group if message else None,
             parent_id=message.parent_id if message else None,
+            extended=extended,
         )
         expires_s = self._lifetimes.of(state)
         return StoredResult(task_id, document, expires_s, final=False, reply_to=_reply_to(message))
@@ -147,6 +159,11 @@ class ResultWriter:
         fill = stencil(lambda task_id: self.state(task_id, states.STARTED, meta).document)
 
         def started(message: TaskMessage) -> StoredResult:
+            if self._extended:
+                return self._telling(
+                    message,
+                    lambda extended: self.state(message.id, states.STARTED, meta, message, extended=extended),
+                )
             if message.group is not None or message.parent_id is not None:
                 return self.state(message.id, states.STARTED, meta, message)
             reply_to = message.reply_to or ""
@@ -184,8 +201,15 @@ class ResultWriter:
                 extended=extended,
             )
 
-        if not self._extended:
-            return (stored(None),)
+        return (self._telling(message, stored, in_brief) if self._extended else stored(None),)
+
+    def _telling(
+        self,
+        message: TaskMessage,
+        stored: Callable[[Mapping[str, Any]], StoredResult],
+        in_brief: bool = False,
+    ) -> StoredResult:
+        """A document with what `result_extended` says of a message: its arguments if they fit in."""
         args, kwargs = (None, None) if in_brief else self._arguments(message)
         if args is not None:
             try:
@@ -193,11 +217,11 @@ class ResultWriter:
             except EncodeError:
                 found = stored(self._said(message, bounded_repr(args), bounded_repr(kwargs)))
             if len(found.document) <= self._bytes_max:
-                return (found,)
-        return (stored(self._said(message, message.argsrepr or None, message.kwargsrepr or None)),)
+                return found
+        return stored(self._said(message, message.argsrepr or None, message.kwargsrepr or None))
 
     def _arguments(self, message: TaskMessage) -> tuple[Any, Any]:
-        """The arguments of a task that does not run; None where reading them may do harm, or fails."""
+        """The arguments of a task as they came; None where reading them may do harm, or fails."""
         if not is_harmless(message):
             return None, None
         try:

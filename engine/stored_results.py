@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..serializers import iso8601
-from ..serializers.base import DecodeError, Serializer
+from ..serializers.base import DecodeError, EncodeError, Serializer
 from ..transports.base import Answers, ResultStore, StoredResult
 from . import result_document, states
 from .clock import mono_s, wall_s
@@ -16,6 +17,7 @@ from .einfo import traceback_text
 from .exceptions import ImproperlyConfigured, TaskRevokedError
 from .lifetimes import Lifetimes
 from .result_document import ResultDocument
+from .result_extended import extended_of
 from .revocations import beacon
 from .revoked_keys import task_digest
 
@@ -40,14 +42,21 @@ class StoredResults:
 
     :param open_store: gives the store of this process; None when results are disabled.
     :param lifetimes: of what is written.
+    :param extended: whether name, arguments, worker, retries and queue are stored where they are known.
     """
 
     def __init__(
-        self, open_store: Callable[[], ResultStore | None], serializer: Serializer, lifetimes: Lifetimes
+        self,
+        open_store: Callable[[], ResultStore | None],
+        serializer: Serializer,
+        lifetimes: Lifetimes,
+        *,
+        extended: bool = False,
     ) -> None:
         self._open = open_store
         self._serializer = serializer
         self._lifetimes = lifetimes
+        self._extended = extended
 
     def _store(self) -> ResultStore:
         store = self._open()
@@ -134,7 +143,9 @@ class StoredResults:
                 "%s[%s]: state %s comes from an attempt that was overtaken", request.task, task_id, state
             )
             return
-        self._write(task_id, state, meta, request=request)
+        # Of another task, or of one that never ran, nothing is known here.
+        known = task_id == request.id and request.task is not None
+        self._write(task_id, state, meta, request=request, about=request if known else None)
 
     def _ended_since(self, request: Context) -> bool:
         """Whether the running task has a final document that is younger than this attempt.
@@ -161,25 +172,14 @@ class StoredResults:
         *,
         traceback: str | None = None,
         request: Context | None = None,
-        extended: Mapping[str, Any] | None = None,
     ) -> None:
         """Store a state of a task, and the tasks that it has sent.
 
         :param traceback: None takes that of an exception.
-        :param request: says which tasks it belongs to.
-        :param extended: fields of `result_extended`.
+        :param request: says which tasks it belongs to, and what `result_extended` stores.
         :raises ImproperlyConfigured: results are disabled.
         """
-        children = [child.as_tuple() for child in getattr(request, "children", None) or ()]
-        self._write(
-            task_id,
-            state,
-            value,
-            request=request,
-            text=traceback,
-            children=children,
-            extended=extended,
-        )
+        self._write(task_id, state, value, request=request, about=request, text=traceback)
 
     def _write(
         self,
@@ -188,24 +188,35 @@ class StoredResults:
         value: Any,
         *,
         request: Context | None = None,
+        about: Context | None = None,
         text: str | None = None,
-        children: Sequence[Any] = (),
-        extended: Mapping[str, Any] | None = None,
     ) -> None:
+        """Store a document.
+
+        :param request: says what the task belongs to, and who waits for an answer.
+        :param about: the request of this very task.
+        """
         if text is None and isinstance(value, BaseException):
             text = traceback_text(value, value.__traceback__)
-        document = result_document.encode(
+        encode = partial(
+            result_document.encode,
             state,
             value,
             task_id=task_id,
             serializer=self._serializer,
             traceback=text,
-            children=children,
+            children=[child.as_tuple() for child in getattr(about, "children", None) or ()],
             group_id=None if request is None else request.group,
             parent_id=None if request is None else request.parent_id,
             date_done_wall_s=wall_s(),
-            extended=extended,
         )
+        if about is None or not self._extended:
+            document = encode()
+        else:
+            try:
+                document = encode(extended=extended_of(about))
+            except EncodeError:  # of the value as well, if it is that which has no form
+                document = encode(extended=extended_of(about, as_text=True))
         final = state in states.READY_STATES
         reply_to = "" if request is None else request.reply_to or ""
         self._store().store([StoredResult(task_id, document, self._lifetimes.of(state), final, reply_to)])

@@ -38,7 +38,12 @@ def a_message(app: App) -> TaskMessage:
 
 
 def a_writer(
-    *, enabled: bool = True, expires: Any = 60, failures: Any = None, extended: bool = False
+    *,
+    enabled: bool = True,
+    expires: Any = 60,
+    failures: Any = None,
+    extended: bool = False,
+    table: SerializerTable | None = None,
 ) -> ResultWriter:
     """A writer of JSON."""
     config = SimpleNamespace(
@@ -50,7 +55,7 @@ def a_writer(
         result_backend="memory://",
         result_max_bytes=RESULT_BYTES_MAX,
     )
-    return ResultWriter(config, SerializerTable(), enabled=enabled, node="prefork@host")
+    return ResultWriter(config, table or SerializerTable(), enabled=enabled, node="prefork@host")
 
 
 def a_request(**fields: Any) -> Context:
@@ -177,6 +182,27 @@ def test_arguments_that_make_a_result_too_large_are_cut_in_the_failure(message: 
     after, (stored,) = a_writer(extended=True).executed(message, request, executed, states.SUCCESS)
     assert after.state == states.FAILURE
     assert len(stored.document) < 10_000
+
+
+def test_a_start_says_what_started_as_far_as_that_has_a_form_and_fits_in() -> None:
+    names = ("status", "result", "name", "args", "kwargs", "queue", "group_id")
+    with memory_app(task_serializer="msgpack", accept_content=["json", "msgpack"]) as app:
+        add = app.task(name="add")(lambda x, y=0: x)
+        for value in (1, {b"key": 1}, "x" * RESULT_BYTES_MAX):
+            add.apply_async((value,), {"y": 2}, group_id="group-1", argsrepr="(...)", kwargsrepr="{...}")
+        started = a_writer(extended=True, table=app.client.table).on_start({"pid": 7})
+        small, strange, large = [read(started(message)) for message in sent(app)]
+    head = {
+        "status": "STARTED",
+        "result": {"pid": 7},
+        "name": "add",
+        "queue": "celery",
+        "group_id": "group-1",
+    }
+    assert {name: small[name] for name in names} == {**head, "args": [1], "kwargs": {"y": 2}}
+    assert (strange["args"], strange["kwargs"]) == ("[{b'key': 1}]", "{'y': 2}")
+    assert (large["args"], large["kwargs"]) == ("(...)", "{...}")
+    assert len(json.dumps(large)) < 10_000
 
 
 @pytest.mark.parametrize("expires", [None, 0])

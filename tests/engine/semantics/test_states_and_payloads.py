@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefork.engine import App
+from prefork.engine import App, AsyncResult
 from prefork.engine.exceptions import InvalidArguments, PayloadTooLarge
 from prefork.engine.progress_report import Progress
 from prefork.engine.request import Context
@@ -101,11 +101,18 @@ def go(fleet: Fleet, name: str) -> None:
     (fleet.root / name).touch()
 
 
+def extended(result: AsyncResult[Any]) -> dict[str, Any]:
+    """What is stored now beside the state, so that it must be there."""
+    stored = result.backend.get_task_meta(result.id)
+    return {name: stored[name] for name in ("name", "args", "kwargs", "worker", "retries", "queue")}
+
+
 def test_started_is_seen_while_it_runs_and_says_where(fleet: Fleet) -> None:
     name = fleet.unique()
     result = fleet.task("started").delay(name)
     eventually(lambda: result.state == "STARTED", deadline_s=20)
     assert set(result.info) == {"pid", "hostname"}
+    assert (result.name, result.args, result.kwargs) == (fleet.task("started").name, [name], {})
     go(fleet, name)
     assert result.get(timeout=20) == name
 
@@ -116,12 +123,16 @@ def test_states_of_ones_own_and_progress_are_seen(fleet: Fleet) -> None:
     assert result.progress is None
     eventually(lambda: result.state == "SEARCHING", deadline_s=20)
     assert result.info == {"found": 1}
+    searching = extended(result)
+    assert searching["name"] == fleet.task("report").name
     go(fleet, name + "-1")
     eventually(lambda: result.progress == Progress(5, 5, name))
     assert result.state == "PROGRESS"
+    assert extended(result) == searching
     go(fleet, name + "-2")
     assert result.get(timeout=20) == name
     assert (result.state, result.progress) == ("SUCCESS", None)
+    assert extended(result) == searching
 
 
 def test_retry_is_a_state_with_its_reason(fleet: Fleet) -> None:
