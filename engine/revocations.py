@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ..serializers.base import DecodeError, Serializer
 from ..transports.base import ResultStore, StoredResult
+from ..transports.result_state import state_of
 from . import result_document, states
 from .result_document import MalformedResult
 
@@ -63,5 +64,5 @@ class Revocations:
         try:
             return result_document.decode(found, self._serializer).status == states.REVOKED
         except (MalformedResult, DecodeError):
-            # Somebody else's document under this id says nothing about the task.
-            return False
+            # As of a client with another `result_serializer`.
+            return state_of(found) == states.REVOKED

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..serializers import iso8601
 from ..serializers.base import DecodeError, EncodeError, Serializer
 from ..transports.base import Answers, ResultStore, StoredResult
+from ..transports.result_state import state_of
 from . import result_document, states
 from .clock import mono_s, wall_s
 from .einfo import traceback_text
@@ -292,7 +293,7 @@ class StoredResults:
         try:
             return result_document.decode(found, self._serializer).status
         except (DecodeError, result_document.MalformedResult):
-            return None  # somebody else's document says nothing about the task
+            return state_of(found)  # as of a worker with another `result_serializer`
 
 
 def _abort_mark(task_id: str) -> str:

@@ -37,7 +37,7 @@ _msgpack = msgspec.msgpack.Decoder(_Status)
 
 def is_success(document: bytes) -> bool:
     """Whether a result document says that the task succeeded; False for what cannot be read."""
-    return _state(document) == SUCCESS
+    return state_of(document) == SUCCESS
 
 
 def is_final(document: bytes) -> bool:
@@ -46,14 +46,15 @@ def is_final(document: bytes) -> bool:
     Of a document in a serialization that is not known here the state is looked for in the text. One
     without any counts as final, so that whoever waits gets to see it, and can say what is wrong.
     """
-    state = _state(document)
+    state = state_of(document)
     if state is None:
         found = _STATE_SOMEWHERE.search(document)
         return found is None or found[1].decode("ascii") in FINAL
     return state in FINAL
 
 
-def _state(document: bytes) -> str | None:
+def state_of(document: bytes) -> str | None:
+    """The state that a result document says, whatever serialized it; None where none can be read."""
     if document[:1] == b"\0":
         return SUCCESS if _COMPRESSED_SUCCESS.match(document) else None
     if document[:1] == _PICKLE_OPCODE:

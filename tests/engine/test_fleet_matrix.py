@@ -345,10 +345,11 @@ def test_another_layout_of_keys_and_priorities_is_shared(
 @pytest.mark.parametrize("revoker", MAKES)
 def test_what_one_make_marks_as_revoked_the_other_reads(fleet: Fleet, revoker: str) -> None:
     task_id = str(uuid.uuid4())
-    app = fleet.app(revoker)
+    # Where all workers store JSON: Celery's write what is revoked as well, each in its own serialization.
+    app = fleet.app(revoker, "layout")
     if revoker == "prefork":
         app.AsyncResult(task_id).revoke()
     else:
         app.backend.mark_as_revoked(task_id, "revoked", store_result=True)
     for make in MAKES:
-        assert fleet.app(make).AsyncResult(task_id).state == "REVOKED"
+        assert fleet.app(make, "layout").AsyncResult(task_id).state == "REVOKED"

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from prefork.engine.app import App
+from prefork.engine.lifetimes import lifetimes
 from prefork.engine.revocations import LOOK_EVERY_S, Revocations
+from prefork.engine.stored_results import StoredResults
 from prefork.serializers.json import JsonSerializer
+from prefork.serializers.registry import SerializerTable
 from prefork.transports.base import StoredResult
 from support.apps import memory_app
 
@@ -65,3 +69,32 @@ def test_something_else_under_the_id_is_no_revocation(app: App) -> None:
 def test_without_a_store_nothing_can_be_revoked() -> None:
     with memory_app(backend="disabled") as app:
         assert not revocations(app).revoked("id", 0.0)
+
+
+@pytest.fixture(params=["msgpack", "pickle"])
+def other(app: App, request: pytest.FixtureRequest) -> Iterator[StoredResults]:
+    """The same store as one sees it whose `result_serializer` is another one."""
+    names = ("json", request.param)
+    table = SerializerTable(set(names), names)
+    table.allow_unpickling()
+    yield StoredResults(lambda: app.client.results, table.by_name(request.param), lifetimes(app.config))
+
+
+def test_a_task_is_revoked_whatever_serializer_its_client_stores_with(app: App, other: StoredResults) -> None:
+    other.revoke(["id"])
+    other.put("ran", "SUCCESS", 1)
+    assert revocations(app).revoked("id", 0.0)
+    assert not revocations(app).revoked("ran", 0.0)
+
+
+@pytest.mark.parametrize(("state", "value"), [("FAILURE", ValueError("no")), ("STARTED", {"pid": 1})])
+def test_what_another_serializer_stored_of_a_task_that_ran_is_not_overwritten(
+    app: App, other: StoredResults, state: str, value: Any
+) -> None:
+    other.put("id", state, value)
+    other.put("waiting", "RETRY", ValueError("later"))
+    app.client.stored.revoke(["id", "waiting"], waiting_only=True)
+    kept, replaced = other.read("id"), app.client.stored.read("waiting")
+    assert kept is not None
+    assert replaced is not None
+    assert (kept.status, replaced.status) == (state, "REVOKED")

@@ -76,6 +76,7 @@ def keeps_the_rate(fleet: Fleet, run: str, waits: Waits) -> None:
     assert 9.8 * RATE <= count <= 10.2 * RATE, (count, waited_s)
 
 
+@pytest.mark.serial
 @pytest.mark.needs("several_processes")
 @pytest.mark.soak_on("filesystem", "amqp")
 def test_a_worker_keeps_its_rate_within_two_percent(fleet: Fleet) -> None:
@@ -84,6 +85,7 @@ def test_a_worker_keeps_its_rate_within_two_percent(fleet: Fleet) -> None:
     keeps_the_rate(fleet, run, waits)
 
 
+@pytest.mark.serial
 @pytest.mark.needs("several_processes", "coordinates")
 @pytest.mark.soak_on("filesystem", "amqp")
 def test_four_workers_keep_a_rate_together_within_two_percent(fleet: Fleet) -> None:
