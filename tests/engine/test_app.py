@@ -14,10 +14,7 @@ import pytest
 from prefork.engine import current_app, shared_task
 from prefork.engine.app import App
 from prefork.engine.config import ConfigError
-from prefork.engine.exceptions import (
-    AlwaysEagerIgnored,
-    ImproperlyConfigured,
-)
+from prefork.engine.exceptions import AlwaysEagerIgnored, ImproperlyConfigured
 from prefork.engine.local import apps
 from prefork.engine.task import Task
 from support.apps import memory_app, sent

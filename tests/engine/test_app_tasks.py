@@ -10,11 +10,7 @@ from typing import Any
 import pytest
 
 from prefork.engine.app import App
-from prefork.engine.exceptions import (
-    DuplicateTaskNameWarning,
-    ImproperlyConfigured,
-    NotRegistered,
-)
+from prefork.engine.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
 from prefork.engine.schedules import crontab
 from prefork.engine.task import Task
 from support.apps import memory_app

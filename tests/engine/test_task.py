@@ -10,9 +10,7 @@ import pytest
 
 from prefork.engine import signals
 from prefork.engine.app import App
-from prefork.engine.exceptions import (
-    InvalidTaskError,
-)
+from prefork.engine.exceptions import InvalidTaskError
 from prefork.serializers.base import EncodeError
 from prefork.transports.errors import BrokerUnavailable
 from support.any_task import make

@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 
 from prefork.engine.app import App
-from prefork.engine.exceptions import (
-    ImproperlyConfigured,
-    InvalidTaskError,
-    MaxRetriesExceededError,
-    Retry,
-)
+from prefork.engine.exceptions import ImproperlyConfigured, InvalidTaskError, MaxRetriesExceededError, Retry
 from prefork.engine.execution import execute
 from prefork.engine.local import current_task, get_current_task, get_current_worker_task
 from prefork.engine.publishing import retry_changes
