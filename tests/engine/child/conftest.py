@@ -11,6 +11,7 @@ import pytest
 from prefork.engine.app import App
 from prefork.engine.child.main import arm_soft_limit
 from support.apps import memory_app
+from support.limiter_scene import Ran
 from support.one_async_child import Side
 from support.one_child import OneChild
 
@@ -49,3 +50,9 @@ def side_of(app: App, child_of: Callable[..., OneChild]) -> Iterator[Callable[..
 
     yield make
     signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.fixture
+def ran() -> Ran:
+    """What tasks with limits write their numbers to."""
+    return Ran()
