@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from prefork.engine.app import App
 from prefork.engine.refusals import REASON_REFUSED
 from prefork.engine.scoreboard import S_STOP, Stop
 from prefork.engine.storage import Storage, open_storage
-from prefork.transports.base import Depth, Outcome, Outgoing, StoredResult, Verdict
+from prefork.transports.base import Depth, Outcome, Outgoing
 from prefork.transports.errors import (
     BrokerFull,
     BrokerUnavailable,
@@ -21,59 +19,10 @@ from prefork.transports.errors import (
     TransportError,
     Unacceptable,
 )
-from prefork.transports.filesystem import messages as filesystem_messages
-from prefork.transports.filesystem import results as filesystem_results
-from prefork.transports.filesystem.failures import as_broker_error
 from support.apps import memory_app, sent
 from support.faulty import Faulty
 from support.one_child import OneChild
-
-LIMIT_BYTES = 5000
-
-
-def check(results: Any, messages: Any) -> None:
-    """Refuse what is larger than the limit, as a server would."""
-    for one in (*results, *messages):
-        if len(one.document) > LIMIT_BYTES:
-            raise Unacceptable(f"{len(one.document)} bytes are too large")
-
-
-class Small:
-    """A broker or store that takes nothing large. Counts what it refused.
-
-    :param broken: it refuses every dead letter, too.
-    """
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.refused = 0
-        self.broken = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def _checked(self, results: Any, messages: Any) -> None:
-        try:
-            check(results, messages)
-        except Unacceptable:
-            self.refused += 1
-            raise
-
-    def store(self, results: Any) -> None:
-        self._checked(results, ())
-        self._inner.store(results)
-
-    def send(self, messages: Any) -> None:
-        self._checked((), messages)
-        self._inner.send(messages)
-
-    def settle(self, outcomes: Any) -> Any:
-        for one in outcomes:
-            self._checked(one.results, one.follow_ups)
-            if self.broken and one.verdict is Verdict.DEAD:
-                raise Unacceptable("no dead letters")
-        return self._inner.settle(outcomes)
-
+from support.refusing import LIMIT_BYTES, Small, letters
 
 Make = Callable[..., OneChild]
 
@@ -107,10 +56,6 @@ def child_of() -> Iterator[Make]:
     yield make
     for child in made:
         child.close()
-
-
-def letters(app: App) -> list[tuple[str, str]]:
-    return [(one.reason, one.causes[-1]) for one in app.client.transport.dead_letters()]
 
 
 def test_a_result_that_is_refused_is_a_failure_and_its_batch_goes_on(app: App, child_of: Make) -> None:
@@ -399,70 +344,7 @@ def test_a_refusal_for_good_is_not_tried_again(app: App) -> None:
     assert faulty.calls["send"] == 1
 
 
-# --- the file system -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def on_disk(tmp_path: Path) -> Iterator[App]:
-    url = f"filesystem://{tmp_path}/broker"
-    app = App("tests", broker=url, backend=url, set_as_current=False)
-    yield app
-    app.close()
-
-
-def test_a_result_above_the_limit_of_a_file_is_a_failure_and_its_batch_goes_on(
-    on_disk: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @on_disk.task
-    def give(size):
-        return "x" * size
-
-    results = [give.delay(size) for size in (1, 9000, 2)]
-    monkeypatch.setattr(filesystem_results, "RESULT_BYTES_MAX", LIMIT_BYTES)
-    child = OneChild(on_disk)
-    child.parts.read_ahead._limit = 3
-    try:
-        child.run()
-    finally:
-        child.close()
-    assert [result.state for result in results] == ["SUCCESS", "FAILURE", "SUCCESS"]
-    assert on_disk.client.transport.depth("celery") == Depth(0, 0, 0)
-    with pytest.raises(Unacceptable):
-        on_disk.client.results.store([StoredResult("large", b"x" * 9000)])
-
-
-def test_a_message_above_the_limit_of_a_file_is_refused_and_a_retry_becomes_a_dead_letter(
-    on_disk: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @on_disk.task(bind=True)
-    def grow(self, data=""):
-        raise self.retry(args=("x" * 9000,), countdown=0)
-
-    monkeypatch.setattr(filesystem_messages, "DOCUMENT_BYTES_MAX", LIMIT_BYTES)
-    with pytest.raises(Unacceptable):
-        grow.delay("x" * 9000)
-    result = grow.delay()
-    child = OneChild(on_disk)
-    try:
-        child.run()
-    finally:
-        child.close()
-    assert result.state == "FAILURE"
-    assert [reason for reason, _ in letters(on_disk)] == [REASON_REFUSED]
-
-
-@pytest.mark.parametrize(
-    ("number", "permanent"),
-    [
-        (errno.EFBIG, True),
-        (errno.ENOSPC, False),
-        (errno.EDQUOT, False),
-        (errno.EROFS, False),
-        (errno.EACCES, False),
-    ],
-)
-def test_of_the_file_systems_errors_only_one_is_for_good(number: int, permanent: bool) -> None:
-    assert as_broker_error("send", OSError(number, "said the system")).permanent is permanent
+# --- storages ---------------------------------------------------------------------------------------
 
 
 def test_storages_are_made_with_what_to_do_instead(app: App) -> None:
