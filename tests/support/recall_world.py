@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from prefork.engine.agent.recovery import Recoverer
@@ -19,88 +19,22 @@ from prefork.engine.child.loop import WorkerLoop
 from prefork.engine.child.parts import Parts
 from prefork.engine.message import parse
 from prefork.engine.result_document import decode
-from prefork.engine.scoreboard import (
-    C_BATCH,
-    C_CURSOR,
-    C_HELD,
-    C_OUTCOME_BYTES,
-    C_OUTCOME_CLEARS,
-    C_RUNNING,
-    S_MARK,
-    Scoreboard,
-    Slot,
-    Texts,
-    pack_mark,
-)
+from prefork.engine.scoreboard import S_MARK, Scoreboard, Slot, pack_mark
 from prefork.engine.settling import Settler
 from prefork.engine.storage import Storage
 from prefork.engine.supervisor.deadlines import look
 from prefork.transports.base import Delivery, Outcome, Outgoing
 from prefork.transports.memory import MemoryResults, MemoryTransport
+from support.gated_slot import GatedSlot, Step
 from support.one_child import NODE, WORKER, LeaveWhenIdle, link_of, loaded, unlink
 from support.waiting import DEADLINE_S, Background
 
-Step = Callable[[], None]
-
-_PROTOCOL = frozenset({C_BATCH, C_CURSOR, C_HELD, C_OUTCOME_BYTES, C_OUTCOME_CLEARS, C_RUNNING, S_MARK})
 QUEUE = "work"
 AFTER = "after"
 
 
 class Died(BaseException):
     """The process that runs this code does not exist any more."""
-
-
-class GatedWords:
-    """Words of a slot behind a gate."""
-
-    def __init__(self, words: memoryview, gate: Step) -> None:
-        self._words = words
-        self._gate = gate
-
-    def __getitem__(self, index: int) -> int:
-        if index in _PROTOCOL:
-            self._gate()
-        return self._words[index]
-
-    def __setitem__(self, index: int, value: int) -> None:
-        if index in _PROTOCOL:
-            self._gate()
-        self._words[index] = value
-
-
-class GatedBuffer:
-    """The mapping of a slot behind a gate."""
-
-    def __init__(self, buffer: Any, gate: Step) -> None:
-        self._buffer = buffer
-        self._gate = gate
-
-    def __getitem__(self, at: slice) -> bytes:
-        self._gate()
-        return self._buffer[at]  # type: ignore[no-any-return]
-
-    def __setitem__(self, at: slice, data: bytes) -> None:
-        self._gate()
-        self._buffer[at] = data
-
-
-class GatedSlot(Slot):
-    """A slot whose words are behind a gate."""
-
-    def __init__(self, slot: Slot, gate: Step) -> None:
-        super().__init__(slot.buffer, slot.index)
-        self.words = GatedWords(slot.words, gate)  # type: ignore[assignment]
-        self.buffer = GatedBuffer(slot.buffer, gate)  # type: ignore[assignment]
-        self._plain = slot
-
-    def write_texts(self, task_id: bytes, task_name: bytes, tag: bytes) -> None:
-        """No part of the protocol."""
-        self._plain.write_texts(task_id, task_name, tag)
-
-    def read_texts(self) -> Texts:
-        """No part of the protocol."""
-        return self._plain.read_texts()
 
 
 class GatedConsumer:

@@ -25,8 +25,8 @@ from prefork.transports.base import Outgoing, Recovery
 from prefork.transports.errors import BrokerUnavailable, ResultStoreUnavailable
 from support.agent_scene import CAUSE, Scene
 from support.apps import memory_app
+from support.gated_slot import GatedSlot
 from support.one_child import WORKER, unlink
-from support.recall_world import GatedSlot
 
 VERDICTS = ("crash", "exit", "boot", "timeout", "memory", "shutdown")
 

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.apps import memory_app
-from support.recall_world import AFTER, QUEUE, Step, World
+from support.gated_slot import Step
+from support.recall_world import AFTER, QUEUE, World
 
 MESSAGES = 5
 
