@@ -12,6 +12,7 @@ import redis
 from prefork.transports.redis import RedisTransport, open_transport
 from prefork.transports.redis.keys import Keys
 from prefork.transports.redis.settings import read_settings
+from support.redis_links import close_links
 from support.redis_server import RedisServer, make_certificates, running_redis
 
 
@@ -61,3 +62,10 @@ def own_redis() -> Iterator[RedisServer]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with ca.crt, server.crt and server.key for localhost."""
     return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def links_closed_afterwards() -> Iterator[None]:
+    """No link of ``support.redis_links`` outlives the test."""
+    yield
+    close_links()

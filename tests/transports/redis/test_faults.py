@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,38 +16,17 @@ from prefork.transports.redis.faults import (
     from_reply,
     pause_before_reconnect_s,
 )
-from prefork.transports.redis.link import Link, script
-from prefork.transports.redis.settings import read_settings
+from prefork.transports.redis.link import script
 from support.ports import free_port
-from support.redis_server import RedisServer, make_certificates, running_redis
+from support.redis_links import AT_ONCE, link_to, refused
+from support.redis_server import RedisServer, running_redis
 from support.resp_server import resp_server
 from support.waiting import eventually
 
-AT_ONCE = {"repl-diskless-sync-delay": 0}
+pytestmark = pytest.mark.usefixtures("links_closed_afterwards")
+
+
 PUSH = script("push", b"redis.call('RPUSH', KEYS[1], ARGV[1]) return 1")
-
-
-_opened: list[Link] = []
-
-
-def link_to(url: str, **options: Any) -> Link:
-    """A link that is closed when the test ends."""
-    link = Link(read_settings(url, {"socket_timeout": 2.0, **options}))
-    _opened.append(link)
-    return link
-
-
-@pytest.fixture(autouse=True)
-def closed_afterwards() -> Iterator[None]:
-    yield
-    while _opened:
-        _opened.pop().close()
-
-
-def refused(link: Link, *command: Any) -> TransportError:
-    with pytest.raises(TransportError) as caught:
-        link.call(*command)
-    return caught.value
 
 
 # -- error replies -----------------------------------------------------------------------------
@@ -268,153 +243,6 @@ def test_a_server_with_too_many_clients_says_so() -> None:
         one_too_many = link_to(server.url)
         # It answers and closes before it has read anything, so the answer may be lost on the way.
         eventually(lambda: "maxclients" in str(refused(one_too_many, "PING")))
-
-
-# -- TLS ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tls_redis(certificates: Path) -> Iterator[RedisServer]:
-    with running_redis(tls=certificates) as server:
-        yield server
-
-
-def test_tls_with_a_known_authority_works(tls_redis: RedisServer) -> None:
-    link = link_to(tls_redis.url_of(2))
-    assert link.call("PING") == b"PONG"
-    big = b"x" * 1_000_000
-    assert link.many([("SET", "big", big), ("GET", "big")])[1] == big
-    assert link.call("BLPOP", "nothing", 0.2, timeout_s=2.0) is None
-    with pytest.raises(BrokerUnavailable) as caught:
-        link.call("BLPOP", "nothing", 5, timeout_s=0.2)
-    assert caught.value.outcome_unknown
-    wire = link.connection(protocol=3)
-    assert not wire.can_read()
-    wire.close()
-    link.close()
-
-
-def test_tls_options_may_come_as_celery_gives_them(tls_redis: RedisServer, certificates: Path) -> None:
-    plain_url = f"rediss://localhost:{tls_redis.port}/0"
-    for ssl in ({"ca_certs": str(certificates / "ca.crt")}, {"ssl_ca_certs": str(certificates / "ca.crt")}):
-        link = link_to(plain_url, ssl=ssl)
-        assert link.call("PING") == b"PONG"
-        link.close()
-    link = link_to(f"redis://localhost:{tls_redis.port}/0", ssl={"ca_certs": str(certificates / "ca.crt")})
-    assert link.call("PING") == b"PONG"
-    link.close()
-
-
-def test_an_unknown_authority_is_refused_before_a_password_is_sent(
-    tls_redis: RedisServer, tmp_path: Path
-) -> None:
-    other = make_certificates(tmp_path / "other")
-    for query in ("", f"?ssl_ca_certs={other / 'ca.crt'}"):
-        error = refused(link_to(f"rediss://:secret@localhost:{tls_redis.port}/0{query}"), "PING")
-        assert type(error) is BrokerUnavailable and not error.outcome_unknown
-        assert "certificate verify failed" in str(error).lower()
-        assert "secret" not in str(error)
-
-
-def test_a_certificate_for_another_host_is_refused(certificates: Path, tls_redis: RedisServer) -> None:
-    url = f"rediss://127.0.0.1:{tls_redis.port}/0?ssl_ca_certs={certificates / 'ca.crt'}"
-    assert "mismatch" in str(refused(link_to(url), "PING")).lower()
-    link = link_to(url + "&ssl_check_hostname=false")
-    assert link.call("PING") == b"PONG"
-    link.close()
-
-
-def test_tls_without_verification_is_possible_and_logged(
-    tls_redis: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        link = link_to(f"rediss://:pw@127.0.0.1:{tls_redis.port}/0?ssl_cert_reqs=none")
-    assert "without verifying the certificate" in caplog.text
-    assert "pw@" not in caplog.text
-    # Authentication fails because the server knows no password, which shows that TLS was set up.
-    assert "AUTH" in str(refused(link, "PING"))
-
-
-def test_a_plain_server_behind_a_tls_address_is_unavailable(shared_redis: RedisServer) -> None:
-    error = refused(link_to(f"rediss://localhost:{shared_redis.port}/0", socket_connect_timeout=0.5), "PING")
-    assert isinstance(error, BrokerUnavailable) and not error.outcome_unknown
-
-
-def test_files_that_are_missing_are_named(tls_redis: RedisServer) -> None:
-    url = f"rediss://localhost:{tls_redis.port}/0?ssl_ca_certs=/nowhere/ca.crt"
-    error = refused(link_to(url), "PING")
-    assert isinstance(error, BrokerUnavailable) and not error.outcome_unknown
-    assert "No such file" in str(error)
-
-
-# -- sentinels ---------------------------------------------------------------------------------
-
-
-def sentinel_config(primary: RedisServer, *more: str) -> dict[str, Any]:
-    return {
-        "sentinel": [
-            f"monitor main 127.0.0.1 {primary.port} 1",
-            "down-after-milliseconds main 400",
-            "failover-timeout main 3000",
-            *more,
-        ]
-    }
-
-
-def test_sentinels_lead_to_the_primary_and_after_a_failover_to_the_next() -> None:
-    with (
-        running_redis(AT_ONCE) as primary,
-        running_redis({"replicaof": f"127.0.0.1 {primary.port}"}) as replica,
-    ):
-        eventually(lambda: "master_link_status:up" in replica.cli("info", "replication"))
-        with running_redis(sentinel_config(primary), kind="sentinel") as sentinel:
-            url = f"sentinel://127.0.0.1:{free_port()}/0;sentinel://127.0.0.1:{sentinel.port}/0"
-            link = link_to(url, master_name="main")
-            assert link.call("RPUSH", "k", "v") == 1
-            eventually(
-                lambda: f"port={replica.port}" in sentinel.cli("info") or "slaves=1" in sentinel.cli("info")
-            )
-            eventually(lambda: replica.cli("llen", "k") == "1")
-            primary.kill()
-
-            def pushed() -> bool:
-                try:
-                    return bool(link.call("RPUSH", "k", "w") == 2)
-                except BrokerUnavailable:
-                    time.sleep(0.05)
-                    return False
-
-            eventually(pushed, deadline_s=30.0)
-            assert replica.cli("lrange", "k", "0", "-1").split() == ["v", "w"]
-            link.close()
-
-
-def test_sentinels_that_cannot_help_are_unavailability(own_redis: RedisServer) -> None:
-    config = sentinel_config(own_redis)
-    with running_redis({**config, "requirepass": "s-secret"}, kind="sentinel") as sentinel:
-        url = f"sentinel://127.0.0.1:{sentinel.port}/0"
-        right = {"password": "s-secret"}
-        assert "NOAUTH" in str(refused(link_to(url, master_name="main"), "PING"))
-        unknown = link_to(url, master_name="other", sentinel_kwargs=right)
-        assert "no primary of 'other'" in str(refused(unknown, "PING"))
-        lonely = link_to(url, master_name="main", min_other_sentinels=2, sentinel_kwargs=right)
-        assert "only 0 others" in str(refused(lonely, "PING"))
-        link = link_to(url, master_name="main", sentinel_kwargs=right)
-        assert link.call("PING") == b"PONG"
-        link.close()
-        wrong = refused(link_to(url, master_name="main", sentinel_kwargs={"password": "x-secret"}), "PING")
-        assert "secret" not in str(wrong)
-
-
-def test_a_server_that_sentinels_name_too_early_is_not_used() -> None:
-    def replica(command: list[bytes]) -> bytes:
-        return b"*1\r\n$5\r\nslave\r\n" if command[0] == b"ROLE" else b"+OK\r\n"
-
-    with resp_server(replica) as server:
-        place = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%d\r\n" % (len(str(server.port)), server.port)
-        with resp_server(lambda command: place) as sentinel:
-            link = link_to(f"sentinel://127.0.0.1:{sentinel.port}/0", master_name="main")
-            assert "not the primary yet" in str(refused(link, "PING"))
 
 
 def test_wrong_types_name_their_key_where_the_server_says_it() -> None:
