@@ -113,6 +113,7 @@ def template_main(link: ProcessLink) -> None:
         send(link.channel, {"op": "boot-failed", "traceback": "Traceback: no such application"})
         os._exit(3)
     if (directory / "template-hangs").exists():
+        note(link, "template hangs")
         signal.pause()
     if (directory / "template-dies").exists():
         os._exit(9)
@@ -239,10 +240,12 @@ class FakeAgent:
         if not (self.directory / "lease-fails").exists():
             words[A_RENEWED_NS] = time.monotonic_ns()
         words[A_WAITING] = len(list(self.directory.glob("*.job")))
-        if (self.directory / "memory").exists():
+        try:
             index, kib = json.loads((self.directory / "memory").read_text())
-            self.link.scoreboard.slot(index).words[A_PRIVATE_KIB] = kib
-            self.link.scoreboard.slot(index).words[A_SAMPLED_NS] = time.monotonic_ns()
+        except FileNotFoundError:
+            return
+        self.link.scoreboard.slot(index).words[A_PRIVATE_KIB] = kib
+        self.link.scoreboard.slot(index).words[A_SAMPLED_NS] = time.monotonic_ns()
 
     def _terminate(self) -> None:
         """Have the supervisor end the job that the file `terminate` names, as soon as it runs."""
@@ -298,6 +301,11 @@ class FakeAgent:
 
 class SoftLimit(Exception):
     pass
+
+
+def heed_soft_limits(heeds: bool) -> None:
+    """From now on, or what comes waits until they are heeded."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK if heeds else signal.SIG_BLOCK, {signal.SIGUSR1})
 
 
 class FakeChild:
@@ -381,15 +389,19 @@ class FakeChild:
         words[C_SOFT_NS] = now_ns + int(step["soft_s"] * 1e9) if "soft_s" in step else 0
         words[C_HARD_NS] = now_ns + int(step["hard_s"] * 1e9) if "hard_s" in step else 0
         words[C_HARD_LIMIT_MS] = int(step.get("hard_s", 0) * 1000)
+        # The limit may be over before the step is reached; it is raised where somebody catches it.
+        heed_soft_limits(False)
         words[C_RUNNING] = execution
         # The moment from which its limits count, and not the one at which this comes to be written.
         note(self.link, "start", at=now_ns / 1e9, job=job, number=number, slot=self.index)
         try:
+            heed_soft_limits(step["do"] != "swallow")  # that one catches them itself
             STEPS[step["do"]](self, step)
             outcome = "done"
+            words[C_RUNNING] = 0
         except SoftLimit:
             outcome = "soft"
-        words[C_RUNNING] = 0
+            words[C_RUNNING] = 0
         words[C_SUCCEEDED] += 1
         self.done += 1
         self.slot.append_outcome(f"{job}-{number}".encode())
@@ -439,12 +451,14 @@ def _catch(child: FakeChild, step: dict[str, Any]) -> None:
             os._exit(step["code"])
 
     signal.signal(signal.SIGTERM, on_term)
+    note(child.link, "catching")
     _sleep_or_until(child, step)
 
 
 def _shielded(child: FakeChild, step: dict[str, Any]) -> None:
     """Is in a shield for a while, and then goes on."""
     child.words[C_SHIELDED] = child.words[C_RUNNING]
+    note(child.link, "shielded")
     _sleep_or_until(child, step)
     child.words[C_SHIELDED] = 0
     note(child.link, "shield ended")
@@ -497,8 +511,11 @@ def _swallow(_child: FakeChild, step: dict[str, Any]) -> None:
     deadline = time.monotonic() + step["s"]
     while time.monotonic() < deadline and caught < step["times"]:
         try:
-            time.sleep(0.05)
+            heed_soft_limits(True)
+            while time.monotonic() < deadline:
+                time.sleep(0.05)
         except SoftLimit:
+            heed_soft_limits(False)
             caught += 1
 
 

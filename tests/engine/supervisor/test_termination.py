@@ -57,7 +57,7 @@ def test_many_tasks_may_be_ended_in_a_row_and_each_child_is_replaced_at_once(wor
 def test_a_task_that_catches_the_signal_and_leaves_was_ended_on_request(worker: Supervised) -> None:
     worker.start()
     job = worker.job({"do": "catch", "s": 60, "code": 3})
-    worker.event("start", job=job)
+    worker.event("catching")
     terminate(worker, job, signal.SIGTERM)
     assert worker.event("dead")["verdict"] == "terminated"
     assert len(worker.events("caught")) == 1
@@ -66,7 +66,7 @@ def test_a_task_that_catches_the_signal_and_leaves_was_ended_on_request(worker: 
 def test_a_task_that_does_not_heed_the_signal_is_killed_after_a_grace(worker: Supervised) -> None:
     worker.start()
     job = worker.job({"do": "catch", "s": 60})
-    worker.event("start", job=job)
+    worker.event("catching")
     terminate(worker, job, signal.SIGTERM)
     asked, caught = worker.event("terminate"), worker.event("caught")
     dead = worker.event("dead", within_s=killing.TERMINATION_GRACE_S + 2)
@@ -80,7 +80,7 @@ def test_a_task_that_does_not_heed_the_signal_is_killed_after_a_grace(worker: Su
 def test_a_harder_signal_does_not_wait_for_the_grace(worker: Supervised) -> None:
     worker.start()
     job = worker.job({"do": "catch", "s": 60})
-    worker.event("start", job=job)
+    worker.event("catching")
     terminate(worker, job, signal.SIGTERM)
     worker.event("caught")
     terminate(worker, job, signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_a_harder_signal_does_not_wait_for_the_grace(worker: Supervised) -> None
 def test_who_caught_the_signal_and_went_on_leaves_its_successor_alone(supervise: Supervise) -> None:
     worker = supervise(concurrency=1).start()
     first, second = worker.job({"do": "catch", "path": "go"}), worker.job({"do": "sleep", "s": 0.5})
-    worker.event("start", job=first)
+    worker.event("catching")
     terminate(worker, first, signal.SIGTERM)
     worker.event("caught")
     worker.set("go")
