@@ -52,6 +52,7 @@ class Replies:
         # Written under the lock of the link.
         self._name = fresh_id()
         self._declared = False
+        self._closed = False
         self._channel: Any = None
         self._generation = -1
         self._unacknowledged = 0
@@ -86,6 +87,8 @@ class Replies:
         if not self.listening:
             return
         with self._link.lock:
+            if self._closed:
+                return  # meanwhile, by another thread: nothing is to be declared anew
             wire = self._ready()
             with self._link.guarded("waiting for results"):
                 try:
@@ -134,6 +137,7 @@ class Replies:
         if self._pid != os.getpid():
             return
         with self._link.lock:
+            self._closed = True
             channel, self._channel = self._channel, None
             if channel is not None and self._link.current() is not None:
                 try:

@@ -126,6 +126,28 @@ def test_a_closed_store_lets_waiters_go_and_deletes_its_queue(open_rpc: OpenRpc,
     assert queue not in rabbitmq.control("list_queues", "name")
 
 
+def test_a_thread_that_comes_to_read_when_the_store_was_closed_makes_no_queue_anew(
+    open_rpc: OpenRpc, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = open_rpc()
+    queue = caller.listen()
+    read, comes, closed = Replies.read, threading.Event(), threading.Event()
+
+    def late(replies: Replies, timeout_s: float) -> None:
+        comes.set()
+        assert closed.wait(20.0)
+        read(replies, timeout_s)
+
+    monkeypatch.setattr(Replies, "read", late)
+    waiting = Background(lambda: caller.wait([fresh()], None))
+    assert comes.wait(20.0)
+    caller.close()
+    closed.set()
+    assert waiting.result(20.0) == {}
+    assert queue not in rabbitmq.control("list_queues", "name")
+    assert not caller._replies._link.is_open
+
+
 def test_replies_wait_while_the_connection_is_lost(open_rpc: OpenRpc) -> None:
     caller, worker = open_rpc(), open_rpc()
     reply_to, key = caller.listen(), fresh()
