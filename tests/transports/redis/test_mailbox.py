@@ -208,11 +208,18 @@ def _raises(node: Any) -> bool:
 
 
 def test_a_server_that_falls_silent_is_noticed(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork.transports.redis.mailbox._HEALTH_S", 0.1)
+    # Which is also how long it may take to answer: longer than machines stand still.
+    monkeypatch.setattr("prefork.transports.redis.mailbox._HEALTH_S", 1.0)
     with tcp_proxy(server.port) as proxy:
         transport: Any = open_transport(f"redis://127.0.0.1:{proxy.port}/0", {"socket_timeout": 2.0})
         node = transport.mailbox(NS, "w@h")
-        assert node.receive(0.5) == []  # it was asked meanwhile, and has answered
+        opened_mono_s = node._checked_mono_s
+
+        def asked_and_answered() -> bool:
+            assert node.receive(0.05) == []
+            return node._checked_mono_s > opened_mono_s and not node._asked_mono_s
+
+        eventually(asked_and_answered)
         proxy.set(Mode.BLACK_HOLE)
         eventually(lambda: _raises(node))
         proxy.set(Mode.PASS)
