@@ -15,6 +15,9 @@ from support.redis_server import RedisServer
 from support.tcp_proxy import Mode, tcp_proxy
 from support.waiting import eventually
 
+PATIENT_S = 30.0
+"""For an answer that must come, however long the machine stands still."""
+
 
 @pytest.fixture
 def interrupted() -> Iterator[list[float]]:
@@ -41,8 +44,9 @@ def test_silence_ends_with_the_socket_timeout_however_often_a_signal_interrupts(
 ) -> None:
     with tcp_proxy(shared_redis.port) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}/0"
-        link = Link(read_settings(url, {"socket_timeout": 0.5}), name="test link")
-        assert link.call("PING") == b"PONG"
+        options = {"socket_timeout": 0.5, "socket_connect_timeout": PATIENT_S}
+        link = Link(read_settings(url, options), name="test link")
+        assert link.call("PING", timeout_s=PATIENT_S) == b"PONG"
         proxy.set(Mode.BLACK_HOLE)
         with pytest.raises(BrokerUnavailable):
             link.call("SET", "key", b"x" * size)

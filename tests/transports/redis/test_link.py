@@ -59,7 +59,8 @@ def cut_link(proxy: TcpProxy) -> Iterator[Link]:
 @pytest.fixture
 def hasty_link(proxy: TcpProxy) -> Iterator[Link]:
     """Another one; answers may take half a second, where a test does not say otherwise."""
-    link = link_to(f"redis://127.0.0.1:{proxy.port}/0", socket_timeout=0.5)
+    options = {"socket_timeout": 0.5, "socket_connect_timeout": PATIENT_S}
+    link = link_to(f"redis://127.0.0.1:{proxy.port}/0", **options)
     assert link.call("PING", timeout_s=PATIENT_S) == b"PONG"
     yield link
     link.close()
@@ -409,7 +410,7 @@ def test_an_exception_in_the_middle_of_a_call_drops_the_connection(link: Link, p
 
 
 def test_a_large_command_that_nobody_reads_ends_with_the_time_limit(own_redis: RedisServer) -> None:
-    link = link_to(own_redis.url, socket_timeout=0.4)
+    link = link_to(own_redis.url, socket_timeout=0.4, socket_connect_timeout=PATIENT_S)
     link.call("PING", timeout_s=PATIENT_S)
     own_redis.stop()
     try:
@@ -495,11 +496,14 @@ def test_a_connection_for_push_messages_speaks_the_third_protocol(shared_redis: 
     link.close()
 
 
-def test_blocked_calls_do_not_hold_up_the_program(link: Link) -> None:
-    waiting = Background(lambda: link.call("BLPOP", "nothing-here", 0.2, timeout_s=2.0))
-    ticks = 0
-    while waiting.running:
-        ticks += 1
+def test_blocked_calls_do_not_hold_up_the_program(link: Link, shared_redis: RedisServer, prefix: str) -> None:
+    other = link_to(shared_redis.url)
+    waiting = Background(lambda: link.call("BLPOP", prefix + "k", 0, timeout_s=PATIENT_S))
+    eventually(lambda: b"blocked_clients:1" in other.call("INFO", "clients"))
+    for _ in range(5):
         time.sleep(0.01)
-    assert waiting.result() is None
-    assert ticks >= 5
+    assert waiting.running
+    # Only what another thread does meanwhile ends it.
+    other.call("RPUSH", prefix + "k", "x")
+    assert waiting.result() == [(prefix + "k").encode(), b"x"]
+    other.close()
