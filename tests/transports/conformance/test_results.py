@@ -49,6 +49,15 @@ def key(broker: Broker) -> str:
     return broker.unique("task")
 
 
+@pytest.fixture
+def connected(broker: Broker, store: ResultStore) -> ResultStore:
+    """The store, with a connection to wait on: to get one may outlast a short wait, which then fails."""
+    there = broker.unique("there")
+    store.store([stored(there, "SUCCESS")])
+    assert store.wait([there], 10.0)
+    return store
+
+
 @pytest.mark.needs("any_bytes")
 def test_a_document_is_read_as_it_was_written(store: ResultStore, key: str) -> None:
     raw = bytes(range(256)) * 20
@@ -212,7 +221,8 @@ def test_waiting_ends_at_once_when_the_document_is_there(store: ResultStore, key
     assert store.wait([key], 0.0) == {key: document("FAILURE")}
 
 
-def test_waiting_ends_when_the_time_is_over(store: ResultStore, key: str) -> None:
+def test_waiting_ends_when_the_time_is_over(connected: ResultStore, key: str) -> None:
+    store = connected
     started_mono_s = time.monotonic()
     assert store.wait([key], 0.1) == {}
     assert 0.09 <= time.monotonic() - started_mono_s < 3.0
@@ -229,8 +239,8 @@ def test_a_document_written_meanwhile_ends_the_wait(broker: Broker, store: Resul
     assert waiting.result(5.0) == {key: document("SUCCESS", 7)}
 
 
-def test_only_a_final_document_ends_the_wait(broker: Broker, store: ResultStore, key: str) -> None:
-    writer = broker.results()
+def test_only_a_final_document_ends_the_wait(broker: Broker, connected: ResultStore, key: str) -> None:
+    store, writer = connected, broker.results()
     writer.store([stored(key, "STARTED")])
     assert store.wait([key], 0.05) == {}
     waiting = Background(lambda: store.wait([key], 10.0))

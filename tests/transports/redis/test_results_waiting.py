@@ -60,6 +60,13 @@ def put(store: RedisResults, *keys: str) -> None:
     store.store([StoredResult(key, SUCCESS) for key in keys])
 
 
+def connected(store: RedisResults) -> RedisResults:
+    """A store with a connection to wait on: to get one may outlast a short wait, which then fails."""
+    put(store, "there")
+    assert store.wait(["there"], 10.0)
+    return store
+
+
 def test_nothing_is_kept_of_waits_that_are_over(
     own_redis: RedisServer, stores: Callable[..., RedisResults]
 ) -> None:
@@ -132,7 +139,7 @@ def test_many_long_documents_are_not_too_much_at_once(stores: Callable[..., Redi
 
 
 def test_a_long_document_on_the_way_does_not_end_the_wait(stores: Callable[..., RedisResults]) -> None:
-    store, writer = stores(), stores()
+    store, writer = connected(stores()), stores()
     writer.store([StoredResult("x", long_document(20_000).replace(b"SUCCESS", b"STARTED"))])
     assert store.wait(["x"], 0.1) == {}
 
@@ -141,7 +148,7 @@ def test_a_key_that_holds_something_else_is_no_result(
     own_redis: RedisServer, stores: Callable[..., RedisResults]
 ) -> None:
     own_redis.cli("LPUSH", "celery-task-meta-x", "no result")
-    store, writer = stores(), stores()
+    store, writer = connected(stores()), stores()
     assert store.wait(["x"], 0.1) == {}
     waiting = Background(lambda: store.wait(["x", "y"], 20.0))
     eventually(lambda: subscriptions(own_redis) == 2)
@@ -181,7 +188,7 @@ def test_all_threads_share_one_connection(
 def test_two_who_wait_for_the_same_are_both_told(
     own_redis: RedisServer, stores: Callable[..., RedisResults]
 ) -> None:
-    store, writer = stores(), stores()
+    store, writer = connected(stores()), stores()
     waiting = [Background(lambda: store.wait(["x"], 20.0)) for _ in range(2)]
     short = Background(lambda: store.wait(["x"], 0.05))
     assert short.result() == {}
@@ -191,7 +198,7 @@ def test_two_who_wait_for_the_same_are_both_told(
 
 
 def test_the_time_is_kept_by_those_who_lead_and_those_who_do_not(stores: Callable[..., RedisResults]) -> None:
-    store = stores()
+    store = connected(stores())
 
     def timed(timeout_s: float) -> float:
         began_mono_s = time.monotonic()
