@@ -174,7 +174,8 @@ class Fleet:
     def notes(self, name: str) -> list[str]:
         """The lines that tasks wrote with ``note(name, text)``."""
         path = self.root / name
-        return path.read_text().splitlines() if path.exists() else []
+        # Who reads while another writes may see the line that crosses into a new page in two parts.
+        return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
 
     def unique(self, name: str = "x") -> str:
         """A name that no other test uses."""
