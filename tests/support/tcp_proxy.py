@@ -129,18 +129,20 @@ class TcpProxy:
                 continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = _Pair(client, server)
-            if self._mode is Mode.RESET:
-                self._hit(Mode.RESET)
-                pair.reset()
-                continue
             pair.pumps = [
                 threading.Thread(target=self._pump, args=(pair, request), daemon=True)
                 for request in (True, False)
             ]
+            # Whoever sets the mode resets the pairs that there are: it is one of them, or sees the mode.
             with self._lock:
-                self._pairs.add(pair)
-                for pump in pair.pumps:
-                    pump.start()
+                resets = self._mode is Mode.RESET
+                if not resets:
+                    self._pairs.add(pair)
+                    for pump in pair.pumps:
+                        pump.start()
+            if resets:
+                self._hit(Mode.RESET)
+                pair.reset()
 
     def _connect(self) -> socket.socket:
         if isinstance(self._target, str):
