@@ -21,7 +21,7 @@ def sentinel_config(primary: RedisServer, *more: str) -> dict[str, Any]:
     return {
         "sentinel": [
             f"monitor main 127.0.0.1 {primary.port} 1",
-            "down-after-milliseconds main 400",
+            "down-after-milliseconds main 60000",  # a primary that only stands still stays what it is
             "failover-timeout main 3000",
             *more,
         ]
@@ -43,6 +43,7 @@ def test_sentinels_lead_to_the_primary_and_after_a_failover_to_the_next() -> Non
             )
             eventually(lambda: replica.cli("llen", "k") == "1")
             primary.kill()
+            assert sentinel.cli("sentinel", "set", "main", "down-after-milliseconds", "400") == "OK"
 
             def pushed() -> bool:
                 try:
