@@ -122,7 +122,8 @@ ELSEWHERE = (
     "content type not accepted",
     "malformed",
 )
-LIMITS = {"soft time limit": {"soft_time_limit": 0.2}, "hard time limit": {"time_limit": 0.2}}
+# Long enough that a run is noted before it is ended, though its process stands still for a moment.
+LIMITS = {"soft time limit": {"soft_time_limit": 1.0}, "hard time limit": {"time_limit": 1.0}}
 
 
 def is_dead(fleet: Fleet, task_id: str) -> bool:

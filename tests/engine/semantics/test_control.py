@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -32,6 +34,14 @@ def nap(name, wait_s=30.0):
     return name
 
 
+@app.task
+def held(name, gate):
+    note("begun", name)
+    while not (ROOT / gate).exists():
+        time.sleep(0.01)
+    return name
+
+
 @app.task(time_limit=25.0)
 def bounded(name):
     note("begun", name)
@@ -52,6 +62,16 @@ def answer(fleet: Fleet, command: str, **arguments: Any) -> Any:
     """What the worker answers."""
     (only,) = answers(fleet, command, **arguments).values()
     return only
+
+
+@contextmanager
+def gate_of(fleet: Fleet) -> Iterator[str]:
+    """What tasks are held by while the block lasts."""
+    name = fleet.unique("gate")
+    try:
+        yield name
+    finally:
+        (fleet.root / name).touch()
 
 
 def test_a_worker_answers_a_ping_within_a_moment(fleet: Fleet) -> None:
@@ -87,32 +107,35 @@ def test_an_unknown_command_and_a_wrong_argument_are_answered_as_celery_does(fle
 
 def test_it_says_what_runs_while_every_child_is_busy(fleet: Fleet) -> None:
     name = fleet.unique()
-    results = [fleet.task("nap").delay(f"{name}-{n}", 1.2) for n in range(2)]
-    running = 2 if fleet.several_processes else 1
-    eventually(lambda: len(answer(fleet, "active")) == running, deadline_s=WAIT_S)
-    shown = answer(fleet, "active", safe=True)
-    assert {one["id"] for one in shown} <= {result.id for result in results}
-    assert {one["name"] for one in shown} == {fleet.task("nap").name}
-    assert all(abs(time.time() - one["time_start"]) < WAIT_S for one in shown)
-    if "recall_by_others" not in _gaps(fleet):
-        assert all(name in one["args"] for one in shown)
-    found = answer(fleet, "query_task", ids=[shown[0]["id"], "unknown"])
-    assert {task_id: one[0] for task_id, one in found.items()} == {shown[0]["id"]: "active"}
+    with gate_of(fleet) as gate:
+        results = [fleet.task("held").delay(f"{name}-{n}", gate) for n in range(2)]
+        running = 2 if fleet.several_processes else 1
+        eventually(lambda: len(answer(fleet, "active")) == running, deadline_s=WAIT_S)
+        shown = answer(fleet, "active", safe=True)
+        assert {one["id"] for one in shown} <= {result.id for result in results}
+        assert {one["name"] for one in shown} == {fleet.task("held").name}
+        assert all(abs(time.time() - one["time_start"]) < WAIT_S for one in shown)
+        if "recall_by_others" not in _gaps(fleet):
+            assert all(name in one["args"] for one in shown)
+        found = answer(fleet, "query_task", ids=[shown[0]["id"], "unknown"])
+        assert {task_id: one[0] for task_id, one in found.items()} == {shown[0]["id"]: "active"}
     for result in results:
         result.get(timeout=WAIT_S)
 
 
 def test_it_shows_of_arguments_what_the_caller_lets_be_seen(fleet: Fleet) -> None:
     name = fleet.unique()
-    hidden = fleet.task("nap").apply_async((name, 1.2), argsrepr="(ARGSREPR)", kwargsrepr="{KWARGSREPR}")
-    eventually(lambda: len(answer(fleet, "active")) == 1, deadline_s=WAIT_S)
-    for options in ({}, {"safe": True}):
-        (shown,) = answer(fleet, "active", **options)
-        assert shown["id"] == hidden.id
-        if "recall_by_others" not in _gaps(fleet):
-            assert (shown["args"], shown["kwargs"]) == ("(ARGSREPR)", "{KWARGSREPR}")
-    (_, known) = answer(fleet, "query_task", ids=[hidden.id])[hidden.id]
-    assert name not in repr(known)
+    with gate_of(fleet) as gate:
+        shown_as = {"argsrepr": "(ARGSREPR)", "kwargsrepr": "{KWARGSREPR}"}
+        hidden = fleet.task("held").apply_async((name, gate), **shown_as)
+        eventually(lambda: [one["id"] for one in answer(fleet, "active")] == [hidden.id], deadline_s=WAIT_S)
+        for options in ({}, {"safe": True}):
+            (shown,) = answer(fleet, "active", **options)
+            assert shown["id"] == hidden.id
+            if "recall_by_others" not in _gaps(fleet):
+                assert (shown["args"], shown["kwargs"]) == ("(ARGSREPR)", "{KWARGSREPR}")
+        (_, known) = answer(fleet, "query_task", ids=[hidden.id])[hidden.id]
+        assert name not in repr(known)
     assert hidden.get(timeout=WAIT_S) == name
 
 

@@ -72,8 +72,8 @@ def early(name):
 
 @app.task
 def tidy(name, value=None):
-    note("started", f"{name} {os.getpid()} 0")
     try:
+        note("started", f"{name} {os.getpid()} 0")
         time.sleep(60)
     except SoftTimeLimitExceeded:
         note("tidied", name)
