@@ -150,7 +150,9 @@ def test_however_long_an_alarm_lasts_what_a_task_sends_runs_once(
     request.addfinalizer(site.close)
     worker = site.worker(concurrency=2).start()
     site.consumes()
-    first = [site.app.signature("timed", (3.0,)) for _ in range(2)]
+    # rabbitmqctl may take many seconds until it does anything.
+    gate = tmp_path / "gate"
+    first = [site.app.signature("held", (str(gate),)) for _ in range(2)]
     second = [site.app.signature("timed", (0.0,), immutable=True) for _ in range(2)]
     sent = [chain(one, other).apply_async() for one, other in zip(first, second, strict=True)]
     for one in sent:
@@ -158,6 +160,7 @@ def test_however_long_an_alarm_lasts_what_a_task_sends_runs_once(
         site.started(one.parent.id)
     server.control("set_vm_memory_high_watermark", "0")
     try:
+        gate.touch()
         with pytest.raises(AssertionError):
             eventually(lambda: [one for one in sent if site.starts(one.id)], deadline_s=12.0)
     finally:
@@ -255,14 +258,14 @@ def test_connections_that_are_cut_at_any_moment_lose_nothing(
     with tcp_proxy(site.server.port) as proxy:
         url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/{site.vhost}"
         worker = site.worker(concurrency=2, environ={"STRESS_BROKER": url}).start()
-        while proxy.hits[mode.value] < CUTS and len(site.ledger.read().finished) < TASKS - 20:
-            time.sleep(dice.uniform(0.0, 0.12))  # the moment of the cut is what varies
-            proxy.set(mode, times=1)
-        proxy.set(Mode.PASS)
-        hits = proxy.hits[mode.value]
-        site.resumes()
+        with kept_at_work(site, dice, 0.02):
+            while proxy.hits[mode.value] < CUTS:
+                time.sleep(dice.uniform(0.0, 0.12))  # the moment of the cut is what varies
+                proxy.set(mode, times=1)
+            proxy.set(Mode.PASS)
+            hits = proxy.hits[mode.value]
+            site.resumes()
         print(f"{hits} cuts of mode {mode.value}, {proxy.hits['connections']} connections")
-        assert hits >= CUTS // 2
         assert_nothing_lost(site)
         site.consumes()
         assert worker.stats()["deaths"] == {}

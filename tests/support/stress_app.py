@@ -67,6 +67,14 @@ def timed(s: float = 0.0) -> str:
 
 
 @recorded()
+def held(path: str) -> str:
+    """Like `timed`, until a file is there."""
+    while not os.path.exists(path):
+        time.sleep(0.005)
+    return "done"
+
+
+@recorded()
 def poison() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
