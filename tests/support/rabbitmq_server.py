@@ -15,6 +15,8 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -108,6 +110,20 @@ class RabbitMQ:
         if done.returncode:
             raise RuntimeError(f"rabbitmqctl {arguments}: {done.stdout.decode()} {done.stderr.decode()}")
         return done.stdout.decode()
+
+    @contextmanager
+    def alarm(self) -> Iterator[None]:
+        """Take no messages while the block lasts; every connection was told so before it begins."""
+        self._limit_memory("0.0000001")
+        try:
+            yield
+        finally:
+            self._limit_memory("0.6")
+
+    def _limit_memory(self, share: str) -> None:
+        # Who is told the alarms is told after all connections.
+        limited = f"vm_memory_monitor:set_vm_memory_high_watermark({share})"
+        self.control("eval", f"{limited}, rabbit_alarm:get_alarms().")
 
     def stop(self) -> None:
         """End the server and its epmd."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import amqp
@@ -254,8 +252,7 @@ def test_an_alarm_is_an_error_within_the_deadline_and_ends_with_the_alarm(
     transport.send([Outgoing(queue, b"before"), Outgoing(queue, b"before too")])
     consumer = transport.consumer([queue], f"{queue}.o", "w")
     (held,) = consumer.reserve(1)
-    rabbitmq.control("set_vm_memory_high_watermark", "0.0000001")
-    try:
+    with rabbitmq.alarm():
         started_mono_s = time.monotonic()
         for _ in range(2):
             with pytest.raises(BrokerFull):
@@ -264,8 +261,6 @@ def test_an_alarm_is_an_error_within_the_deadline_and_ends_with_the_alarm(
         assert consumer.settle([Outcome(held.tag)]) == [True], "acknowledgements go on"
         (given,) = consumer.reserve(1)
         assert consumer.give_back([given.tag]) == 1, "and so does giving back"
-    finally:
-        rabbitmq.control("set_vm_memory_high_watermark", "0.6")
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -292,15 +287,6 @@ def tried_until_stored(transport: AmqpTransport, message: Outgoing) -> None:
     eventually(lambda: sent(transport, message), deadline_s=10.0)
 
 
-@contextmanager
-def alarm(rabbitmq: RabbitMQ) -> Iterator[None]:
-    rabbitmq.control("set_vm_memory_high_watermark", "0.0000001")
-    try:
-        yield
-    finally:
-        rabbitmq.control("set_vm_memory_high_watermark", "0.6")
-
-
 def refused_by_an_alarm(transport: AmqpTransport, message: Outgoing) -> bool:
     """Whether the sender is left in doubt."""
     with pytest.raises(BrokerFull, match="alarm") as raised:
@@ -316,7 +302,7 @@ def test_what_is_sent_again_and_again_during_an_alarm_is_stored_once(
     due_wall_s = time.time() + delay_s if delay_s else None
     doubtful = Outgoing(queue, of_a_task("first"), due_wall_s=due_wall_s)
     transport.send([Outgoing(queue, of_a_task("before"), due_wall_s=due_wall_s)])
-    with alarm(rabbitmq):
+    with rabbitmq.alarm():
         for _ in range(3):
             assert refused_by_an_alarm(transport, doubtful), "it may come"
         for number in range(2):
@@ -340,7 +326,7 @@ def test_an_alarm_lasts_for_who_has_lost_the_connection_that_knew_of_it(
     transport = open_amqp(publish_deadline=1.0)
     transport.send([Outgoing(queue, of_a_task("before"))])
     doubtful = Outgoing(queue, of_a_task("first"))
-    with alarm(rabbitmq):
+    with rabbitmq.alarm():
         assert refused_by_an_alarm(transport, doubtful)
         for _ in range(3):
             kept = transport._publisher._kept
@@ -359,7 +345,7 @@ def test_of_several_messages_those_are_sent_again_that_were_not_stored(
     # RabbitMQ takes one without a body even then, and stops at the next.
     several = [Outgoing(queue, of_a_task("stored", b"")), Outgoing(queue, of_a_task("not read"))]
     transport.send([Outgoing(queue, of_a_task("before"))])
-    with alarm(rabbitmq):
+    with rabbitmq.alarm():
         with pytest.raises(BrokerFull):
             transport.send(several)
         assert transport.depth(queue).ready == 2
@@ -372,7 +358,7 @@ def test_a_fork_in_an_alarm_asks_for_itself(open_amqp: Open, rabbitmq: RabbitMQ,
     transport = open_amqp(publish_deadline=1.0)
     message = Outgoing(queue, of_a_task("first"))
     transport.send([Outgoing(queue, b"before")])
-    with alarm(rabbitmq):
+    with rabbitmq.alarm():
         assert refused_by_an_alarm(transport, message)
         in_child(lambda: bool(refused_by_an_alarm(transport, Outgoing(queue, b"of the child"))))
     tried_until_stored(transport, message)
