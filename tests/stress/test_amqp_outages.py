@@ -121,8 +121,7 @@ def test_while_an_alarm_lasts_senders_are_told_in_time_and_consumers_go_on(
     site = AmqpSite(tmp_path, server, broker_transport_options={"publish_deadline": 1.5})
     request.addfinalizer(site.close)
     load(site, dice)
-    server.control("set_vm_memory_high_watermark", "0")
-    try:
+    with server.alarm():
         worker = site.worker(concurrency=2).start()
         begun_s = time.monotonic()
         with pytest.raises(BrokerFull, match="alarm") as told:
@@ -135,8 +134,6 @@ def test_while_an_alarm_lasts_senders_are_told_in_time_and_consumers_go_on(
         assert took_s < 2.5
         site.finished(20.0)
         assert site.state(site.accepted[1]) == "SUCCESS"
-    finally:
-        server.control("set_vm_memory_high_watermark", "0.6")
     site.consumes()
     assert_nothing_lost(site)
     assert worker.stats()["deaths"] == {}
@@ -158,13 +155,10 @@ def test_however_long_an_alarm_lasts_what_a_task_sends_runs_once(
     for one in sent:
         site.accepted += [one.parent.id, one.id]
         site.started(one.parent.id)
-    server.control("set_vm_memory_high_watermark", "0")
-    try:
+    with server.alarm():
         gate.touch()
         with pytest.raises(AssertionError):
             eventually(lambda: [one for one in sent if site.starts(one.id)], deadline_s=12.0)
-    finally:
-        server.control("set_vm_memory_high_watermark", "0.6")
     site.finished(20.0)
     site.empty()
     assert {one.id: len(site.starts(one.id)) for one in sent} == {one.id: 1 for one in sent}
