@@ -182,11 +182,11 @@ def test_what_became_due_without_a_queue_is_there_soon_after_a_worker_starts(emp
     found = parse(empty.url)
     empty.worker.launch().await_ready()
     assert empty.worker.stop() == 0
-    for number in range(5):
-        empty.tell(str(number), countdown=0.3)
     with amqp.Connection(f"127.0.0.1:{found.port}", virtual_host=found.path[1:]) as connection:
         channel = connection.channel()
-        channel.queue_delete("celery")
+        for number in range(5):
+            empty.tell(str(number), countdown=2.0)
+        channel.queue_delete("celery")  # long before they are due, whoever stands still for a moment
         eventually(lambda: channel.queue_declare("prefork.strays", passive=True).message_count == 5)
     # Its agent looks before its children have declared the queue: it does not take it for missing.
     empty.worker.launch().await_ready()

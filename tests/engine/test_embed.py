@@ -319,6 +319,8 @@ if __name__ == '__main__':
         say(states=[result.state for result in fatal])
         app.control.rate_limit(limited.name, 0, reply=True, timeout=20, limit=1)
         limited.delay(7)
+        while app.client.transport.depth("celery.limited." + limited.name).ready != 1:
+            time.sleep(0.01)
         try:
             worker.drain(0.5)
         except TimeoutError as error:

@@ -24,6 +24,7 @@ from prefork.engine.scoreboard import (
     Scoreboard,
     Slot,
 )
+from support.set_clock import SetClock
 
 IDS = ["mine", "other"]
 
@@ -89,12 +90,19 @@ def test_where_one_of_them_may_be_in_hand_all_may_run(
 
 @pytest.fixture
 def at_the_first_pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
-    """Has something happen after the first look, when the second one is waited for."""
+    """Has something happen after the first look, when the second one is waited for; no other time passes."""
+    clock = SetClock()
 
     def arrange(happens: Callable[[], None]) -> None:
         left = [happens]
-        pause = SimpleNamespace(sleep=lambda seconds: left.pop()() if left else None)
-        monkeypatch.setattr(may_run_module, "time", pause)
+
+        def sleep(seconds: float) -> None:
+            clock.now_s += seconds
+            if left:
+                left.pop()()
+
+        monkeypatch.setattr(may_run_module, "time", SimpleNamespace(sleep=sleep))
+        monkeypatch.setattr(may_run_module, "mono_s", clock)
 
     return arrange
 

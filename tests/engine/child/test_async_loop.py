@@ -156,9 +156,11 @@ def test_one_that_blocks_the_loop_is_interrupted_where_it_is(app: App, side_of: 
     thread = threading.Thread(target=supervise)
     thread.start()
     later = other.delay()
-    assert side.run() == 0
-    over.set()
-    thread.join()
+    try:
+        assert side.run() == 0
+    finally:
+        over.set()  # else it signals this process when nobody handles that any more
+        thread.join()
     with pytest.raises(SoftTimeLimitExceeded):
         blocked.get(timeout=5)
     assert later.get(timeout=5) == "undisturbed"
@@ -560,7 +562,9 @@ def test_one_that_holds_up_the_others_is_complained_of_once(
         blocks.delay()
     blocks.delay()
     assert side_of().run() == 0
-    assert caplog.text.count("held up the") == int(beside)
+    # Of the other one it may be said, too, if the machine held that up.
+    said = [text for text in caplog.messages if text.startswith(f"{blocks.name}[") and "held up the" in text]
+    assert len(said) == int(beside)
 
 
 class Counting:
@@ -589,8 +593,10 @@ def test_stepped_is_transparent() -> None:
         return "returned"
 
     async def main(fail: bool) -> str:
+        before = steps.begun
         task = asyncio.ensure_future(_await(Stepped(inner(fail), steps)))
-        await asyncio.sleep(0.01)
+        while steps.begun - before < (2 if fail else 3):
+            await asyncio.sleep(0)
         task.cancel()
         return await task
 
