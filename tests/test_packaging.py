@@ -50,7 +50,7 @@ def test_every_file_that_is_not_python_is_declared_as_data() -> None:
         path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        # An interpreter that compiles a module just now, or was killed then, has a file of another name there.
+        # Who compiles a module just now, or was killed meanwhile, has a file of another name there.
         if path.is_file() and path.suffix != ".py" and path.parent.name != "__pycache__"
     }
     assert present == declared
