@@ -9,9 +9,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 DEADLINE_S = 30.0
 
@@ -99,7 +98,7 @@ class Host:
                     worker.kill()
                     worker.wait()
         for pid in self.detached:
-            if psutil.pid_exists(pid):
+            with suppress(ProcessLookupError):  # it has ended
                 os.kill(pid, signal.SIGKILL)
 
 
