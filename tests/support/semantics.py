@@ -30,7 +30,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 from types import ModuleType
@@ -143,11 +143,14 @@ class Fleet:
         """SIGKILL to every process of the worker at once, as if its host was gone; `start_worker` follows."""
         assert isinstance(self.worker, Worker)
         supervisor = psutil.Process(self.worker.pid)
-        victims = [supervisor, *supervisor.children(recursive=True)]
+        supervisor.suspend()  # first, so that it starts nobody while the others are looked for
+        victims = supervisor.children(recursive=True)
         for process in victims:
-            process.suspend()
-        for process in victims:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it was about to end
+                process.suspend()
+        for process in [supervisor, *victims]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.worker.wait(OUTSIDE_S)
 
     def start_worker(self, **settings: Any) -> None:
