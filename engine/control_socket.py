@@ -113,11 +113,16 @@ def remove_abandoned(directory: str) -> int:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
             try:
                 connection.connect(path)
+                continue  # it listens after all, in another process namespace
             except ConnectionRefusedError:
-                os.unlink(path)
-                removed += 1
+                pass  # nobody listens
             except OSError:
-                continue  # it listens after all, in another process namespace, or has just gone
+                continue  # it is busy, or has just gone
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue  # another worker starts at this moment, and was faster
+        removed += 1
     return removed
 
 

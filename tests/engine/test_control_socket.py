@@ -107,6 +107,25 @@ def test_a_worker_removes_what_killed_ones_have_left_and_nothing_else(tmp_path: 
         end.close()
 
 
+def test_a_worker_does_not_mind_that_another_one_removes_the_same_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    really_unlink = os.unlink
+
+    def after_another(path: str) -> None:
+        really_unlink(path)
+        really_unlink(path)
+
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(tmp_path / f"a-{dead.pid}.sock"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", after_another)
+            assert remove_abandoned(str(tmp_path)) == 0
+    assert os.listdir(tmp_path) == []
+
+
 @given(st.text(min_size=1, max_size=300), st.integers(1, 4_194_304))
 def test_any_node_name_gives_a_path_that_can_be_bound(node: str, pid: int) -> None:
     path = socket_path("/run/user/1000/prefork", node.replace("\ud800", "x"), pid)
