@@ -170,10 +170,15 @@ class Journal:
     def extend(self, worker: str, until_wall_s: float) -> None:
         """Let a worker's lease end then."""
         place = self._root / _safe(worker)
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write(place / _NAME, worker.encode("utf-8", "surrogatepass"))
-        _write(place / _LEASE, b"")
-        os.utime(place / _LEASE, (until_wall_s, until_wall_s))
+        while True:
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                _write(place / _NAME, worker.encode("utf-8", "surrogatepass"))
+                _write(place / _LEASE, b"")
+                os.utime(place / _LEASE, (until_wall_s, until_wall_s))
+                return
+            except FileNotFoundError:
+                continue  # another process, for which it had lapsed, has forgotten it at this moment
 
     def has_lease(self, worker: str) -> bool:
         """Whether a lease was ever given to a worker."""
@@ -200,7 +205,11 @@ class Journal:
 
     def owners(self, worker: str) -> list[str]:
         """The owners of a worker."""
-        return sorted({_read_name(place) for place in _folders(self._root / _safe(worker))})
+        found = set()
+        for place in _folders(self._root / _safe(worker)):
+            with contextlib.suppress(FileNotFoundError):  # another process has just recovered it
+                found.add(_read_name(place))
+        return sorted(found)
 
     def shelf(self, owner: str) -> Shelf | None:
         """What an owner holds; None for one that nobody knows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,37 @@ def test_half_a_file_is_not_an_entry(journal: Journal, tmp_path: Path) -> None:
     (place / FIRST.hex()).write_bytes(b"\xc1")
     assert shelf.read(FIRST) is None and shelf.take(FIRST) is None
     assert list(journal.entries()) == []
+
+
+def test_an_owner_that_another_process_recovers_while_it_is_listed_is_none(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.register("w", "o")
+    read_name = journal_module._read_name
+
+    def gone(place: Path) -> str:
+        shutil.rmtree(place)
+        return read_name(place)
+
+    monkeypatch.setattr(journal_module, "_read_name", gone)
+    assert journal.owners("w") == []
+
+
+@pytest.mark.parametrize("step", range(2))
+def test_a_worker_that_others_forget_while_it_extends_its_lease_has_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    write, written = journal_module._write, []
+
+    def forgotten_once(path: Path, data: bytes) -> None:
+        written.append(path)
+        if len(written) == step + 1:
+            shutil.rmtree(path.parent)
+        write(path, data)
+
+    monkeypatch.setattr(journal_module, "_write", forgotten_once)
+    journal.extend("w", 5.0)
+    assert (journal.lapsed(4.0), journal.lapsed(6.0)) == ([], ["w"])
 
 
 def test_the_directory_belongs_to_one_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
