@@ -162,23 +162,27 @@ class Journal:
     def register(self, worker: str, owner: str) -> Shelf:
         """Make a place for an owner."""
         place = self._root / _safe(worker) / _safe(owner)
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write(place.parent / _NAME, worker.encode("utf-8", "surrogatepass"))
-        _write(place / _NAME, owner.encode("utf-8", "surrogatepass"))
-        return Shelf(place)
+        while True:
+            try:
+                place.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _write(place.parent / _NAME, worker.encode("utf-8", "surrogatepass"))
+                _write(place / _NAME, owner.encode("utf-8", "surrogatepass"))
+                return Shelf(place)
+            except FileNotFoundError:
+                continue  # another process, for which the worker had lapsed, forgets it at this moment
 
     def extend(self, worker: str, until_wall_s: float) -> None:
         """Let a worker's lease end then."""
         place = self._root / _safe(worker)
         while True:
-            place.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
+                place.mkdir(parents=True, exist_ok=True, mode=0o700)
                 _write(place / _NAME, worker.encode("utf-8", "surrogatepass"))
                 _write(place / _LEASE, b"")
                 os.utime(place / _LEASE, (until_wall_s, until_wall_s))
                 return
             except FileNotFoundError:
-                continue  # another process, for which it had lapsed, has forgotten it at this moment
+                continue  # as above
 
     def has_lease(self, worker: str) -> bool:
         """Whether a lease was ever given to a worker."""

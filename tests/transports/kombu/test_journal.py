@@ -162,21 +162,31 @@ def test_an_owner_that_another_process_recovers_while_it_is_listed_is_none(
     assert journal.owners("w") == []
 
 
-@pytest.mark.parametrize("step", range(2))
-def test_a_worker_that_others_forget_while_it_extends_its_lease_has_it(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
+@pytest.fixture(params=range(2))
+def forgotten_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process forgets a worker just before its first, or its second, file is written."""
     write, written = journal_module._write, []
 
-    def forgotten_once(path: Path, data: bytes) -> None:
+    def late(path: Path, data: bytes) -> None:
         written.append(path)
-        if len(written) == step + 1:
-            shutil.rmtree(path.parent)
+        if len(written) == request.param + 1:
+            shutil.rmtree(written[0].parent)
         write(path, data)
 
-    monkeypatch.setattr(journal_module, "_write", forgotten_once)
+    monkeypatch.setattr(journal_module, "_write", late)
+
+
+@pytest.mark.usefixtures("forgotten_once")
+def test_a_worker_that_others_forget_while_it_extends_its_lease_has_it(journal: Journal) -> None:
     journal.extend("w", 5.0)
     assert (journal.lapsed(4.0), journal.lapsed(6.0)) == ([], ["w"])
+
+
+@pytest.mark.usefixtures("forgotten_once")
+def test_a_worker_that_others_forget_while_it_begins_to_hold_may_hold(journal: Journal) -> None:
+    shelf = journal.register("w", "o")
+    shelf.hold(FIRST, Entry("q", b"m"))
+    assert (journal.owners("w"), shelf.tags()) == (["o"], [FIRST])
 
 
 def test_the_directory_belongs_to_one_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
