@@ -204,8 +204,17 @@ class Journal:
             Shelf(shelf).discard()
         if _folders(place):
             self.extend(worker, 0.0)
-        else:
-            shutil.rmtree(place, ignore_errors=True)
+            return
+        for name in _names(place):
+            if name.startswith("."):
+                (place / name).unlink(missing_ok=True)
+        try:
+            place.rmdir()
+        except FileNotFoundError:
+            return  # another process was faster
+        except OSError:
+            # What another process renames just then is in no listing, and must not get lost.
+            self.extend(worker, 0.0)
 
     def owners(self, worker: str) -> list[str]:
         """The owners of a worker."""

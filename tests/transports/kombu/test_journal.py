@@ -162,6 +162,17 @@ def test_an_owner_that_another_process_recovers_while_it_is_listed_is_none(
     assert journal.owners("w") == []
 
 
+def test_what_is_in_no_listing_since_another_process_renames_it_is_not_forgotten(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = journal.register("w", "o")
+    shelf.hold(FIRST, Entry("q", b"m"))
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "_folders", lambda place: [])
+        journal.forget_worker("w")
+    assert (journal.lapsed(1.0), journal.owners("w"), shelf.tags()) == (["w"], ["o"], [FIRST])
+
+
 @pytest.fixture(params=range(2))
 def forgotten_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process forgets a worker just before its first, or its second, file is written."""
