@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,6 +30,7 @@ _NAME = ".name"
 _TAKEN = ".taken-"
 _RETIRED = ".retired"
 _NEW = ".new-"
+_TRIES_MAX = 100
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -162,27 +163,26 @@ class Journal:
     def register(self, worker: str, owner: str) -> Shelf:
         """Make a place for an owner."""
         place = self._root / _safe(worker) / _safe(owner)
-        while True:
-            try:
-                place.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _write(place.parent / _NAME, worker.encode("utf-8", "surrogatepass"))
-                _write(place / _NAME, owner.encode("utf-8", "surrogatepass"))
-                return Shelf(place)
-            except FileNotFoundError:
-                continue  # another process, for which the worker had lapsed, forgets it at this moment
+
+        def make() -> None:
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write(place.parent / _NAME, worker.encode("utf-8", "surrogatepass"))
+            _write(place / _NAME, owner.encode("utf-8", "surrogatepass"))
+
+        _persistently(make)
+        return Shelf(place)
 
     def extend(self, worker: str, until_wall_s: float) -> None:
         """Let a worker's lease end then."""
         place = self._root / _safe(worker)
-        while True:
-            try:
-                place.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _write(place / _NAME, worker.encode("utf-8", "surrogatepass"))
-                _write(place / _LEASE, b"")
-                os.utime(place / _LEASE, (until_wall_s, until_wall_s))
-                return
-            except FileNotFoundError:
-                continue  # as above
+
+        def make() -> None:
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write(place / _NAME, worker.encode("utf-8", "surrogatepass"))
+            _write(place / _LEASE, b"")
+            os.utime(place / _LEASE, (until_wall_s, until_wall_s))
+
+        _persistently(make)
 
     def has_lease(self, worker: str) -> bool:
         """Whether a lease was ever given to a worker."""
@@ -208,6 +208,9 @@ class Journal:
         for name in _names(place):
             if name.startswith("."):
                 (place / name).unlink(missing_ok=True)
+            else:
+                with contextlib.suppress(OSError):  # only one that was left empty by who died in `register`
+                    (place / name).rmdir()
         try:
             place.rmdir()
         except FileNotFoundError:
@@ -271,6 +274,16 @@ def _runs(pid: str) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in (b"Z", b"X")
+
+
+def _persistently(make: Callable[[], None]) -> None:
+    """Make something of a worker that others, for whom it had lapsed, may forget in the middle of that."""
+    for _ in range(_TRIES_MAX):
+        try:
+            return make()
+        except (FileNotFoundError, FileExistsError):  # a folder is gone, or goes while it is looked at
+            continue
+    return make()
 
 
 def _write(path: Path, data: bytes) -> None:

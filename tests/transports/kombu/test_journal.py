@@ -173,6 +173,14 @@ def test_what_is_in_no_listing_since_another_process_renames_it_is_not_forgotten
     assert (journal.lapsed(1.0), journal.owners("w"), shelf.tags()) == (["w"], ["o"], [FIRST])
 
 
+def test_a_worker_that_died_while_it_registered_is_forgotten(journal: Journal, tmp_path: Path) -> None:
+    journal.extend("w", 0.0)
+    (place,) = (tmp_path / "broker").iterdir()
+    (place / "without-a-name").mkdir()
+    journal.forget_worker("w")
+    assert list((tmp_path / "broker").iterdir()) == []
+
+
 @pytest.fixture(params=range(2))
 def forgotten_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process forgets a worker just before its first, or its second, file is written."""
