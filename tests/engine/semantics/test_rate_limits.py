@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from prefork.engine.embed import Worker
 from support.calibration import Standstill, Waits
 from support.semantics import Fleet, fleet_of
@@ -88,6 +90,7 @@ def nothing_in_hand(fleet: Fleet) -> None:
     eventually(all_answered, deadline_s=20)
 
 
+@pytest.mark.serial
 def test_children_share_one_bucket_and_keep_the_order(fleet: Fleet) -> None:
     run, waits, begun_s = fleet.unique("limited"), Waits(), time.monotonic()
     with Standstill() as standstill:

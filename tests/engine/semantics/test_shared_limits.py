@@ -56,6 +56,7 @@ def most_at_once(spans: list[tuple[float, float]]) -> int:
     return most
 
 
+@pytest.mark.serial
 def test_workers_share_a_rate(fleet: Fleet) -> None:
     run = fleet.unique("shared")
     with fleet.another_worker():

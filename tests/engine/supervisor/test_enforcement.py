@@ -31,6 +31,7 @@ def test_a_hard_limit_ends_the_process_group_whatever_the_task_does(worker: Supe
     # Whoever stood still did not see them go.
     assert gone_s - start["at"] - standstill.between(start["at"], gone_s) < LIMIT_S + 0.5, waits.together_s
     dead = worker.event("dead")
+    assert dead["at"] - start["at"] < LIMIT_S + 0.5, waits.together_s
     assert (dead["cause"], dead["verdict"], dead["limit_s"]) == ("hard time limit 0.4 s", "timeout", LIMIT_S)
     eventually(lambda: not worker.programs("sleep"))
     worker.event("end", job=worker.job({"do": "sleep"}))
