@@ -11,9 +11,9 @@ the modification time of a worker's ``.lease`` is when its lease ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -105,9 +105,30 @@ class Shelf:
         return shelf
 
     def discard(self) -> None:
-        """Remove the shelf, unless something is on it."""
-        if not [name for name in _names(self._place) if name != _NAME and not name.startswith(_NEW)]:
-            shutil.rmtree(self._place, ignore_errors=True)
+        """Remove the shelf, unless something is on it; its owner takes nothing more then."""
+        if any(name != _NAME and not name.startswith(_NEW) for name in _names(self._place)):
+            return
+        # Retired, it can get nothing more; what its owner has put there since stays, to be recovered.
+        (self if self._place.name.endswith(_RETIRED) else self.retire())._remove_if_empty()
+
+    def _remove_if_empty(self) -> None:
+        """Remove the shelf of a retired owner.
+
+        The kernel decides whether it is empty: what another process renames just then is in no listing.
+        """
+        named = self._place / _NAME
+        with contextlib.suppress(FileNotFoundError):  # another process is faster
+            owner = named.read_bytes()
+            for name in _names(self._place):
+                if name.startswith(_NEW):
+                    (self._place / name).unlink(missing_ok=True)
+            named.unlink()
+            try:
+                self._place.rmdir()
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+                _write(named, owner)
 
     def _release_claims_of_the_dead(self) -> None:
         for name in _names(self._place):

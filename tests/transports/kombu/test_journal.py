@@ -100,6 +100,49 @@ def test_a_retired_owner_takes_nothing_more(journal: Journal) -> None:
     assert journal.owners("w") == []
 
 
+def test_what_an_owner_takes_just_before_it_is_discarded_stays(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, names = journal.register("w", "o"), journal_module._names
+    late = [Entry("q", b"m")]
+
+    def listed(place: Path) -> list[str]:
+        found = names(place)
+        if late:
+            shelf.hold(FIRST, late.pop())
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "_names", listed)
+        shelf.discard()
+    assert late == []
+    with pytest.raises(FileNotFoundError):
+        shelf.hold(SECOND, Entry("q", b"later"))
+    assert (journal.owners("w"), shelf.retire().tags()) == (["o"], [FIRST])
+    assert [entry.document for entry in journal.entries()] == [b"m"]
+
+
+def test_what_is_in_no_listing_is_not_discarded(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = journal.register("w", "o")
+    shelf.hold(FIRST, Entry("q", b"m"))
+    retired = shelf.retire()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "_names", lambda place: [])
+        retired.discard()
+    assert (journal.owners("w"), retired.tags()) == (["o"], [FIRST])
+
+
+def test_an_empty_shelf_is_discarded_once_by_whoever_is_first(journal: Journal) -> None:
+    shelf = journal.register("w", "o")
+    retired = shelf.retire()
+    journal.register("w", "o")  # again, under the same name, while the other one is still there
+    shelf.discard()
+    retired.discard()
+    shelf.discard()
+    shelf.discard()
+    assert (journal.owners("w"), shelf.exists(), retired.exists()) == ([], False, False)
+
+
 def test_what_a_dead_process_was_settling_is_found(journal: Journal, tmp_path: Path) -> None:
     journal.register("w", "o").hold(FIRST, Entry("q", b"m"))
     code = (
