@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefork.engine.embed import Worker
-from support.calibration import Standstill, Waits
+from support.calibration import Waits
 from support.semantics import Fleet, fleet_of
 from support.tokens import never_too_many, none_before_its_token
 from support.waiting import eventually
@@ -93,16 +93,13 @@ def nothing_in_hand(fleet: Fleet) -> None:
 @pytest.mark.serial
 def test_children_share_one_bucket_and_keep_the_order(fleet: Fleet) -> None:
     run, waits, begun_s = fleet.unique("limited"), Waits(), time.monotonic()
-    with Standstill() as standstill:
-        for number in range(60):
-            fleet.task("limited").delay(run, number)
-        eventually(lambda: len(fleet.notes(run)) == 60, deadline_s=15)
+    for number in range(60):
+        fleet.task("limited").delay(run, number)
+    eventually(lambda: len(fleet.notes(run)) == 60, deadline_s=15)
     ran = moments(fleet, run)
     none_before_its_token(ran, begun_s, 20)
     never_too_many(ran, children_of(fleet), 20)
     elapsed_s, waited_s = ran[-1] - ran[0], waits.so_far_s
-    if not fleet.several_processes:  # the worker stood still with this process, whose thread it is
-        elapsed_s -= standstill.between(ran[0], ran[-1])
     # 59 intervals; a failure says what the machine took from takers.
     assert elapsed_s <= 59 / 20 * 1.1, (elapsed_s, waited_s)
     # Two children move messages side by side, in batches of 1, 2, 4, 8, 16 and 32 each: the order is kept

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from support.calibration import Standstill, Waits
+from support.calibration import Waits
 from support.semantics import Fleet
 from support.tokens import GATE, Gate, none_before_its_token
 from support.waiting import eventually
@@ -61,17 +61,14 @@ def test_workers_share_a_rate(fleet: Fleet) -> None:
     run = fleet.unique("shared")
     with fleet.another_worker():
         waits, gate = Waits(), Gate(fleet, 4 if fleet.several_processes else 2)
-        with Standstill() as standstill:
-            with gate.shut():
-                for number in range(80):
-                    fleet.task("shared").delay(run, number)
-            eventually(lambda: len(fleet.notes(run)) == 80, deadline_s=20)
+        with gate.shut():
+            for number in range(80):
+                fleet.task("shared").delay(run, number)
+        eventually(lambda: len(fleet.notes(run)) == 80, deadline_s=20)
         waited_s = waits.so_far_s
     ran = sorted(float(line.split()[0]) for line in fleet.notes(run))
     none_before_its_token(ran, gate.opened_s, 40, catch_up_s=0.1)
     elapsed_s = ran[-1] - ran[0]
-    if not fleet.several_processes:  # the workers stood still with this process, whose threads they are
-        elapsed_s -= standstill.between(ran[0], ran[-1])
     assert elapsed_s <= 79 / 40 * 1.15, (elapsed_s, waited_s)
     assert sorted(int(line.split()[1]) for line in fleet.notes(run)) == list(range(80))
 
