@@ -228,7 +228,6 @@ def test_several_requests_on_one_connection_are_answered_in_order(worker: Superv
 
 def test_clients_that_say_and_read_nothing_stall_nobody(worker: Supervised) -> None:
     idle = []
-    before_s = worker.ask("stats")["turn_longest_s"]
     try:
         for _ in range(60):
             connection = socket.socket(socket.AF_UNIX)
@@ -243,8 +242,7 @@ def test_clients_that_say_and_read_nothing_stall_nobody(worker: Supervised) -> N
         begun_s = time.monotonic()
         assert worker.ask("health")["ready"]
         assert time.monotonic() - begun_s < 1.0
-        longest_s = worker.ask("stats")["turn_longest_s"]
-        assert longest_s < 0.25 or longest_s == before_s  # of a turn before all this
+        assert worker.ask("stats")["turn_longest_s"] < 0.25
     finally:
         for connection in idle:
             connection.close()

@@ -92,7 +92,6 @@ def test_the_death_of_one_child_does_not_touch_another(worker: Supervised) -> No
 def test_a_hundred_deaths_leave_descriptors_and_slots_as_they_were(worker: Supervised) -> None:
     worker.start()
     waits = Waits()
-    before_s = worker.ask("stats")["turn_longest_s"]
     before = len(os.listdir(f"/proc/{worker.pid}/fd"))
     given = 0
 
@@ -111,8 +110,7 @@ def test_a_hundred_deaths_leave_descriptors_and_slots_as_they_were(worker: Super
     assert worker.ask("stats")["causes"] == {"exit code 9": len(worker.events("start", number=2))}
     eventually(lambda: worker.ask("stats")["unrecovered"] == 0)
     eventually(lambda: abs(len(os.listdir(f"/proc/{worker.pid}/fd")) - before) <= 2)
-    longest_s = worker.ask("stats")["turn_longest_s"]
-    assert longest_s < 0.25 or longest_s == before_s, (longest_s, waits.so_far_s)
+    assert worker.ask("stats")["turn_longest_s"] < 0.25, waits.so_far_s
     # Slots were as many as deaths that the agent had not heard of yet. Now all are free, the lowest first.
     for pid in children(worker).values():
         os.kill(pid, signal.SIGKILL)
